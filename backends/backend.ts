@@ -1,0 +1,93 @@
+/**
+ * What a backend is: it compiles graphs with static shapes, holds tensors, and runs programs on them. Nothing here knows
+ * about models. Storage layouts (packing of narrow integers, padding of rows) are the backend's secret: `download` undoes them.
+ */
+import type { Graph } from "../ir/node.ts";
+import type { DType, TensorType } from "../ir/types.ts";
+import type { KernelSpec } from "./kernel.ts";
+
+/** Host values of a tensor in row-major order: floats as `Float32Array`, integers, codes and truth values as `Int32Array`. */
+export type HostArray = Float32Array | Int32Array;
+
+/** A value held by a backend. Opaque; belongs to the backend that made it. */
+export interface Tensor {
+  readonly type: TensorType;
+}
+
+/** One generated kernel, for people to read. */
+export interface KernelText {
+  /** A short name that says region kind and main operation, unique in the program. */
+  readonly name: string;
+  /** The backend-neutral description it was generated from. */
+  readonly spec: KernelSpec;
+  /** WGSL, or readable text of the WebAssembly function. */
+  readonly text: string;
+}
+
+/** What a program needs in memory while it runs, beside its inputs and outputs. */
+export interface MemoryPlan {
+  /** Bytes of the arena that all intermediate values share. */
+  readonly arenaBytes: number;
+  /** Every intermediate value: where it lies and during which kernels it is alive. */
+  readonly entries: readonly PlannedValue[];
+}
+
+/** One intermediate value in the arena. */
+export interface PlannedValue {
+  readonly name: string;
+  readonly offset: number;
+  readonly bytes: number;
+  /** Index of the kernel that writes it and of the last one that reads it. */
+  readonly from: number;
+  readonly to: number;
+}
+
+/** A compiled program. */
+export interface Executable {
+  /** Leaves to bind, by name: parameters and inputs. */
+  readonly leaves: Readonly<Record<string, TensorType>>;
+  readonly outputs: Readonly<Record<string, TensorType>>;
+  readonly kernels: readonly KernelText[];
+  readonly plan: MemoryPlan;
+}
+
+/** How to compile. */
+export interface CompileOptions {
+  /**
+   * Output name -> leaf name: the output is written into the leaf's tensor. Allowed for `update` (always in place), and
+   * for results that read the leaf only at the element they write (optimizer states, sums of gradients).
+   */
+  readonly inPlace?: Readonly<Record<string, string>>;
+}
+
+/** Feature flags of the machine, plain data: part of every kernel's cache key. */
+export type Traits = Readonly<Record<string, boolean | number | string>>;
+
+/** Compiles and runs graphs. `await using` or `Symbol.asyncDispose` releases device and threads. */
+export interface Backend extends AsyncDisposable {
+  readonly name: "reference" | "wasm" | "webgpu";
+  readonly traits: Traits;
+  /** Compiles a graph whose shapes are concrete. Equal graphs may share one compilation. */
+  compile(graph: Graph, options?: CompileOptions): Promise<Executable>;
+  /** A tensor of zeros. */
+  allocate(type: TensorType): Tensor;
+  /** Copies host values to a new tensor. */
+  upload(type: TensorType, values: HostArray): Tensor;
+  /** Overwrites a tensor. */
+  write(tensor: Tensor, values: HostArray): void;
+  /** Copies values back. On a GPU this waits for all work that was submitted before. */
+  download(tensor: Tensor): Promise<HostArray>;
+  /** A part of a tensor of f32 or i32, sharing its memory: `type` starting `offset` elements (a multiple of 64) in. */
+  view(tensor: Tensor, offset: number, type: TensorType): Tensor;
+  /** Releases a tensor; views of it become invalid. */
+  free(tensor: Tensor): void;
+  /**
+   * Runs a program. Every leaf must be bound. Results go to the given tensors, or to new ones; results that are declared
+   * in place return the leaf's tensor. Order of runs is the order of calls.
+   */
+  run(executable: Executable, leaves: Readonly<Record<string, Tensor>>, outputs?: Readonly<Record<string, Tensor>>): Record<string, Tensor>;
+}
+
+/** A host array of the kind that holds values of `dtype`. */
+export const hostArray = (dtype: DType, length: number): HostArray =>
+  dtype === "f32" || dtype === "f16" ? new Float32Array(length) : new Int32Array(length);

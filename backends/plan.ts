@@ -1,0 +1,46 @@
+/** Where intermediate values lie: one arena, in which values that are not alive together share room. */
+import type { TensorType } from "../ir/types.ts";
+import type { MemoryPlan, PlannedValue } from "./backend.ts";
+import type { LoweredProgram } from "./regions/lower.ts";
+
+/** A plan, with the offset of every temporary by index of its value. */
+export interface PlannedProgram extends MemoryPlan {
+  readonly offsets: ReadonlyMap<number, number>;
+}
+
+/**
+ * Plans the arena: values in order of decreasing size, each at the lowest offset that is free during its whole life.
+ *
+ * @param bytesOf size of a value in the backend's layout
+ * @param alignment of every offset, bytes
+ */
+export function planMemory(program: LoweredProgram, bytesOf: (type: TensorType) => number, alignment: number): PlannedProgram {
+  const lives = new Map<number, { from: number; to: number }>();
+  program.steps.forEach(({ bindings }, step) => {
+    for (const index of bindings) {
+      if (program.values[index]?.role !== "temporary" || program.values[index]?.inPlaceOf !== undefined) continue;
+      const life = lives.get(index);
+      lives.set(index, { from: life?.from ?? step, to: step });
+    }
+  });
+  const up = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
+  const waiting = [...lives].map(([index, life]) => {
+    const { name, type } = program.values[index] as LoweredProgram["values"][number];
+    return { index, name, bytes: up(bytesOf(type)), ...life };
+  }).sort((a, b) => b.bytes - a.bytes || a.index - b.index);
+  const placed: (PlannedValue & { index: number })[] = [];
+  for (const { index, name, bytes, from, to } of waiting) {
+    const rivals = placed.filter((other) => other.from <= to && from <= other.to).sort((a, b) => a.offset - b.offset);
+    let offset = 0;
+    for (const other of rivals) {
+      if (offset + bytes <= other.offset) break;
+      offset = Math.max(offset, other.offset + other.bytes);
+    }
+    placed.push({ index, name, bytes, from, to, offset });
+  }
+  return {
+    arenaBytes: placed.reduce((most, { offset, bytes }) => Math.max(most, offset + bytes), 0),
+    entries: placed.map(({ index: _, ...entry }) => entry).sort((a, b) => a.from - b.from || a.offset - b.offset),
+    offsets: new Map(placed.map(({ index, offset }) => [index, offset])),
+  };
+}

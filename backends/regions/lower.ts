@@ -1,0 +1,179 @@
+/** From a graph to kernels: canonical form, partition, one specification per unit, values in memory. */
+import { type Graph, type Node, nameOf } from "../../ir/node.ts";
+import { isMap } from "../../ir/ops.ts";
+import type { TensorType } from "../../ir/types.ts";
+import type { KernelSpec } from "../kernel.ts";
+import { canonicalize } from "./canonical.ts";
+import { checkInPlace } from "./in_place.ts";
+import { lowerAttention, lowerTopK } from "./lower_attention.ts";
+import { lowerDot } from "./lower_dot.ts";
+import { lowerAssembly, lowerCopy, lowerMap } from "./lower_map.ts";
+import { lowerRow } from "./lower_row.ts";
+import { CannotLower, type LoweredKernel, type LoweringContext } from "./lower_unit.ts";
+import { isBoundLeaf, labelOf, type Partition, partition, type Unit } from "./partition.ts";
+
+/** A value in memory. */
+export interface LoweredValue {
+  readonly name: string;
+  readonly type: TensorType;
+  readonly role: "leaf" | "output" | "temporary";
+  /** Name of the leaf or output it is bound to. */
+  readonly leaf?: string;
+  readonly output?: string;
+  /** The value in whose memory this one is computed. */
+  readonly inPlaceOf?: number;
+}
+
+/** One kernel call: for every buffer of the kernel the index of its value. */
+export interface LoweredStep {
+  readonly kernel: KernelSpec;
+  readonly bindings: readonly number[];
+}
+
+/** A program as a list of kernel calls. */
+export interface LoweredProgram {
+  readonly values: readonly LoweredValue[];
+  readonly steps: readonly LoweredStep[];
+}
+
+/** How to lower. */
+export interface LowerOptions {
+  /** Output name -> leaf name: results computed in the leaf's memory. */
+  readonly inPlace?: Readonly<Record<string, string>>;
+  /** Most buffers that one kernel may bind; the portable WebGPU limit by default. */
+  readonly maxBuffers?: number;
+}
+
+const LOWERINGS: Readonly<Record<Unit["kind"], (unit: Unit, context: LoweringContext) => LoweredKernel[]>> = {
+  map: lowerMap,
+  row: (unit, context) => [lowerRow(unit, context)],
+  dot: (unit, context) => [lowerDot(unit, context)],
+  attention: (unit, context) => [lowerAttention(unit, context)],
+  topK: (unit, context) => [lowerTopK(unit, context)],
+  assemble: lowerAssembly,
+};
+
+/** Lowers a graph with concrete shapes. */
+export function lowerGraph(graph: Graph, { inPlace = {}, maxBuffers = 8 }: LowerOptions = {}): LoweredProgram {
+  const canonical = canonicalize(graph);
+  const order = new Map(canonical.nodes.map((node, i) => [node, i]));
+  const position = (node: Node) => order.get(node) ?? -1;
+  const leaves = new Map(canonical.nodes.filter(isBoundLeaf).map((node) => [nameOf(node), node]));
+  const homes = new Map<Node, Node>();
+  for (const node of canonical.nodes) {
+    const cache = node.inputs[0];
+    if (node.op === "update" && cache && isBoundLeaf(cache)) homes.set(node, cache);
+  }
+  for (const [output, leaf] of Object.entries(inPlace)) {
+    const node = canonical.outputs.find(({ name }) => name === output)?.node, home = leaves.get(leaf);
+    if (!node || !home) throw new RangeError(`Cannot compute "${output}" in place of "${leaf}": the program has no such ${node ? "leaf" : "output"}`);
+    if (node !== home) homes.set(node, home);
+  }
+
+  const forced = new Set<Node>(), alone = new Set<Node>();
+  // Each failed attempt adds a constraint; every node can be constrained twice at most.
+  for (let attempt = 0; attempt <= 2 * canonical.nodes.length + 2; attempt++) {
+    const parts = partition(canonical, { forced, alone });
+    const context: LoweringContext = { partition: parts, position, alias: (node) => homes.get(node) };
+    try {
+      const kernels = parts.units.flatMap((unit) => lowerUnit(unit, context, maxBuffers));
+      return assemble(canonical, parts, context, kernels);
+    } catch (error) {
+      if (!(error instanceof CannotLower)) throw error;
+      constrain(error, forced, alone);
+    }
+  }
+  throw new Error("Internal error in lowerGraph: no partition can be lowered");
+}
+
+function constrain({ unit, root, reason, message }: CannotLower, forced: Set<Node>, alone: Set<Node>): void {
+  const shares = unit.anchors.length + unit.attached.length > 1 && unit.anchors[0] !== root;
+  if (shares && !alone.has(root)) alone.add(root);
+  else if (!isBoundLeaf(reason) && !forced.has(reason)) forced.add(reason);
+  else throw new Error(message);
+}
+
+function lowerUnit(unit: Unit, context: LoweringContext, maxBuffers: number): LoweredKernel[] {
+  const kernels = LOWERINGS[unit.kind](unit, context);
+  const update = unit.attached.find((node) => node.op === "update");
+  const cache = update?.inputs[0];
+  // An update of a computed cache starts from a copy of it; one of a leaf is done in the leaf's memory.
+  if (update && cache && !context.alias(update)) kernels.unshift(lowerCopy(unit, update, cache, context));
+  if (kernels.some(({ nodes }) => nodes.length > maxBuffers)) {
+    const last = unit.attached.at(-1);
+    const shares = last && unit.anchors.length + unit.attached.length > 1;
+    throw new CannotLower(unit, last ?? (unit.anchors.at(-1) as Node), shares ? last : busiestOperand(unit, context, maxBuffers));
+  }
+  return kernels;
+}
+
+/** The elementwise value inside a unit that gathers most sources, but few enough for a kernel of its own. */
+function busiestOperand(unit: Unit, { partition: { stored, unitOf } }: LoweringContext, maxBuffers: number): Node {
+  const isMemory = (node: Node) => isBoundLeaf(node) || (stored.has(node) && unitOf.get(node) !== unit);
+  const sources = (root: Node): number => {
+    const all = new Set<Node>(), seen = new Set<Node>(), stack = [...root.inputs];
+    for (let node = stack.pop(); node; node = stack.pop()) {
+      if (seen.has(node)) continue;
+      seen.add(node);
+      if (isMemory(node)) all.add(node);
+      else stack.push(...node.inputs);
+    }
+    return all.size;
+  };
+  const roots = [...unit.anchors, ...unit.attached], seen = new Set<Node>(), stack = roots.flatMap((node) => [...node.inputs]);
+  let best: Node | undefined, most = 1;
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    if (seen.has(node) || isMemory(node)) continue;
+    seen.add(node);
+    const count = isMap(node.op) && !roots.includes(node) ? sources(node) : 0;
+    if (count > most && count < maxBuffers) [best, most] = [node, count];
+    stack.push(...node.inputs);
+  }
+  if (!best) throw new Error(`Internal error in lowerGraph: a ${unit.kind} kernel needs more than ${maxBuffers} buffers`);
+  return best;
+}
+
+/** Gives every stored node a value, adds copies for outputs that are leaves or named twice, and checks results in place. */
+function assemble(graph: Graph, parts: Partition, context: LoweringContext, kernels: readonly LoweredKernel[]): LoweredProgram {
+  const values: LoweredValue[] = [], indexOf = new Map<Node, number>();
+  for (const node of graph.nodes.filter(isBoundLeaf)) {
+    indexOf.set(node, values.length);
+    values.push({ name: nameOf(node), type: node.type, role: "leaf", leaf: nameOf(node) });
+  }
+  const steps: LoweredStep[] = [], copies: { name: string; node: Node }[] = [];
+  const outputOf = new Map<Node, string>();
+  for (const { name, node } of graph.outputs) {
+    if (node.inputs.length > 0 && !outputOf.has(node)) outputOf.set(node, name);
+    else copies.push({ name, node });
+  }
+  const valueOf = (node: Node): number => {
+    const found = indexOf.get(node);
+    if (found !== undefined) return found;
+    const home = context.alias(node), output = outputOf.get(node);
+    indexOf.set(node, values.length);
+    values.push({
+      name: output ?? labelOf(node, context.position(node)),
+      type: node.type,
+      role: output === undefined ? "temporary" : "output",
+      ...(output === undefined ? {} : { output }),
+      ...(home ? { inPlaceOf: valueOf(home) } : {}),
+    });
+    return values.length - 1;
+  };
+  for (const node of [...parts.stored, ...context.partition.unitOf.keys()]) {
+    if (!isBoundLeaf(node) && (parts.stored.has(node) || node.op === "update")) valueOf(node);
+  }
+  for (const { kernel, nodes } of kernels) steps.push({ kernel, bindings: nodes.map(valueOf) });
+  for (const { name, node } of copies) {
+    // The unit stands for nothing but a place to copy in.
+    const unit: Unit = { id: -1, kind: "map", anchors: [], attached: [], inner: undefined };
+    const target: Node = { ...node };
+    const { kernel, nodes } = lowerCopy(unit, target, node, { ...context, alias: () => undefined });
+    indexOf.set(target, values.length);
+    values.push({ name, type: node.type, role: "output", output: name });
+    steps.push({ kernel: { ...kernel, name: `copy_${name}` }, bindings: nodes.map(valueOf) });
+  }
+  const program = { values, steps };
+  checkInPlace(program);
+  return program;
+}

@@ -1,0 +1,319 @@
+/**
+ * The WebAssembly backend: kernels generated for SIMD, on one thread or several, over one memory.
+ *
+ * A compiled program is a list of calls whose arguments are addresses in a table; running it sets the addresses of leaves and
+ * outputs and lets the threads walk the list.
+ */
+import type { Graph } from "../../ir/node.ts";
+import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
+import type { Backend, CompileOptions, Executable, HostArray, KernelText, MemoryPlan, Tensor } from "../backend.ts";
+import type { KernelSpec } from "../kernel.ts";
+import { planMemory } from "../plan.ts";
+import { lowerGraph, type LoweredProgram, type LoweredValue } from "../regions/lower.ts";
+import { probeFeatures } from "./assembler.ts";
+import { createHeap, type Heap } from "./heap.ts";
+import { ENTRY, generateKernel, type GeneratedKernel, printKernel, type Table, TABLES } from "./kernel.ts";
+import { kernelKey } from "./kernel_key.ts";
+import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
+import { createPool, type Kernel, type Pool, type Program, type Step, type StepArgument } from "./threads.ts";
+
+/** How to open the backend. */
+export interface WasmOptions {
+  /** Threads that run kernels, at least 1. Results do not depend on it. Default: 1. */
+  readonly threads?: number;
+}
+
+/** Most buffers that one kernel takes: parameters of a function, so the limit is only good sense. */
+const MOST_BUFFERS = 24;
+
+interface WasmTensor extends Tensor {
+  readonly address: number;
+  /** The tensor whose memory a view shares. */
+  readonly parent: WasmTensor | undefined;
+  freed: boolean;
+}
+
+interface LoadedKernel extends GeneratedKernel {
+  readonly kernel: Kernel;
+}
+
+interface WasmExecutable extends Executable {
+  readonly program: Program;
+  readonly values: readonly LoweredValue[];
+  /** Addresses of all values, then that of the scratch memory. */
+  readonly slots: Int32Array;
+  readonly offsets: ReadonlyMap<number, number>;
+  readonly scratchBytes: number;
+  /** Where arena and scratch memory lay when the slots were filled. */
+  filled: { arena: number; scratch: number };
+}
+
+/**
+ * Opens the backend.
+ *
+ * @throws {Error} if the engine lacks SIMD; where it lacks shared memory, one thread runs everything.
+ */
+export function openWasm({ threads: wanted = 1 }: WasmOptions = {}): Promise<Backend> {
+  const features = probeFeatures();
+  if (!features.simd) throw new Error(`Cannot open the WebAssembly backend: this engine lacks SIMD; use the reference backend`);
+  if (!Number.isInteger(wanted) || wanted < 1) {
+    throw new RangeError(`Cannot open the WebAssembly backend: expected a positive number of threads but found ${wanted}`);
+  }
+  const threads = features.threads ? wanted : 1, shared = threads > 1;
+  const heap = createHeap({ shared }), pool = createPool({ threads, memory: heap.memory });
+  const traits = { simd: true, relaxed: features["relaxed-simd"], threads };
+  return Promise.resolve(createBackend(heap, pool, traits, shared));
+}
+
+function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threads: number }, shared: boolean): Backend {
+  const { memory } = heap, kernels = new Map<string, LoadedKernel>(), tables = new Map<string, number>();
+  const tensors = new WeakSet<Tensor>();
+  const arena = createRegion(heap), scratch = createRegion(heap);
+
+  const newTensor = (type: TensorType, address: number, parent?: WasmTensor): WasmTensor => {
+    const tensor: WasmTensor = { type, address, parent, freed: false };
+    tensors.add(tensor);
+    return tensor;
+  };
+  const own = (tensor: Tensor, what: string): WasmTensor => {
+    const found = tensors.has(tensor) ? tensor as WasmTensor : undefined;
+    if (!found) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
+    if (found.freed || found.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
+    return found;
+  };
+  const create = (type: TensorType): WasmTensor => newTensor(type, heap.allocate(bytesOf(type)));
+  const check = (type: TensorType, values: HostArray) => {
+    const count = sizeOf(type.shape), kind = isFloat(type.dtype) ? Float32Array : Int32Array;
+    if (values.length !== count || !(values instanceof kind)) {
+      throw new TypeError(`Cannot store values as ${typeText(type)}: expected ${count} in a ${kind.name} but found ${values.length} in a ${values.constructor.name}`);
+    }
+  };
+
+  const load = (spec: KernelSpec): LoadedKernel => {
+    const key = kernelKey(spec), known = kernels.get(key);
+    if (known) return known;
+    const generated = generateKernel(spec, { relaxed: traits.relaxed, shared });
+    const loaded = { ...generated, kernel: pool.load(generated.bytes, { name: spec.name }) };
+    kernels.set(key, loaded);
+    return loaded;
+  };
+  const tableAddress = ({ key, values }: Table): number => {
+    const known = tables.get(key);
+    if (known !== undefined) return known;
+    const address = heap.allocate(values.byteLength + ALIGNMENT);
+    new Float32Array(memory.buffer, address, values.length).set(values);
+    tables.set(key, address);
+    return address;
+  };
+
+  const makeProgram = (lowered: LoweredProgram, offsets: ReadonlyMap<number, number>): { program: Program; scratchBytes: number } => {
+    const loaded = lowered.steps.map(({ kernel }) => load(kernel)), scratchSlot = lowered.values.length;
+    // One stride for all kernels: without a barrier between them, threads are in different kernels at one time.
+    const scratchBytes = Math.max(0, ...loaded.map((kernel) => kernel.scratchBytes));
+    const barriers = barriersOf(lowered, loaded, offsets, traits.threads);
+    const steps = lowered.steps.map(({ bindings }, i): Step => {
+      const { kernel, grid, tables: needed } = loaded[i] as LoadedKernel;
+      const args: StepArgument[] = bindings.map((index) => ({ slot: index }));
+      for (let t = 0; t < TABLES; t++) args.push(needed[t] ? tableAddress(needed[t] as Table) : 0);
+      args.push({ slot: scratchSlot }, scratchBytes, traits.threads, grid);
+      return { kernel, export: ENTRY, args, grid, barrier: barriers[i] ?? true };
+    });
+    return { program: pool.program(steps), scratchBytes };
+  };
+
+  /** Puts the addresses of everything that does not change between runs into the slots. */
+  const fill = (executable: WasmExecutable) => {
+    const at = { arena: arena.require(executable.plan.arenaBytes), scratch: scratch.require(executable.scratchBytes * traits.threads) };
+    const { filled, slots, offsets, values } = executable;
+    if (at.arena === filled.arena && at.scratch === filled.scratch) return;
+    for (const [index, offset] of offsets) slots[index] = at.arena + offset;
+    slots[values.length] = at.scratch;
+    executable.filled = at;
+  };
+
+  const backend: Backend = {
+    name: "wasm",
+    traits,
+    compile(graph: Graph, options: CompileOptions = {}) {
+      const lowered = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS });
+      const { offsets, arenaBytes, entries } = planMemory(lowered, bytesOf, ALIGNMENT);
+      const { program, scratchBytes } = makeProgram(lowered, offsets);
+      const plan: MemoryPlan = { arenaBytes, entries };
+      const typesOf = (role: "leaf" | "output") =>
+        Object.fromEntries(lowered.values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
+      const executable: WasmExecutable = {
+        leaves: typesOf("leaf"),
+        outputs: typesOf("output"),
+        kernels: texts(lowered.steps.map(({ kernel }) => kernel), { relaxed: traits.relaxed, shared }),
+        plan,
+        program,
+        values: lowered.values,
+        slots: new Int32Array(lowered.values.length + 1),
+        offsets,
+        scratchBytes,
+        filled: { arena: -1, scratch: -1 },
+      };
+      return Promise.resolve(executable);
+    },
+    allocate(type) {
+      const tensor = create(type);
+      new Uint8Array(memory.buffer, tensor.address, bytesOf(type)).fill(0);
+      return tensor;
+    },
+    upload(type, values) {
+      check(type, values);
+      const tensor = create(type);
+      encode(type, values, memory.buffer, tensor.address);
+      return tensor;
+    },
+    write(tensor, values) {
+      const { type, address } = own(tensor, "write to a tensor");
+      check(type, values);
+      encode(type, values, memory.buffer, address);
+    },
+    download(tensor) {
+      const { type, address } = own(tensor, "download a tensor");
+      return Promise.resolve(decode(type, memory.buffer, address));
+    },
+    view(tensor, offset, type) {
+      const whole = own(tensor, "view a tensor"), { storage, size } = layoutOf(whole.type), count = sizeOf(type.shape);
+      const fits = type.dtype === whole.type.dtype && storage === "word" && offset % 64 === 0 && offset >= 0 &&
+        offset + count <= sizeOf(whole.type.shape);
+      if (!fits) {
+        throw new RangeError(
+          `Cannot view ${typeText(type)} at element ${offset} of ${typeText(whole.type)}: expected f32 or i32 inside the tensor, at a multiple of 64`,
+        );
+      }
+      return newTensor(type, whole.address + offset * size, whole.parent ?? whole);
+    },
+    free(tensor) {
+      const found = own(tensor, "free a tensor");
+      found.freed = true;
+      if (!found.parent) heap.free(found.address);
+    },
+    run(executable, leaves, outputs = {}) {
+      const compiled = executable as WasmExecutable, { values, slots, program } = compiled;
+      const results: Record<string, Tensor> = {};
+      fill(compiled);
+      for (let i = 0; i < values.length; i++) {
+        const value = values[i] as LoweredValue;
+        if (value.role === "temporary") continue;
+        const { type, leaf, output, inPlaceOf } = value;
+        let tensor: WasmTensor;
+        if (leaf !== undefined) {
+          const bound = leaves[leaf];
+          if (!bound) throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
+          tensor = own(bound, `bind leaf "${leaf}"`);
+        } else {
+          const home = inPlaceOf === undefined ? undefined : homeOf(values, inPlaceOf).leaf;
+          const given = home === undefined ? outputs[output ?? ""] : leaves[home];
+          tensor = given ? own(given, `bind output "${output}"`) : create(type);
+          results[output ?? ""] = tensor;
+        }
+        if (!sameType(tensor.type, type)) {
+          throw new TypeError(`Cannot bind "${value.name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`);
+        }
+        slots[i] = tensor.address;
+      }
+      for (let i = 0; i < values.length; i++) {
+        const home = values[i]?.inPlaceOf;
+        if (home !== undefined) slots[i] = slots[values.indexOf(homeOf(values, home))] ?? 0;
+      }
+      if (program.steps.length > 0) {
+        pool.setSlots(program, slots);
+        pool.run(program);
+      }
+      return results;
+    },
+    [Symbol.asyncDispose]() {
+      pool[Symbol.dispose]();
+      return Promise.resolve();
+    },
+  };
+  return backend;
+}
+
+/** The value that owns the memory of another one. */
+function homeOf(values: readonly LoweredValue[], index: number): LoweredValue {
+  const value = values[index];
+  if (!value) throw new Error(`Internal error: the program has no value ${index}`);
+  return value.inPlaceOf === undefined ? value : homeOf(values, value.inPlaceOf);
+}
+
+const sameType = (a: TensorType, b: TensorType): boolean =>
+  a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);
+
+/** One range of memory that grows to what is asked of it; what it holds is lost then. */
+function createRegion(heap: Heap): { require(bytes: number): number } {
+  let address = 0, size = 0;
+  return {
+    require(bytes) {
+      if (bytes <= size) return address;
+      if (size > 0) heap.free(address);
+      [address, size] = [heap.allocate(bytes), bytes];
+      return address;
+    },
+  };
+}
+
+/** Texts of kernels, printed when they are asked for; names made unique. */
+function texts(specs: readonly KernelSpec[], options: { relaxed: boolean; shared: boolean }): KernelText[] {
+  const names = new Map<string, number>();
+  return specs.map((spec) => {
+    const count = (names.get(spec.name) ?? 0) + 1;
+    names.set(spec.name, count);
+    return {
+      name: count === 1 ? spec.name : `${spec.name}_${count}`,
+      spec,
+      get text() {
+        return printKernel(spec, options);
+      },
+    };
+  });
+}
+
+/**
+ * After which steps threads must meet: where a later step touches what one since the last meeting writes, or writes what one reads.
+ * Temporaries are compared by their place in the arena. Scratch memory belongs to a thread only in steps with a chunk for each.
+ */
+function barriersOf(
+  { values, steps }: LoweredProgram,
+  kernels: readonly LoadedKernel[],
+  offsets: ReadonlyMap<number, number>,
+  threads: number,
+): boolean[] {
+  interface Range {
+    readonly space: number;
+    readonly from: number;
+    readonly to: number;
+  }
+  const rangeOf = (index: number): Range => {
+    const home = values.indexOf(homeOf(values, index)), offset = offsets.get(home), { type } = values[home] as LoweredValue;
+    // Tensors that a caller binds are taken to be apart; the arena is space -1.
+    return offset === undefined ? { space: home, from: 0, to: 1 } : { space: -1, from: offset, to: offset + bytesOf(type) };
+  };
+  const meets = (list: readonly Range[], range: Range) =>
+    list.some((other) => other.space === range.space && other.from < range.to && range.from < other.to);
+  const barriers = steps.map(() => true);
+  let reads: Range[] = [], writes: Range[] = [];
+  steps.forEach(({ kernel, bindings }, i) => {
+    const { grid, scratchBytes } = kernels[i] as LoadedKernel, before = steps[i - 1] && kernels[i - 1];
+    const mine = { reads: [] as Range[], writes: [] as Range[] };
+    kernel.buffers.forEach(({ use }, j) => {
+      const range = rangeOf(bindings[j] ?? 0);
+      if (use !== "write") mine.reads.push(range);
+      if (use !== "read") mine.writes.push(range);
+    });
+    const uneven = (step: { grid: number; scratchBytes: number }) => step.scratchBytes > 0 && step.grid > 1 && step.grid < threads;
+    const free = before && !uneven(before) && !uneven({ grid, scratchBytes }) &&
+      !mine.reads.some((range) => meets(writes, range)) &&
+      !mine.writes.some((range) => meets(writes, range) || meets(reads, range));
+    // One thread runs neighbours of one chunk each in order, and the pool drops the barrier between them: nobody has met.
+    const onOneThread = before?.grid === 1 && grid === 1;
+    if (free) barriers[i - 1] = false;
+    else if (!onOneThread) [reads, writes] = [[], []];
+    reads.push(...mine.reads);
+    writes.push(...mine.writes);
+  });
+  return barriers;
+}

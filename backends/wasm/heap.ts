@@ -1,0 +1,88 @@
+/** Memory for tensors: one WebAssembly memory that grows, and a list of its free ranges. */
+import { ALIGNMENT } from "./layout.ts";
+
+/** Bytes of a page. */
+const PAGE = 65536;
+/** Bytes at the start that stay free: guarded loads may read a little in front of a buffer. */
+const START = 1024;
+/** Bytes the memory grows by at least: growing is slow. */
+const GROWTH = 2 ** 24;
+/** Bytes that 32-bit addresses reach. */
+const LIMIT = 2 ** 32;
+
+/** An allocator. Addresses are multiples of 64. */
+export interface Heap {
+  readonly memory: WebAssembly.Memory;
+  /** Reserves at least one byte. @throws {RangeError} when 4 GiB do not suffice. */
+  allocate(bytes: number): number;
+  /** Gives back what `allocate` returned. */
+  free(address: number): void;
+  /** Bytes in use. */
+  readonly used: number;
+}
+
+/** Makes a heap in a memory of its own. */
+export function createHeap({ shared }: { readonly shared: boolean }): Heap {
+  const memory = new WebAssembly.Memory({ initial: GROWTH / PAGE, maximum: LIMIT / PAGE, shared });
+  const sizes = new Map<number, number>();
+  let ranges: { from: number; to: number }[] = [{ from: START, to: GROWTH }];
+  let used = 0;
+
+  function grow(bytes: number): void {
+    const size = memory.buffer.byteLength, last = ranges.at(-1);
+    const missing = bytes - (last?.to === size ? last.to - last.from : 0);
+    const wanted = Math.min(Math.max(missing, GROWTH, size / 4), LIMIT - size), pages = Math.ceil(wanted / PAGE);
+    if (missing > LIMIT - size) {
+      throw new RangeError(`Cannot allocate ${bytes} bytes: expected room below 4 GiB but ${used} bytes are in use; free tensors`);
+    }
+    memory.grow(pages);
+    const to = size + pages * PAGE;
+    if (last?.to === size) last.to = to;
+    else ranges.push({ from: size, to });
+  }
+
+  return {
+    memory,
+    get used() {
+      return used;
+    },
+    allocate(wanted) {
+      const bytes = Math.max(1, Math.ceil(wanted / ALIGNMENT)) * ALIGNMENT;
+      let best: { from: number; to: number } | undefined;
+      const search = () => {
+        for (const range of ranges) {
+          const size = range.to - range.from;
+          if (size >= bytes && (!best || size < best.to - best.from)) best = range;
+        }
+        return best;
+      };
+      let range = search();
+      if (!range) {
+        grow(bytes);
+        range = search();
+      }
+      if (!range) throw new Error("Internal error: a grown heap has no room");
+      const address = range.from;
+      range.from += bytes;
+      if (range.from === range.to) ranges = ranges.filter((other) => other !== range);
+      sizes.set(address, bytes);
+      used += bytes;
+      return address;
+    },
+    free(address) {
+      const bytes = sizes.get(address);
+      if (bytes === undefined) throw new Error(`Internal error: nothing is allocated at ${address}`);
+      sizes.delete(address);
+      used -= bytes;
+      const freed = { from: address, to: address + bytes };
+      const at = ranges.findIndex(({ from }) => from > address), index = at < 0 ? ranges.length : at;
+      const before = ranges[index - 1], after = ranges[index];
+      if (before?.to === freed.from && after?.from === freed.to) {
+        before.to = after.to;
+        ranges.splice(index, 1);
+      } else if (before?.to === freed.from) before.to = freed.to;
+      else if (after?.from === freed.to) after.from = freed.from;
+      else ranges.splice(index, 0, freed);
+    },
+  };
+}

@@ -1,0 +1,139 @@
+/** Turns a kernel specification into a WebAssembly module with one exported function. */
+import type { KernelSpec } from "../kernel.ts";
+import { typeText } from "../../ir/types.ts";
+import { createModule, i32, type Local, type ModuleBuilder, type ValueType } from "./assembler.ts";
+import { emitAttention } from "./attention.ts";
+import { emitDot } from "./dot.ts";
+import { type Layout, layoutOf } from "./layout.ts";
+import { emitMap } from "./map.ts";
+import { createMath } from "./math.ts";
+import { emitRow } from "./row.ts";
+import { emitTopK } from "./top_k.ts";
+import type { Bound, Index, KernelCode } from "./place.ts";
+
+/** Numbers a kernel needs in memory beside its buffers: they are the same for every run. */
+export interface Table {
+  readonly key: string;
+  readonly values: Float32Array;
+}
+
+/** What a generator writes into. */
+export interface Emitter {
+  readonly code: KernelCode;
+  /** Layouts of the specification's buffers. */
+  readonly layouts: readonly Layout[];
+  /** First chunk, and the one behind the last, of this call. */
+  readonly from: Index;
+  readonly to: Index;
+  /** Address of scratch memory of the calling thread. To be called outside of all loops. */
+  readonly reserve: (bytes: number) => Index;
+  /** Points below which a kernel is one chunk: waking another thread costs more. */
+  readonly small: number;
+  /** Address of a table. */
+  readonly table: (table: Table) => Index;
+}
+
+/** A kernel, generated. */
+export interface GeneratedKernel {
+  /** Name of the exported function: `(…buffers, …tables, scratch, scratchBytes, threads, grid, from, to)`, all i32. */
+  readonly name: string;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Number of chunks; depends on shapes only. */
+  readonly grid: number;
+  /** Bytes of scratch memory per thread. */
+  readonly scratchBytes: number;
+  readonly tables: readonly Table[];
+}
+
+/** Name under which every kernel is exported. */
+export const ENTRY = "run";
+/** Most tables that a kernel uses: a Hadamard matrix and its transpose. */
+export const TABLES = 2;
+
+/** How to generate. */
+export interface GenerateOptions {
+  /** Whether multiply-add in one instruction is available. */
+  readonly relaxed: boolean;
+  /** Whether the memory is shared. */
+  readonly shared: boolean;
+  /** Points below which a kernel is one chunk. Default: 2048, about a microsecond's work. */
+  readonly small?: number;
+}
+
+/** Generates the module of a kernel. */
+export function generateKernel(spec: KernelSpec, options: GenerateOptions): GeneratedKernel {
+  const { module, ...rest } = build(spec, options);
+  return { ...rest, name: ENTRY, bytes: module.bytes() };
+}
+
+/** The module of a kernel in the text format, headed by what it fuses. */
+export const printKernel = (spec: KernelSpec, options: GenerateOptions): string => build(spec, options).module.text();
+
+type Built = Omit<GeneratedKernel, "name" | "bytes"> & { readonly module: ModuleBuilder };
+
+function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOptions): Built {
+  const module = createModule({ comment: header(spec) });
+  module.memory("memory", { shared });
+  const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [];
+  const names = spec.buffers.map(({ name }, i) => `${name}_${i}`);
+  const params: Record<string, ValueType> = {};
+  for (const name of [...names, ...Array.from({ length: TABLES }, (_, i) => `table${i}`)]) params[name] = "i32";
+  for (const name of ["scratch", "scratch_bytes", "threads", "grid", "from", "to"]) params[name] = "i32";
+  let grid = 1, scratchBytes = 0;
+  const run = module.func(ENTRY, params, (b, p) => {
+    const at = (name: string): Local<"i32"> => {
+      const local = p[name];
+      if (!local || local.type !== "i32") throw new Error(`Internal error: no parameter "${name}"`);
+      return local as Local<"i32">;
+    };
+    const buffers = spec.buffers.map(({ name, type }, i): Bound => {
+      const layout = layoutOf(type);
+      return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
+    });
+    const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, buffers };
+    let own: Local<"i32"> | undefined;
+    const reserve = (bytes: number): Index => {
+      // Shares of chunks are contiguous, so that of ⌊grid·t/threads⌋ as the first one, thread t is the ceiling of first·threads/grid.
+      const thread = () => i32.div_u(i32.sub(i32.add(i32.mul(at("from"), at("threads")), at("grid")), 1), at("grid"));
+      own ??= b.let("own", i32.add(at("scratch"), i32.mul(at("scratch_bytes"), thread())));
+      const offset = scratchBytes;
+      scratchBytes += Math.ceil(bytes / 64) * 64;
+      return b.let("reserved", i32.add(own, offset));
+    };
+    const table = (wanted: Table): Index => {
+      const known = tables.findIndex(({ key }) => key === wanted.key);
+      if (known < 0) tables.push(wanted);
+      if (tables.length > TABLES) {
+        throw new Error(`Internal error: kernel "${spec.name}" needs more than ${TABLES} tables`);
+      }
+      return at(`table${known < 0 ? tables.length - 1 : known}`);
+    };
+    grid = emit(spec, { code, layouts, from: at("from"), to: at("to"), reserve, table, small });
+  });
+  module.export(run);
+  return { module, grid, scratchBytes, tables };
+}
+
+function emit(spec: KernelSpec, emitter: Emitter): number {
+  switch (spec.kind) {
+    case "map":
+      return emitMap(spec, emitter);
+    case "row":
+      return emitRow(spec, emitter);
+    case "dot":
+      return emitDot(spec, emitter);
+    case "attention":
+      return emitAttention(spec, emitter);
+    case "topK":
+      return emitTopK(spec, emitter);
+    default:
+      return spec satisfies never;
+  }
+}
+
+function header(spec: KernelSpec): string {
+  const buffers = spec.buffers.map(({ name, type, use }) => `${use} ${name}: ${typeText(type)}`);
+  return [`${spec.kind} kernel ${spec.name}`, ...spec.fuses.split("\n").map((line) => `  ${line}`), ...buffers].join(
+    "\n",
+  );
+}

@@ -1,0 +1,253 @@
+/** Loads of four lanes: next to each other, all the same, at a distance, or at rows chosen by data; of every layout. */
+import type { Access, Expr } from "../kernel.ts";
+import { call, f32x4, i16x8, i32, i32x4, type Local, select, v128 } from "./assembler.ts";
+import { BLOCK, type Layout } from "./layout.ts";
+import type { Address, Bound, Index, Place, Vector } from "./place.ts";
+
+type Gather = Expr & { readonly kind: "gather" };
+
+/** The lanes of `buffer` at `access`. */
+export function loadVector(place: Place, buffer: number, access: Access): Vector {
+  const bound = place.buffer(buffer), { layout } = bound;
+  const stride = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
+  if (!staysInside(place, bound, access)) return loadGuarded(place, bound, access, stride);
+  if (layout.storage === "fields") return loadFields(place, buffer, access, stride);
+  return loadAt(place, layout, place.address(buffer, access), stride);
+}
+
+/** Whether an access, moved by up to `reach` elements, stays within its buffer. Others stand in a branch of `select` that is not taken. */
+export function staysInside(place: Place, { elements }: Bound, { offset, strides }: Access, reach = 0): boolean {
+  if (elements === undefined) return true;
+  let low = offset + Math.min(reach, 0), high = offset + Math.max(reach, 0);
+  strides.forEach((stride, v) => {
+    const span = stride * ((place.extents[v] ?? 1) - 1);
+    low += Math.min(span, 0);
+    high += Math.max(span, 0);
+  });
+  return low >= 0 && high < elements;
+}
+
+/** Loads whose elements may lie outside of the buffer: then they are some others. A vector that lies partly inside is kept. */
+function loadGuarded(place: Place, bound: Bound, access: Access, stride: number): Vector {
+  const { b } = place.code, { layout, base, elements = 0 } = bound;
+  const count = place.vector < 0 ? 1 : place.lanes;
+  const element = b.let("element", i32.add(place.affine(access.strides), access.offset));
+  const within = (index: Index, low: number, high: number) => {
+    const wanted = b.let("wanted", index);
+    const least = b.let("wanted", select(i32.gt_s(wanted, low), wanted, i32.const(low)));
+    return select(i32.lt_s(least, high), least, i32.const(high));
+  };
+  if (layout.storage === "fields") {
+    return lanesOf(
+      stride === 0 ? 1 : count,
+      (k) => oneCode(place, bound, within(i32.add(element, k * stride), 0, elements - 1)),
+    );
+  }
+  const at = (index: Index): Address => ({ base: b.let("at", i32.add(base, i32.mul(index, layout.size))), offset: 0 });
+  if (stride === 0) return loadSplat(layout, at(within(element, 0, elements - 1)));
+  if (stride === 1) return loadContiguous(layout, at(within(element, -4, elements)));
+  return loadLanes(
+    layout,
+    Array.from({ length: count }, (_, k) => at(within(i32.add(element, k * stride), 0, elements - 1))),
+  );
+}
+
+function loadAt(place: Place, layout: Layout, at: Address, stride: number): Vector {
+  if (layout.storage === "vector") return v128.load(at.base, at.offset);
+  if (stride === 0) return loadSplat(layout, at);
+  if (stride === 1) return loadContiguous(layout, at);
+  const lane = (k: number): Address => {
+    const bytes = k * stride * layout.size;
+    return bytes >= 0
+      ? { base: at.base, offset: at.offset + bytes }
+      : { base: i32.add(at.base, bytes), offset: at.offset };
+  };
+  return loadLanes(layout, Array.from({ length: place.lanes }, (_, k) => lane(k)));
+}
+
+/** One element in all lanes. */
+function loadSplat(layout: Layout, { base, offset }: Address): Vector {
+  switch (layout.size) {
+    case 4:
+      return convert(layout, v128.load32_splat(base, offset));
+    case 2:
+      return convert(layout, i32x4.splat(i32.load16_u(base, offset)));
+    default:
+      return i32x4.splat((isSigned(layout) ? i32.load8_s : i32.load8_u)(base, offset));
+  }
+}
+
+/** Four neighbours; reads whole vectors, also behind the buffer's end. */
+function loadContiguous(layout: Layout, { base, offset }: Address): Vector {
+  switch (layout.size) {
+    case 4:
+      return convert(layout, v128.load(base, { offset, align: 4 }));
+    case 2:
+      return convert(layout, v128.load16x4_u(base, { offset, align: 2 }));
+    default:
+      return extendBytes(v128.load32_zero(base, { offset, align: 1 }), isSigned(layout));
+  }
+}
+
+/** Four bytes as four i32. */
+function extendBytes(bytes: Vector, signed: boolean): Vector {
+  return signed
+    ? i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(bytes))
+    : i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(bytes));
+}
+
+/** One element per address; missing lanes are 0. */
+function loadLanes(layout: Layout, addresses: readonly Address[]): Vector {
+  const raw = addresses.reduce<Vector>((sum, { base, offset }, k) => {
+    switch (layout.size) {
+      case 4:
+        return v128.load32_lane(base, sum, k, offset);
+      case 2:
+        return v128.load16_lane(base, sum, 2 * k, offset);
+      default:
+        return v128.load8_lane(base, sum, 4 * k, offset);
+    }
+  }, i32x4.const(0));
+  return layout.size === 1 && isSigned(layout) ? i32x4.shr_s(i32x4.shl(raw, 24), 24) : convert(layout, raw);
+}
+
+const isSigned = (layout: Layout): boolean => layout.dtype.startsWith("i");
+
+/** From what lies in memory, widened to 32 bits, to what expressions compute with. */
+function convert(layout: Layout, raw: Vector): Vector {
+  if (layout.dtype === "bool") return i32x4.ne(raw, i32x4.const(0));
+  return layout.storage === "half" ? halfToFloat(raw) : raw;
+}
+
+/**
+ * Half precision, in the low 16 bits of each lane, as f32: exponent and fraction move to their place and a product with 2^112 mends the
+ * bias, subnormal halves included; infinities and NaN get the largest exponent.
+ */
+function halfToFloat(raw: Vector): Vector {
+  const magnitude = i32x4.shl(v128.and(raw, i32x4.const(0x7fff)), 13);
+  const value = f32x4.mul(magnitude, f32x4.const(2 ** 112));
+  const special = i32x4.gt_s(v128.and(raw, i32x4.const(0x7fff)), i32x4.const(0x7bff));
+  const sign = i32x4.shl(v128.and(raw, i32x4.const(0x8000)), 16);
+  return v128.or(v128.or(value, v128.and(special, i32x4.const(0x7f800000))), sign);
+}
+
+/** An access to a packed buffer told apart into row and column, where no loop crosses the end of a row; else undefined. */
+export function splitAccess(
+  access: Access,
+  columns: number,
+  extents: readonly number[],
+): { row: Access; column: Access } | undefined {
+  if (access.offset < 0 || access.strides.some((stride) => stride < 0)) return undefined;
+  const column: Access = { offset: access.offset % columns, strides: access.strides.map((stride) => stride % columns) };
+  const reach = column.strides.reduce((sum, stride, v) => sum + stride * ((extents[v] ?? 1) - 1), column.offset);
+  if (reach >= columns) return undefined;
+  const row = {
+    offset: Math.floor(access.offset / columns),
+    strides: access.strides.map((stride) => Math.floor(stride / columns)),
+  };
+  return { row, column };
+}
+
+function loadFields(place: Place, buffer: number, access: Access, stride: number): Vector {
+  const bound = place.buffer(buffer), { layout } = bound;
+  const split = splitAccess(access, layout.columns, place.extents);
+  const vector = place.vector;
+  const aligned = split && vector >= 0 && split.column.strides[vector] === 1 && split.row.strides[vector] === 0 &&
+    split.column.offset % 4 === 0 && split.column.strides.every((s, v) => v === vector || s % 4 === 0);
+  if (split && aligned) {
+    const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: bound.base });
+    const column = i32.add(place.affine(split.column.strides), split.column.offset);
+    return extendBytes(i32x4.splat(fourCodes(place, layout, row, split.row.offset * layout.rowBytes, column)), false);
+  }
+  const first = i32.add(place.affine(access.strides), access.offset);
+  if (stride === 0) return i32x4.splat(oneCode(place, bound, first));
+  const element = place.code.b.let("element", first);
+  return lanesOf(place.lanes, (k) => oneCode(place, bound, i32.add(element, k * stride)));
+}
+
+const lanesOf = (count: number, lane: (k: number) => Index): Vector => {
+  let vector = i32x4.splat(lane(0));
+  for (let k = 1; k < count; k++) vector = i32x4.replace_lane(vector, k, lane(k));
+  return vector;
+};
+
+/** Codes of four columns, a multiple of four on, one per byte. */
+function fourCodes({ code: { b } }: Place, layout: Layout, row: Index, offset: number, column: Index): Index {
+  const at = b.let("column", column);
+  const block = b.let("block", i32.add(row, i32.mul(i32.shr_u(at, Math.log2(BLOCK)), 4 * layout.bits)));
+  return layout.fields.map((field) => {
+    const span = 4 * field.bits, part = i32.shr_u(i32.and(at, BLOCK - 1), Math.log2(span));
+    const word = i32.load(i32.add(block, i32.and(at, span - 1)), { offset: offset + field.offset, align: 1 });
+    const codes = i32.and(i32.shr_u(word, i32.mul(part, field.bits)), (2 ** field.bits - 1) * 0x01010101);
+    return i32.shl(codes, field.low);
+  }).reduce((sum, codes) => i32.or(sum, codes));
+}
+
+/** The code of any one element, by a function of the module. */
+function oneCode({ code: { module } }: Place, { layout, base }: Bound, element: Index): Index {
+  const { bits, columns, rowBytes } = layout;
+  const unpack = module.helper(
+    `unpack_u${bits}_${columns}`,
+    () =>
+      module.func(`unpack_u${bits}_rows_of_${columns}`, { base: "i32", element: "i32" }, "i32", (b, p) => {
+        const column = b.let("column", i32.rem_u(p.element, columns));
+        const row = i32.mul(i32.div_u(p.element, columns), rowBytes);
+        const block = b.let(
+          "block",
+          i32.add(i32.add(p.base, row), i32.mul(i32.shr_u(column, Math.log2(BLOCK)), 4 * bits)),
+        );
+        return layout.fields.map((field) => {
+          const span = 4 * field.bits, part = i32.shr_u(i32.and(column, BLOCK - 1), Math.log2(span));
+          const byte = i32.load8_u(i32.add(block, i32.and(column, span - 1)), field.offset);
+          const value = i32.and(i32.shr_u(byte, i32.mul(part, field.bits)), 2 ** field.bits - 1);
+          return i32.shl(value, field.low);
+        }).reduce((sum, value) => i32.or(sum, value));
+      }),
+  );
+  return call(unpack, { base, element });
+}
+
+const clamped = (place: Place, index: Index, extent: number): Index => {
+  const { b } = place.code;
+  const raw = b.let("index", index);
+  const low = b.let("index", select(i32.gt_s(raw, 0), raw, i32.const(0)));
+  return select(i32.lt_s(low, extent - 1), low, i32.const(extent - 1));
+};
+
+/** What a gather adds to its access, in bytes from address 0 (in elements, for fields): computed where its index is known. */
+export function gatherRow(place: Place, gather: Gather): Local<"i32"> {
+  const { layout, base } = place.buffer(gather.buffer);
+  return place.once(gather, () => {
+    const index = clamped(place, i32x4.extract_lane(place.value(gather.index), 0), gather.extent);
+    if (layout.storage === "fields") return i32.mul(index, gather.stride);
+    return i32.add(base, i32.add(i32.mul(index, gather.stride * layout.size), gather.access.offset * layout.size));
+  });
+}
+
+/** The lanes of a gather. */
+export function gatherLoad(place: Place, gather: Gather): Vector {
+  const bound = place.buffer(gather.buffer), { layout } = bound, { access, stride, extent } = gather;
+  const step = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
+  const indices = place.value(gather.index);
+  const inside = staysInside(place, bound, access, (extent - 1) * stride);
+  if (!inside) throw new Error(`Internal error: a gather from "${bound.name}" may leave its buffer`);
+  if (layout.storage !== "fields" && place.uniform(gather.index)) {
+    const row = gatherRow(place, gather);
+    const base = place.affine(access.strides, layout.size, { key: `g${row.index}`, index: row });
+    return loadAt(place, layout, { base, offset: 0 }, step);
+  }
+  const { b } = place.code;
+  const first = b.let("element", i32.add(place.affine(access.strides), access.offset));
+  const count = place.vector < 0 ? 1 : place.lanes;
+  const elements = Array.from({ length: count }, (_, k) => {
+    const index = clamped(place, i32x4.extract_lane(indices, k), extent);
+    return b.let("element", i32.add(i32.add(first, k * step), i32.mul(index, stride)));
+  });
+  if (layout.storage === "fields") {
+    return lanesOf(count, (k) => oneCode(place, bound, elements[k] ?? i32.const(0)));
+  }
+  return loadLanes(
+    layout,
+    elements.map((element) => ({ base: i32.add(bound.base, i32.mul(element, layout.size)), offset: 0 })),
+  );
+}

@@ -1,0 +1,75 @@
+/** The elementwise operations on vectors of four lanes. */
+import type { Expr } from "../kernel.ts";
+import type { MapOp } from "../../ir/ops.ts";
+import { f32x4, i32x4, v128 } from "./assembler.ts";
+import type { KernelCode, Vector } from "./place.ts";
+
+type MapExpr = Expr & { readonly kind: "map" };
+type Lowering = (code: KernelCode, expr: MapExpr, args: readonly Vector[]) => Vector;
+
+const operand = (args: readonly Vector[], i: number): Vector => {
+  const found = args[i];
+  if (!found) throw new Error(`Internal error: an elementwise operation lacks operand ${i}`);
+  return found;
+};
+
+const unary = (apply: (x: Vector) => Vector): Lowering => (_, __, args) => apply(operand(args, 0));
+const floats = (apply: (a: Vector, b: Vector) => Vector): Lowering => (_, __, args) =>
+  apply(operand(args, 0), operand(args, 1));
+/** An operation with one instruction for floats and one for integers. */
+const numbers =
+  (real: (a: Vector, b: Vector) => Vector, integer: (a: Vector, b: Vector) => Vector): Lowering =>
+  (_, { args: of }, args) => (of[0]?.scalar === "f32" ? real : integer)(operand(args, 0), operand(args, 1));
+
+const COMPARE = {
+  eq: [f32x4.eq, i32x4.eq],
+  lt: [f32x4.lt, i32x4.lt_s],
+  le: [f32x4.le, i32x4.le_s],
+  gt: [f32x4.gt, i32x4.gt_s],
+  ge: [f32x4.ge, i32x4.ge_s],
+} as const;
+
+/** Integers of at most this magnitude are exact in f32, so that clamping may come before the conversion. */
+const EXACT = 2 ** 24;
+
+const cast: Lowering = ({ relaxed }, { scalar, range, args: of }, args) => {
+  const x = operand(args, 0), from = of[0]?.scalar ?? "f32";
+  if (from === "bool") return v128.and(x, scalar === "f32" ? f32x4.const(1) : i32x4.const(1));
+  if (scalar === "f32") return from === "f32" ? x : f32x4.convert_i32x4_s(x);
+  const [low, high] = range ?? [-(2 ** 31), 2 ** 31 - 1];
+  if (from === "f32" && Math.max(-low, high) <= EXACT) {
+    const clamped = f32x4.pmin(f32x4.const(high), f32x4.pmax(f32x4.const(low), x)); // NaN becomes `low`
+    return relaxed ? i32x4.relaxed_trunc_f32x4_s(clamped) : i32x4.trunc_sat_f32x4_s(clamped);
+  }
+  const integer = from === "f32" ? i32x4.trunc_sat_f32x4_s(x) : x;
+  return range ? i32x4.min_s(i32x4.max_s(integer, i32x4.const(low)), i32x4.const(high)) : integer;
+};
+
+const LOWERINGS = {
+  add: numbers(f32x4.add, i32x4.add),
+  sub: numbers(f32x4.sub, i32x4.sub),
+  mul: numbers(f32x4.mul, i32x4.mul),
+  div: floats(f32x4.div),
+  exp: ({ b, math }, _, args) => math.f32x4.exp(b, operand(args, 0)),
+  log: ({ b, math }, _, args) => math.f32x4.log(b, operand(args, 0)),
+  sqrt: unary(f32x4.sqrt),
+  erf: ({ b, math }, _, args) => math.f32x4.erf(b, operand(args, 0)),
+  sigmoid: ({ b, math }, _, args) => math.f32x4.sigmoid(b, operand(args, 0)),
+  abs: (_, { scalar }, args) => (scalar === "f32" ? f32x4.abs : i32x4.abs)(operand(args, 0)),
+  round: unary(f32x4.nearest),
+  floor: unary(f32x4.floor),
+  minimum: numbers(f32x4.pmin, i32x4.min_s),
+  maximum: numbers(f32x4.pmax, i32x4.max_s),
+  compare: (_, { direction = "eq", args: of }, args) => {
+    const [real, integer] = COMPARE[direction];
+    return (of[0]?.scalar === "f32" ? real : integer)(operand(args, 0), operand(args, 1));
+  },
+  select: (_, __, args) => v128.bitselect(operand(args, 1), operand(args, 2), operand(args, 0)),
+  cast,
+  straightThrough: unary((x) => x),
+} satisfies Record<MapOp, Lowering>;
+
+/** Applies an elementwise operation. */
+export function applyMap(code: KernelCode, expr: MapExpr, args: readonly Vector[]): Vector {
+  return LOWERINGS[expr.op](code, expr, args);
+}

@@ -1,0 +1,261 @@
+/** Loop nests: which loops can be one, in which order they run best, and how to run one of them on vectors. */
+import type { Access, Expr, Store } from "../kernel.ts";
+import { type Expr as Code, i32, select } from "./assembler.ts";
+import type { Layout } from "./layout.ts";
+import type { Index, Place } from "./place.ts";
+
+/** Loops and the stores inside them. */
+export interface Nest {
+  readonly extents: readonly number[];
+  readonly stores: readonly Store[];
+}
+
+/** Changes every access of an expression; what was shared stays shared, by the memo. */
+export function rewriteExpr(expr: Expr, change: (access: Access) => Access, memo: Map<Expr, Expr>): Expr {
+  const known = memo.get(expr);
+  if (known) return known;
+  const result = ((): Expr => {
+    switch (expr.kind) {
+      case "constant":
+      case "value":
+        return expr;
+      case "load":
+      case "index":
+        return { ...expr, access: change(expr.access) };
+      case "gather":
+        return { ...expr, index: rewriteExpr(expr.index, change, memo), access: change(expr.access) };
+      case "map":
+        return { ...expr, args: expr.args.map((arg) => rewriteExpr(arg, change, memo)) };
+      default:
+        return expr satisfies never;
+    }
+  })();
+  memo.set(expr, result);
+  return result;
+}
+
+/** Changes every access of stores. */
+export function rewriteStores(
+  stores: readonly Store[],
+  change: (access: Access) => Access,
+  memo = new Map<Expr, Expr>(),
+): Store[] {
+  return stores.map((store) => ({
+    ...store,
+    access: change(store.access),
+    value: rewriteExpr(store.value, change, memo),
+    ...(store.scatter && { scatter: { ...store.scatter, index: rewriteExpr(store.scatter.index, change, memo) } }),
+  }));
+}
+
+/** An access and what it goes to; `index` expressions have no buffer. */
+export interface Use {
+  readonly access: Access;
+  readonly buffer: number | undefined;
+  readonly store: boolean;
+}
+
+/** Every access in expressions and stores, each once. */
+export function usesOf(roots: readonly Expr[], stores: readonly Store[]): Use[] {
+  const uses: Use[] = [], visited = new Set<Expr>();
+  const visit = (expr: Expr): void => {
+    if (visited.has(expr)) return;
+    visited.add(expr);
+    if (expr.kind === "map") expr.args.forEach(visit);
+    else if (expr.kind === "index") uses.push({ access: expr.access, buffer: undefined, store: false });
+    else if (expr.kind === "load" || expr.kind === "gather") {
+      uses.push({ access: expr.access, buffer: expr.buffer, store: false });
+      if (expr.kind === "gather") visit(expr.index);
+    }
+  };
+  roots.forEach(visit);
+  for (const { access, buffer, value, scatter } of stores) {
+    uses.push({ access, buffer, store: true });
+    visit(value);
+    if (scatter) visit(scatter.index);
+  }
+  return uses;
+}
+
+/** Number of expressions, each counted once. */
+export function sizeOfExprs(roots: readonly Expr[]): number {
+  const visited = new Set<Expr>();
+  const visit = (expr: Expr): void => {
+    if (visited.has(expr)) return;
+    visited.add(expr);
+    if (expr.kind === "map") expr.args.forEach(visit);
+    else if (expr.kind === "gather") visit(expr.index);
+  };
+  roots.forEach(visit);
+  return visited.size;
+}
+
+/** How new loops are made from old ones: the strides of an access over them. */
+export interface Reshape {
+  readonly extents: readonly number[];
+  readonly change: (access: Access) => Access;
+}
+
+/**
+ * Rewrites loops (a consecutive range of the variables): those of extent 1 go, loops that walk along a packed row and beyond are
+ * split at the row's end, and neighbours that every access walks as one become one.
+ */
+export function simplifyLoops(
+  extents: readonly number[],
+  uses: readonly Use[],
+  layouts: readonly (Layout | undefined)[],
+  range: readonly [from: number, to: number] = [0, extents.length],
+): Reshape {
+  interface Loop {
+    readonly extent: number;
+    /** What one step adds to each use. */
+    readonly strides: readonly number[];
+    /** The same for an access: the variable it comes from and the factor of its stride. */
+    readonly variable: number;
+    readonly factor: number;
+  }
+  const columns = uses.map(({ buffer }) => {
+    const layout = buffer === undefined ? undefined : layouts[buffer];
+    return layout?.storage === "fields" ? layout.columns : undefined;
+  });
+  const loops: Loop[] = [];
+  for (let v = range[0]; v < range[1]; v++) {
+    const extent = extents[v] ?? 1;
+    if (extent === 1) continue;
+    const strides = uses.map(({ access }) => access.strides[v] ?? 0);
+    let inner = extent;
+    strides.forEach((stride, u) => {
+      const length = columns[u];
+      if (!length || stride <= 0 || length % stride !== 0) return;
+      const steps = length / stride;
+      if (steps > 1 && steps < inner && inner % steps === 0) inner = steps;
+    });
+    if (inner < extent) {
+      loops.push({ extent: extent / inner, strides: strides.map((s) => s * inner), variable: v, factor: inner });
+    }
+    loops.push({ extent: inner, strides, variable: v, factor: 1 });
+  }
+  const merged: Loop[] = [];
+  for (const loop of loops) {
+    const outer = merged.at(-1);
+    const joins = outer && outer.strides.every((stride, u) => {
+      const step = loop.strides[u] ?? 0, length = columns[u];
+      const crosses = length !== undefined && step % length !== 0 && stride % length === 0;
+      return stride === step * loop.extent && !crosses;
+    });
+    if (outer && joins) merged[merged.length - 1] = { ...loop, extent: outer.extent * loop.extent };
+    else merged.push(loop);
+  }
+  return {
+    extents: [...extents.slice(0, range[0]), ...merged.map(({ extent }) => extent), ...extents.slice(range[1])],
+    change: ({ offset, strides }) => ({
+      offset,
+      strides: [
+        ...strides.slice(0, range[0]),
+        ...merged.map(({ variable, factor }) => (strides[variable] ?? 0) * factor),
+        ...strides.slice(range[1]),
+      ],
+    }),
+  };
+}
+
+/** What one element costs, roughly in vector loads, when the loop `variable` runs on vectors. */
+export function vectorCost(
+  uses: readonly Use[],
+  layouts: readonly (Layout | undefined)[],
+  extents: readonly number[],
+  variable: number,
+): number {
+  const extent = extents[variable] ?? 1;
+  const cost = uses.reduce((sum, { access, buffer, store }) => {
+    const stride = access.strides[variable] ?? 0,
+      packed = buffer !== undefined && layouts[buffer]?.storage === "fields";
+    if (buffer === undefined || stride === 0) return sum + (store ? 4 : 0.25);
+    if (stride === 1) return sum + (packed ? 3 : 1);
+    return sum + (packed ? 24 : 5);
+  }, 1);
+  return cost * Math.ceil(extent / 4) * 4 / extent;
+}
+
+/** Moves a variable behind all others. */
+export function moveLast(extents: readonly number[], variable: number): Reshape {
+  const order = [...extents.keys()].filter((v) => v !== variable).concat(variable);
+  return {
+    extents: order.map((v) => extents[v] ?? 1),
+    change: ({ offset, strides }) => ({ offset, strides: order.map((v) => strides[v] ?? 0) }),
+  };
+}
+
+/** The smaller of two i32. */
+export const smaller = (a: Index, b: Index): Code<"i32"> => select(i32.lt_s(a, b), a, b);
+
+/** Opens a variable in several places at once, at one index or at one for each. */
+export function withinAll(
+  places: readonly Place[],
+  variable: number,
+  index: Index | readonly Index[],
+  lanes: number | undefined,
+  body: () => void,
+): void {
+  const open = (i: number): void => {
+    const place = places[i];
+    if (!place) return body();
+    const own = Array.isArray(index) ? (index as readonly Index[])[i] ?? i32.const(0) : index as Index;
+    place.within(variable, own, lanes, () => open(i + 1));
+  };
+  open(0);
+}
+
+/**
+ * Runs `body` on vectors of a variable from `from` (a multiple of 4) to `to`; the remainder of the extent, where the range includes it,
+ * with fewer lanes. Several places are at the same index then.
+ */
+export function vectorLoop(
+  places: Place | readonly Place[],
+  variable: number,
+  extent: number,
+  body: (index: Index) => void,
+  range?: { readonly from: Index; readonly to: Index },
+): void {
+  const all = Array.isArray(places) ? places as readonly Place[] : [places as Place];
+  const b = all[0]?.code.b, whole = extent - extent % 4;
+  if (!b) return;
+  const end = range ? smaller(range.to, i32.const(whole)) : i32.const(whole);
+  if (whole > 0) b.for("i", range?.from ?? i32.const(0), end, 4, (i) => withinAll(all, variable, i, 4, () => body(i)));
+  if (whole === extent) return;
+  const rest = () => withinAll(all, variable, i32.const(whole), extent - whole, () => body(i32.const(whole)));
+  if (range) b.if(i32.gt_s(range.to, whole), rest);
+  else rest();
+}
+
+/** Runs `body` inside nested loops over `variables`, whose extents the place knows; `prepare` is called at every level. */
+export function nestedLoops(
+  places: Place | readonly Place[],
+  variables: readonly number[],
+  prepare: () => void,
+  body: () => void,
+): void {
+  const all = Array.isArray(places) ? places as readonly Place[] : [places as Place];
+  const [variable, ...inner] = variables, [first] = all;
+  if (variable === undefined || !first) return body();
+  first.code.b.for("j", 0, first.extents[variable] ?? 1, 1, (index) =>
+    withinAll(all, variable, index, undefined, () => {
+      prepare();
+      nestedLoops(all, inner, prepare, body);
+    }));
+}
+
+/** Opens several variables at the position that a flat index has in their row-major order. */
+export function unflatten(place: Place, variables: readonly number[], flat: Index, body: () => void): void {
+  const { b } = place.code;
+  const open = (rest: readonly number[], index: Index): void => {
+    const variable = rest.at(-1);
+    if (variable === undefined) return body();
+    if (rest.length === 1) return place.within(variable, index, undefined, body);
+    const extent = place.extents[variable] ?? 1;
+    const quotient = b.let("outer", i32.div_u(index, extent));
+    const own = b.let("index", i32.sub(index, i32.mul(quotient, extent)));
+    place.within(variable, own, undefined, () => open(rest.slice(0, -1), quotient));
+  };
+  open(variables, flat);
+}

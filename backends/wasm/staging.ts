@@ -1,0 +1,89 @@
+/**
+ * Stores to packed rows. Bytes hold codes of several elements, so a vectorised loop writes its codes to scratch, one per byte,
+ * and whole blocks are packed after it. Stores for which that is impossible overwrite single codes, and then the kernel
+ * must run on one thread.
+ */
+import type { Access, Store } from "../kernel.ts";
+import { call, i32, i32x4, memory } from "./assembler.ts";
+import { BLOCK, type Layout } from "./layout.ts";
+import { splitAccess } from "./loads.ts";
+import type { Index, Place } from "./place.ts";
+import { packFunction } from "./stores.ts";
+
+/** Whether the loop `variable` walks along whole blocks of the store's row. */
+export function canStage(store: Store, layout: Layout, extents: readonly number[], variable: number): boolean {
+  const split = splitAccess(store.access, layout.columns, extents), extent = extents[variable] ?? 1;
+  if (!split || split.column.strides[variable] !== 1 || split.row.strides[variable] !== 0) return false;
+  if (store.scatter && store.scatter.stride % layout.columns !== 0) return false;
+  const aligned = split.column.offset % BLOCK === 0 &&
+    split.column.strides.every((stride, v) => v === variable || stride % BLOCK === 0);
+  return aligned && (extent % BLOCK === 0 || split.column.offset + extent === layout.columns);
+}
+
+/** Stores with those to packed rows replaced. */
+export interface Staging {
+  /** What to store inside the vectorised loop. */
+  readonly stores: readonly Store[];
+  /** To be called after the loop: packs. */
+  readonly finish: () => void;
+}
+
+/** A maker of scratch memory: the address of that many bytes. */
+export type Reserve = (bytes: number) => Index;
+
+/**
+ * Replaces stores that can be staged. To be called outside of all loops; `finish` inside of all but the vectorised one.
+ */
+export function stage(place: Place, stores: readonly Store[], variable: number, reserve: Reserve): Staging {
+  const { b, buffers, module } = place.code, finishers: (() => void)[] = [];
+  const extent = place.extents[variable] ?? 1, blocks = Math.ceil(extent / BLOCK);
+  const staged = stores.map((store): Store => {
+    const { layout, base } = place.buffer(store.buffer);
+    if (layout.storage !== "fields" || !canStage(store, layout, place.extents, variable)) return store;
+    const split = splitAccess(store.access, layout.columns, place.extents);
+    if (!split) return store;
+    const from = reserve(blocks * BLOCK), pack = packFunction(module, layout), own = buffers.length;
+    if (extent % BLOCK !== 0) b.emit(memory.fill(i32.add(from, (blocks - 1) * BLOCK), 0, BLOCK));
+    buffers.push({ name: "codes", base: from, layout: { ...layout, storage: "byte", size: 1, dtype: "u8" } });
+    finishers.push(() => {
+      const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${store.buffer}`, index: base });
+      // A block of 32 columns has 4·bits bytes.
+      const column = place.affine(split.column.strides.map((s, v) => v === variable ? 0 : s / BLOCK), 4 * layout.bits);
+      const fixed = split.row.offset * layout.rowBytes + split.column.offset / BLOCK * 4 * layout.bits;
+      const to = i32.add(i32.add(row, column), fixed);
+      const { scatter } = store;
+      if (!scatter) return b.emit(call(pack, { from, to, blocks: i32.const(blocks) }));
+      const index = b.let("row", i32x4.extract_lane(place.value(scatter.index), 0));
+      b.if(i32.lt_u(index, scatter.extent), () => {
+        const moved = i32.add(to, i32.mul(index, scatter.stride / layout.columns * layout.rowBytes));
+        b.emit(call(pack, { from, to: moved, blocks: i32.const(blocks) }));
+      });
+    });
+    const access: Access = { offset: 0, strides: place.extents.map((_, v) => v === variable ? 1 : 0) };
+    return { buffer: own, access, value: store.value };
+  });
+  return { stores: staged, finish: () => finishers.forEach((finish) => finish()) };
+}
+
+/**
+ * How many of the leading variables may be shared among threads: those that lead every store of single codes to another packed
+ * row, so that no two threads meet in a byte.
+ */
+export function parallelVariables(
+  stores: readonly Store[],
+  layouts: readonly (Layout | undefined)[],
+  extents: readonly number[],
+  variables: readonly number[],
+): number {
+  const splits = stores.flatMap(({ buffer, access, scatter }) => {
+    const layout = layouts[buffer];
+    if (layout?.storage !== "fields") return [];
+    return [
+      scatter && scatter.stride % layout.columns !== 0 ? undefined : splitAccess(access, layout.columns, extents),
+    ];
+  });
+  const blocked = variables.findIndex((v) =>
+    splits.some((split) => !split || (split.column.strides[v] ?? 0) !== 0 || (split.row.strides[v] ?? 0) === 0)
+  );
+  return blocked < 0 ? variables.length : blocked;
+}

@@ -1,0 +1,162 @@
+/** Stores of one to four lanes, of every layout; scatters; and the assembly of packed rows from bytes. */
+import type { Access, Store } from "../kernel.ts";
+import { call, f32x4, type Func, i32, i32x4, i8x16, type ModuleBuilder, v128 } from "./assembler.ts";
+import { BLOCK, type Layout } from "./layout.ts";
+import type { Address, Bound, Index, Place, Vector } from "./place.ts";
+
+/** Evaluates the values of all stores, then stores them: what a store overwrites may be an operand of a later one. */
+export function emitStores(place: Place, stores: readonly Store[]): void {
+  const values = stores.map((store) => place.value(store.value));
+  const indices = stores.map((store) => store.scatter && place.value(store.scatter.index));
+  stores.forEach((store, i) => {
+    const value = values[i], index = indices[i];
+    if (!value) return;
+    if (store.scatter && index) scatter(place, store, store.scatter, value, index);
+    else storeVector(place, store.buffer, store.access, value);
+  });
+}
+
+/** Stores the lanes that count (the first alone where the access does not move with the vector). */
+export function storeVector(place: Place, buffer: number, access: Access, value: Vector): void {
+  const bound = place.buffer(buffer), { layout } = bound, { b } = place.code;
+  const stride = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
+  const lanes = stride === 0 ? 1 : place.lanes;
+  if (layout.storage === "fields") {
+    const element = b.let("element", i32.add(place.affine(access.strides), access.offset));
+    for (let k = 0; k < lanes; k++) storeCode(place, bound, i32.add(element, k * stride), i32x4.extract_lane(value, k));
+    return;
+  }
+  const at = place.address(buffer, access);
+  if (layout.storage === "vector") return b.emit(v128.store(at.base, value, at.offset));
+  const raw = lower(place, layout, value);
+  if (stride === 1 && lanes === 4) return storeFour(place, layout, at, raw);
+  for (let k = 0; k < lanes; k++) storeLane(place, layout, moved(at, k * stride * layout.size), raw, k);
+}
+
+const moved = ({ base, offset }: Address, bytes: number): Address =>
+  bytes >= 0 ? { base, offset: offset + bytes } : { base: i32.add(base, bytes), offset };
+
+/** Stores at rows chosen by data; a row outside of the extent is left out. */
+function scatter(
+  place: Place,
+  store: Store,
+  { index, extent, stride }: NonNullable<Store["scatter"]>,
+  value: Vector,
+  at: Vector,
+): void {
+  const { buffer, access } = store, bound = place.buffer(buffer), { layout } = bound, { b } = place.code;
+  const step = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
+  const uniform = place.vector < 0 || place.uniform(index);
+  const lanes = uniform && step === 0 ? 1 : place.lanes;
+  const first = b.let("element", i32.add(place.affine(access.strides), access.offset));
+  const raw = layout.storage === "fields" ? value : lower(place, layout, value);
+  const whole = uniform && step === 1 && lanes === 4 && layout.storage !== "fields";
+  for (let k = 0; k < (whole ? 1 : lanes); k++) {
+    const row = b.let("row", i32x4.extract_lane(at, uniform ? 0 : k));
+    b.if(i32.lt_u(row, extent), () => {
+      const element = i32.add(i32.add(first, k * step), i32.mul(row, stride));
+      if (layout.storage === "fields") return storeCode(place, bound, element, i32x4.extract_lane(value, k));
+      const to = { base: i32.add(bound.base, i32.mul(element, layout.size)), offset: 0 };
+      if (whole) storeFour(place, layout, to, raw);
+      else storeLane(place, layout, to, raw, k);
+    });
+  }
+}
+
+/** From what expressions compute with to what lies in memory, in the low bits of each lane; in a local. */
+function lower({ code: { b } }: Place, layout: Layout, value: Vector): Vector {
+  if (layout.dtype === "bool") return b.let("bit", v128.and(value, i32x4.const(1)));
+  return layout.storage === "half" ? b.let("half", floatToHalf(b.let("x", value))) : value;
+}
+
+/** The nearest half, ties to even, in the low 16 bits of each lane. */
+function floatToHalf(x: Vector): Vector {
+  const magnitude = v128.and(x, i32x4.const(0x7fffffff));
+  // Subnormal halves are multiples of 2^-24, which adding ½ rounds to.
+  const small = i32x4.sub(f32x4.add(magnitude, f32x4.const(0.5)), i32x4.const(0x3f000000));
+  const odd = v128.and(i32x4.shr_u(magnitude, 13), i32x4.const(1));
+  const normal = i32x4.shr_u(i32x4.add(i32x4.add(magnitude, odd), i32x4.const(0xfff - 0x38000000)), 13);
+  const finite = v128.bitselect(small, normal, i32x4.lt_s(magnitude, i32x4.const(0x38800000)));
+  const nan = v128.and(i32x4.gt_s(magnitude, i32x4.const(0x7f800000)), i32x4.const(0x200));
+  const special = v128.or(nan, i32x4.const(0x7c00));
+  const half = v128.bitselect(special, finite, i32x4.gt_s(magnitude, i32x4.const(0x477fefff)));
+  return v128.or(half, v128.and(i32x4.shr_u(x, 16), i32x4.const(0x8000)));
+}
+
+function storeFour({ code: { b } }: Place, layout: Layout, { base, offset }: Address, raw: Vector): void {
+  const pick = (bytes: number) => Array.from({ length: 16 }, (_, i) => Math.floor(i / bytes) % 4 * 4 + i % bytes);
+  switch (layout.size) {
+    case 4:
+      return b.emit(v128.store(base, raw, { offset, align: 4 }));
+    case 2:
+      return b.emit(v128.store64_lane(base, i8x16.shuffle(raw, raw, pick(2)), 0, { offset, align: 2 }));
+    default:
+      return b.emit(v128.store32_lane(base, i8x16.shuffle(raw, raw, pick(1)), 0, { offset, align: 1 }));
+  }
+}
+
+function storeLane({ code: { b } }: Place, layout: Layout, { base, offset }: Address, raw: Vector, lane: number): void {
+  switch (layout.size) {
+    case 4:
+      return b.emit(v128.store32_lane(base, raw, lane, offset));
+    case 2:
+      return b.emit(v128.store16_lane(base, raw, 2 * lane, offset));
+    default:
+      return b.emit(v128.store8_lane(base, raw, 4 * lane, offset));
+  }
+}
+
+/** Overwrites one code among others in its bytes. Not for two threads at once. */
+function storeCode({ code: { b, module } }: Place, { layout, base }: Bound, element: Index, code: Index): void {
+  const { bits, columns, rowBytes } = layout;
+  const insert = module.helper(
+    `insert_u${bits}_${columns}`,
+    () =>
+      module.func(`insert_u${bits}_rows_of_${columns}`, { base: "i32", element: "i32", code: "i32" }, (f, p) => {
+        const column = f.let("column", i32.rem_u(p.element, columns));
+        const row = i32.mul(i32.div_u(p.element, columns), rowBytes);
+        const block = f.let(
+          "block",
+          i32.add(i32.add(p.base, row), i32.mul(i32.shr_u(column, Math.log2(BLOCK)), 4 * bits)),
+        );
+        for (const field of layout.fields) {
+          const span = 4 * field.bits, mask = 2 ** field.bits - 1;
+          const part = i32.shr_u(i32.and(column, BLOCK - 1), Math.log2(span));
+          const shift = f.let("shift", i32.mul(part, field.bits));
+          const byte = f.let("byte", i32.add(block, i32.and(column, span - 1)));
+          const others = i32.and(i32.load8_u(byte, field.offset), i32.xor(i32.shl(i32.const(mask), shift), -1));
+          const own = i32.shl(i32.and(i32.shr_u(p.code, field.low), mask), shift);
+          f.emit(i32.store8(byte, i32.or(others, own), field.offset));
+        }
+      }),
+  );
+  b.emit(call(insert, { base, element, code }));
+}
+
+/** A function that packs blocks of 32 codes, one per byte at `from`, to the blocks at `to`. */
+export function packFunction(
+  module: ModuleBuilder,
+  layout: Layout,
+): Func<{ from: "i32"; to: "i32"; blocks: "i32" }, "void"> {
+  const { bits } = layout;
+  return module.helper(
+    `pack_u${bits}`,
+    () =>
+      module.func(`pack_u${bits}`, { from: "i32", to: "i32", blocks: "i32" }, (b, p) => {
+        b.for("block", 0, p.blocks, 1, (block) => {
+          const source = b.let("source", i32.add(p.from, i32.shl(block, Math.log2(BLOCK))));
+          const target = b.let("target", i32.add(p.to, i32.mul(block, 4 * bits)));
+          for (const field of layout.fields) {
+            const span = 4 * field.bits, mask = (2 ** field.bits - 1) * 0x01010101;
+            for (let byte = 0; byte < span; byte += 4) {
+              const parts = Array.from({ length: BLOCK / span }, (_, j) => {
+                const codes = i32.and(i32.shr_u(i32.load(source, byte + j * span), field.low), mask);
+                return i32.shl(codes, j * field.bits);
+              });
+              b.emit(i32.store(target, parts.reduce((sum, part) => i32.or(sum, part)), field.offset + byte));
+            }
+          }
+        });
+      }),
+  );
+}

@@ -1,0 +1,128 @@
+/**
+ * Attention, forward: a workgroup takes a few queries of one head and walks over the keys they see in chunks, with a running maximum,
+ * total and weighted sum per query (the online softmax), so that scores never leave workgroup memory.
+ */
+import type { AttentionKernel } from "../kernel.ts";
+import { attentionOperands, attentionShape, storeFours } from "./attention_parts.ts";
+import { writeAttentionGradient } from "./attention_gradient.ts";
+import { writeOne } from "./access.ts";
+import { type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
+import { floatText, indent } from "./text.ts";
+import type { Writer } from "./writer.ts";
+
+/** Below every score: WGSL promises no infinities. */
+const LOWEST = floatText(-Infinity);
+
+/** Entry points of attention or of its gradients. */
+export function writeAttention(writer: Writer, spec: AttentionKernel): { lines: string[]; dispatches: Dispatch[] } {
+  return spec.dy ? writeAttentionGradient(writer, spec) : writeForward(writer, spec);
+}
+
+function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[]; dispatches: Dispatch[] } {
+  const { batch, tokens, context, heads, kvHeads, valueWidth } = spec;
+  const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(
+    spec,
+    tokens,
+    Math.ceil(spec.width / 4),
+  );
+  const { query, key, value, seen, bias } = attentionOperands(writer, spec);
+  const queries = writer.workgroup("queries", "vec4<f32>", rows * widthFours);
+  const scores = writer.workgroup("scores", "f32", rows * chunk),
+    weights = writer.workgroup("weights", "f32", rows * chunk);
+  const bound = writer.workgroup("keys_bound", "u32", 1);
+  const blocks = Math.ceil(tokens / rows), count = batch * heads * blocks;
+  const mine = `row_here * ${chunk}u`;
+  const lines = [
+    ...groupNumber(count, "group"),
+    `let batch = group / ${heads * blocks}u;`,
+    `let head = group / ${blocks}u % ${heads}u;`,
+    `let kv_head = head / ${heads / kvHeads}u;`,
+    `let first_token = group % ${blocks}u * ${rows}u;`,
+    `let row_here = lane / ${lanes}u;`,
+    `let share = lane % ${lanes}u;`,
+    `let token = min(first_token + row_here, ${tokens - 1}u);`,
+    `let keys = ${seen}(batch, token);`,
+    `for (var at = lane; at < ${rows * widthFours}u; at += ${threads}u) {`,
+    `  let row = min(first_token + at / ${widthFours}u, ${tokens - 1}u);`,
+    `  ${queries}[at] = ${query}(batch, row, head, at % ${widthFours}u * 4u);`,
+    "}",
+    "if (lane == 0u) {",
+    "  var most = 0u;",
+    `  for (var row = first_token; row < min(first_token + ${rows}u, ${tokens}u); row++) { most = max(most, ${seen}(batch, row)); }`,
+    `  ${bound}[0] = most;`,
+    "}",
+    `let most_keys = workgroupUniformLoad(&${bound})[0];`,
+    `var top = ${LOWEST};`,
+    "var total = 0.0;",
+    `var sums: array<vec4<f32>, ${slots}>;`,
+    `for (var first = 0u; first < most_keys; first += ${chunk}u) {`,
+    ...indent([
+      `let here = min(${chunk}u, most_keys - first);`,
+      `for (var at = share; at < here; at += ${lanes}u) {`,
+      `  var score = ${LOWEST};`,
+      "  if (first + at < keys) {",
+      "    var four = vec4<f32>();",
+      `    for (var quad = 0u; quad < ${widthFours}u; quad++) {`,
+      `      four += ${queries}[row_here * ${widthFours}u + quad] * ${key}(batch, first + at, kv_head, quad * 4u);`,
+      "    }",
+      `    score = dot(four, vec4<f32>(1.0)) * ${floatText(spec.scale)} + ${bias("token", "first + at")};`,
+      "  }",
+      `  ${scores}[${mine} + at] = score;`,
+      "}",
+      "workgroupBarrier();",
+      "var highest = top;",
+      `for (var at = 0u; at < here; at++) { highest = max(highest, ${scores}[${mine} + at]); }`,
+      `for (var at = share; at < here; at += ${lanes}u) {`,
+      `  ${weights}[${mine} + at] = select(0.0, exp(${scores}[${mine} + at] - highest), first + at < keys);`,
+      "}",
+      "workgroupBarrier();",
+      "let shrink = exp(top - highest);",
+      "top = highest;",
+      "total *= shrink;",
+      `for (var slot = 0u; slot < ${slots}u; slot++) { sums[slot] *= shrink; }`,
+      "for (var at = 0u; at < here; at++) {",
+      `  let weight = ${weights}[${mine} + at];`,
+      "  total += weight;",
+      `  for (var slot = 0u; slot < ${slots}u; slot++) {`,
+      `    let quad = slot * ${lanes}u + share;`,
+      `    if (quad < ${valueFours}u) { sums[slot] += weight * ${value}(batch, first + at, kv_head, quad * 4u); }`,
+      "  }",
+      "}",
+    ]),
+    "}",
+    `if (first_token + row_here < ${tokens}u) {`,
+    `  let row = (batch * ${tokens}u + token) * ${heads}u + head;`,
+    ...indent(
+      spec.results.flatMap(({ of, buffer }) =>
+        of === "logSumExp"
+          ? [
+            "if (share == 0u) {",
+            ...indent(
+              writeOne(
+                writer,
+                buffer,
+                { flat: "row", row: "0u", column: "row" },
+                `select(top + log(total), ${LOWEST}, total == 0.0)`,
+              ),
+            ),
+            "}",
+          ]
+          : [
+            `for (var slot = 0u; slot < ${slots}u; slot++) {`,
+            `  let quad = slot * ${lanes}u + share;`,
+            "  let four = select(sums[slot] / total, vec4<f32>(), total == 0.0);",
+            `  if (quad < ${valueFours}u) {`,
+            ...indent(storeFours(writer, buffer, { row: "row", quad: "quad", extent: valueWidth, four: "four" }), 4),
+            "  }",
+            "}",
+          ]
+      ),
+    ),
+    "}",
+  ];
+  if (context < 1) throw new RangeError(`Internal error in kernel ${spec.name}: no keys`);
+  return {
+    lines: [...entryHead("main", threads), ...indent(lines), "}"],
+    dispatches: [{ entryPoint: "main", grid: foldGrid(count) }],
+  };
+}

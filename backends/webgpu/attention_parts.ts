@@ -1,0 +1,138 @@
+/** What the attention kernels share: shapes of their workgroups, operands as functions, the number of keys that a query sees. */
+import type { AttentionKernel, Expr } from "../kernel.ts";
+import { type Place, writeOne } from "./access.ts";
+import { startBlock } from "./expressions.ts";
+import { operandFunction } from "./operands.ts";
+import { indent, powerAbove } from "./text.ts";
+import type { Writer } from "./writer.ts";
+
+/** How a workgroup is divided. */
+export interface AttentionShape {
+  /** Rows (queries, or keys for their gradients) of a workgroup, and the invocations that share one. */
+  readonly rows: number;
+  readonly lanes: number;
+  readonly threads: number;
+  /** Partners (keys, or queries) that are visited at a time. */
+  readonly chunk: number;
+  /** Fours of a query or key, and of a value. */
+  readonly widthFours: number;
+  readonly valueFours: number;
+  /** Fours of a result that one invocation adds up. */
+  readonly slots: number;
+}
+
+/** Workgroup memory for the rows themselves, bytes. */
+const TILE_BYTES = 8192;
+
+/** The division for `rows` rows in all; the tile holds the rows' operands of `fours` vec4s each. */
+export function attentionShape({ width, valueWidth }: AttentionKernel, rows: number, fours: number): AttentionShape {
+  const widthFours = Math.ceil(width / 4),
+    valueFours = Math.ceil(valueWidth / 4),
+    most = Math.max(widthFours, valueFours);
+  const here = rows === 1 ? 1 : Math.max(1, Math.min(8, 2 ** Math.floor(Math.log2(TILE_BYTES / (16 * fours)))));
+  const lanes = here === 1 ? 64 : Math.min(32, Math.max(8, powerAbove(most)));
+  return {
+    rows: here,
+    lanes,
+    threads: here * lanes,
+    chunk: Math.max(32, lanes),
+    widthFours,
+    valueFours,
+    slots: Math.ceil(most / lanes),
+  };
+}
+
+/** Names of the operands' functions. */
+export interface AttentionOperands {
+  /** `(batch, token, head, k)` -> vec4, k a multiple of 4. */
+  readonly query: string;
+  readonly dy: string;
+  readonly output: string;
+  /** `(batch, key, kv_head, k)` -> vec4. */
+  readonly key: string;
+  readonly value: string;
+  /** `(batch, token)` -> number of keys. */
+  readonly seen: string;
+  /** Text of what is added to the score of a query and a key. */
+  bias(token: string, key: string): string;
+  /** Text of the log-sum-exp of a query. */
+  logSumExp(token: string): string;
+}
+
+/** Operand functions; each is added when it is asked for. */
+export function attentionOperands(writer: Writer, spec: AttentionKernel): AttentionOperands {
+  const { batch, tokens, context, heads, kvHeads, width, valueWidth } = spec;
+  const query = [["batch", batch], ["token", tokens], ["head", heads]] as const;
+  const stored = [["batch", batch], ["key", context], ["kv_head", kvHeads]] as const;
+  const operand = (name: string, expr: Expr | undefined, lead: typeof query | typeof stored, extent: number) => {
+    if (!expr) throw new Error(`Internal error in kernel ${spec.name}: it lacks "${name}"`);
+    return operandFunction(writer, { name, expr, lead, k: [extent], scalar: "f32" });
+  };
+  return {
+    get query() {
+      return operand("query", spec.q, query, width);
+    },
+    get dy() {
+      return operand("dy", spec.dy, query, valueWidth);
+    },
+    get output() {
+      return operand("attended", spec.output, query, valueWidth);
+    },
+    get key() {
+      return operand("key_row", spec.k, stored, width);
+    },
+    get value() {
+      return operand("value_row", spec.v, stored, valueWidth);
+    },
+    get seen() {
+      return seenFunction(writer, spec);
+    },
+    bias(token, key) {
+      if (!spec.bias) return "0.0";
+      const place: Place = { vars: ["batch", "head", "token", "key"], extents: [batch, heads, tokens, context] };
+      return `${scalarFunction(writer, "bias_of", spec.bias, place)}(batch, head, ${token}, ${key})`;
+    },
+    logSumExp(token) {
+      if (!spec.logSumExp) throw new Error(`Internal error in kernel ${spec.name}: it lacks "logSumExp"`);
+      const place: Place = { vars: ["batch", "token", "head"], extents: [batch, tokens, heads] };
+      return `${scalarFunction(writer, "log_sum_exp", spec.logSumExp, place)}(batch, ${token}, head)`;
+    },
+  };
+}
+
+function scalarFunction(writer: Writer, name: string, expr: Expr, place: Place): string {
+  return writer.helper(name, (given) => {
+    const block = startBlock(writer, place, [expr]), value = block.emit(expr);
+    return [
+      `fn ${given}(${place.vars.map((variable) => `${variable}: u32`).join(", ")}) -> ${value.scalar} {`,
+      ...indent([...block.lines, `return ${value.text};`]),
+      "}",
+    ];
+  });
+}
+
+function seenFunction(writer: Writer, { batch, tokens, context, causal, positions }: AttentionKernel): string {
+  return writer.helper("keys_seen", (name) => {
+    const head = `fn ${name}(batch: u32, token: u32) -> u32 {`;
+    if (!causal) return [head, `  return ${context}u;`, "}"];
+    if (!positions) return [head, `  return min(token + 1u, ${context}u);`, "}"];
+    const block = startBlock(writer, { vars: ["batch", "token"], extents: [batch, tokens] }, [positions]);
+    const at = block.emit(positions).text;
+    return [head, ...indent([...block.lines, `return u32(clamp(${at} + 1i, 0i, ${context}i));`]), "}"];
+  });
+}
+
+/** Lines that write four neighbours of a result, of which those below `extent` exist; `first` is the element of component 0. */
+export function storeFours(
+  writer: Writer,
+  buffer: number,
+  { row, quad, extent, four }: { row: string; quad: string; extent: number; four: string },
+): string[] {
+  const view = writer.view(buffer);
+  if (extent % 4 === 0 && view.wide) return [`${view.name}[${row} * ${extent / 4}u + ${quad}] = ${four};`];
+  return ["x", "y", "z", "w"].flatMap((part, j) => {
+    const flat = `${row} * ${extent}u + ${quad} * 4u + ${j}u`;
+    const lines = writeOne(writer, buffer, { flat, row: "0u", column: flat }, `${four}.${part}`);
+    return extent % 4 === 0 ? lines : [`if (${quad} * 4u + ${j}u < ${extent}u) {`, ...indent(lines), "}"];
+  });
+}

@@ -1,0 +1,213 @@
+/**
+ * The WebGPU backend: WGSL generated per kernel, run on any `GPUDevice`. A run is one submission with one compute pass; nothing waits
+ * but `download`.
+ */
+import type { Graph } from "../../ir/node.ts";
+import { sameShape, type TensorType, typeText } from "../../ir/types.ts";
+import type { Backend, CompileOptions, Executable, KernelText, Tensor } from "../backend.ts";
+import type { KernelSpec } from "../kernel.ts";
+import { type LoweredStep, type LoweredValue, lowerGraph } from "../regions/lower.ts";
+import { adoptDevice, openDevice, type WebGpuDevice } from "./device.ts";
+import { generateKernel } from "./kernel.ts";
+import { bytesOf } from "./layout.ts";
+import { createMemory, type GpuMemory, type Range } from "./memory.ts";
+import { createPipelines, type LoadedKernel } from "./pipelines.ts";
+import { homeOf, planSlots, type SlotPlan } from "./slots.ts";
+
+/** How to open the backend. */
+export interface WebGpuOptions {
+  /** A device that the caller opened and will destroy. Default: one of `navigator.gpu`. */
+  readonly device?: GPUDevice;
+  /** Refuse adapters that compute on the CPU. */
+  readonly requireHardware?: boolean;
+}
+
+/**
+ * Opens the backend on the platform's own WebGPU.
+ *
+ * @throws {UserError} without a usable adapter
+ */
+export async function openWebGpu({ device, requireHardware = false }: WebGpuOptions = {}): Promise<Backend> {
+  return createBackend(
+    device ? await adoptDevice(device) : await openDevice(globalThis.navigator?.gpu, { requireHardware }),
+  );
+}
+
+/** Bind groups of one step are kept for so many sets of tensors. */
+const KEPT_GROUPS = 16;
+/** Most buffers that one kernel takes: what every device binds. */
+const MOST_BUFFERS = 8;
+
+interface WebGpuExecutable extends Executable {
+  readonly values: readonly LoweredValue[];
+  readonly steps: readonly LoweredStep[];
+  readonly loaded: readonly LoadedKernel[];
+  readonly plan: SlotPlan;
+  /** Bind groups of each step, by the ids of what they bind. */
+  readonly groups: readonly Map<string, BoundStep>[];
+}
+
+/** A bind group, and what must be copied aside before: ranges of a buffer that the step also writes. */
+interface BoundStep {
+  readonly group: GPUBindGroup;
+  readonly copies: readonly { readonly from: Range; readonly to: GPUBuffer }[];
+}
+
+/** The backend on an open device. */
+export function createBackend({ gpu: device, adapter, software, owned }: WebGpuDevice): Backend {
+  let failure: Error | undefined;
+  device.addEventListener("uncapturederror", (event) => {
+    const { error } = event as GPUUncapturedErrorEvent;
+    failure ??= new Error(`Internal error in WebGPU: ${error.message}`, { cause: error });
+  });
+  const memory = createMemory(device, () => failure), pipelines = createPipelines(device);
+  const backend: Backend = {
+    name: "webgpu",
+    traits: { adapter, software },
+    async compile(graph: Graph, options: CompileOptions = {}) {
+      const { values, steps } = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS });
+      const loaded = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
+      const typesOf = (role: "leaf" | "output") =>
+        Object.fromEntries(values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
+      const executable: WebGpuExecutable = {
+        leaves: typesOf("leaf"),
+        outputs: typesOf("output"),
+        kernels: kernelTexts(steps.map(({ kernel }) => kernel)),
+        plan: planSlots({ values, steps }, bytesOf),
+        values,
+        steps,
+        loaded,
+        groups: steps.map(() => new Map()),
+      };
+      return executable;
+    },
+    allocate: (type) => memory.create(type),
+    upload(type, values) {
+      const tensor = memory.create(type);
+      memory.write(tensor, values);
+      return tensor;
+    },
+    write: (tensor, values) => memory.write(tensor, values),
+    download: (tensor) => memory.download(tensor),
+    view: (tensor, offset, type) => memory.view(tensor, offset, type),
+    free: (tensor) => memory.free(tensor),
+    run(executable, leaves, outputs = {}) {
+      const compiled = executable as WebGpuExecutable, { ranges, results } = bind(memory, compiled, leaves, outputs);
+      submit(device, compiled, ranges);
+      return results;
+    },
+    [Symbol.asyncDispose]() {
+      memory.dispose();
+      if (owned) device.destroy();
+      return Promise.resolve();
+    },
+  };
+  return backend;
+}
+
+/** Where every value of a program lies in this run, and the results to hand out. */
+function bind(
+  memory: GpuMemory,
+  { values, plan }: WebGpuExecutable,
+  leaves: Readonly<Record<string, Tensor>>,
+  outputs: Readonly<Record<string, Tensor>>,
+): { ranges: Range[]; results: Record<string, Tensor> } {
+  const results: Record<string, Tensor> = {}, slots = memory.slots(plan.sizes), ranges: Range[] = [];
+  const take = (tensor: Tensor | undefined, { name, type }: LoweredValue): Range => {
+    if (!tensor) throw new TypeError(`Cannot run a program: expected a tensor for "${name}" of type ${typeText(type)}`);
+    const found = memory.own(tensor, `bind "${name}"`);
+    if (!sameType(tensor.type, type)) {
+      throw new TypeError(`Cannot bind "${name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`);
+    }
+    return found;
+  };
+  values.forEach((value, i) => {
+    const home = homeOf(values, i), leaf = values[home]?.leaf, { output, type } = value;
+    if (leaf !== undefined) {
+      ranges[i] = take(leaves[leaf], value);
+      if (output !== undefined) results[output] = leaves[leaf] as Tensor;
+    } else if (output !== undefined) {
+      const tensor = outputs[output] ?? memory.create(type);
+      ranges[i] = take(tensor, value);
+      results[output] = tensor;
+    }
+  });
+  values.forEach((_, i) => {
+    const home = homeOf(values, i), slot = plan.slotOf.get(home);
+    ranges[i] ??= (slot === undefined ? ranges[home] : slots[slot]) as Range;
+  });
+  return { ranges, results };
+}
+
+const sameType = (a: TensorType, b: TensorType): boolean => a.dtype === b.dtype && sameShape(a.shape, b.shape);
+
+/** Encodes and submits all steps. */
+function submit(device: GPUDevice, { steps, loaded, groups }: WebGpuExecutable, ranges: readonly Range[]): void {
+  if (steps.length === 0) return;
+  const encoder = device.createCommandEncoder();
+  let pass = encoder.beginComputePass();
+  steps.forEach(({ kernel, bindings }, i) => {
+    const { layout, dispatches } = loaded[i] as LoadedKernel;
+    const { group, copies } = boundStep(
+      device,
+      groups[i] as Map<string, BoundStep>,
+      layout,
+      kernel,
+      bindings.map((b) => ranges[b] as Range),
+    );
+    if (copies.length > 0) {
+      pass.end();
+      for (const { from, to } of copies) encoder.copyBufferToBuffer(from.buffer, from.offset, to, 0, from.size);
+      pass = encoder.beginComputePass();
+    }
+    pass.setBindGroup(0, group);
+    for (const { pipeline, grid } of dispatches) {
+      pass.setPipeline(pipeline);
+      pass.dispatchWorkgroups(...grid);
+    }
+  });
+  pass.end();
+  device.queue.submit([encoder.finish()]);
+}
+
+/** The bind group of a step, made or known. */
+function boundStep(
+  device: GPUDevice,
+  known: Map<string, BoundStep>,
+  layout: GPUBindGroupLayout,
+  { buffers }: KernelSpec,
+  ranges: readonly Range[],
+): BoundStep {
+  const key = ranges.map(({ id }) => id).join(), found = known.get(key);
+  if (found) return found;
+  const copies: { from: Range; to: GPUBuffer }[] = [];
+  const entries = ranges.map((range, binding) => {
+    const shared = buffers[binding]?.use === "read" &&
+      ranges.some(({ buffer }, other) => buffer === range.buffer && buffers[other]?.use !== "read");
+    if (!shared) return { binding, resource: { buffer: range.buffer, offset: range.offset, size: range.size } };
+    const to = device.createBuffer({ size: range.size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });
+    copies.push({ from: range, to });
+    return { binding, resource: { buffer: to } };
+  });
+  const bound = { group: device.createBindGroup({ layout, entries }), copies };
+  const oldest = known.size >= KEPT_GROUPS ? known.keys().next().value : undefined;
+  if (oldest !== undefined) known.delete(oldest);
+  known.set(key, bound);
+  return bound;
+}
+
+/** Texts of kernels, written when they are asked for; names made unique. */
+function kernelTexts(specs: readonly KernelSpec[]): KernelText[] {
+  const names = new Map<string, number>();
+  return specs.map((spec) => {
+    const count = (names.get(spec.name) ?? 0) + 1;
+    names.set(spec.name, count);
+    return {
+      name: count === 1 ? spec.name : `${spec.name}_${count}`,
+      spec,
+      get text() {
+        return generateKernel(spec).text;
+      },
+    };
+  });
+}

@@ -1,0 +1,118 @@
+/** Opens GPU devices: asks for the limits that large tensors need, recognises software adapters, and tries a kernel with a known answer. */
+import { UserError } from "../../ir/errors.ts";
+
+/** A device ready for kernels. */
+export interface WebGpuDevice {
+  readonly gpu: GPUDevice;
+  /** Name of the adapter, for people. */
+  readonly adapter: string;
+  /** Whether the adapter computes on the CPU: right, but slower than the WebAssembly backend. */
+  readonly software: boolean;
+  /** Whether disposing of the backend destroys the device: not where the caller brought it. */
+  readonly owned: boolean;
+}
+
+/** Limits worth having; everything else stays at its default, so that nothing depends on a generous device unnoticed. */
+const WANTED = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
+const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render|warp/i;
+
+/**
+ * Opens a device of an implementation of WebGPU.
+ *
+ * @param gpu `navigator.gpu`, or that of another implementation
+ * @throws {UserError} without an adapter, or with a software one where hardware is required
+ */
+export async function openDevice(
+  gpu: GPU | undefined,
+  { requireHardware = false }: { readonly requireHardware?: boolean } = {},
+): Promise<WebGpuDevice> {
+  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) {
+    throw new UserError({
+      what: "Expected a WebGPU adapter but found none",
+      mend: "install a driver, or compute with WebAssembly",
+    });
+  }
+  const { name, software } = describeAdapter(adapter.info);
+  if (software && requireHardware) {
+    throw new UserError({
+      what: `Expected a hardware WebGPU adapter but found the software one "${name}"`,
+      mend: "compute with WebAssembly, which is faster",
+    });
+  }
+  const requiredLimits = Object.fromEntries(WANTED.map((limit) => [limit, adapter.limits[limit]]));
+  const device = await adapter.requestDevice({ requiredLimits });
+  try {
+    await tryCanary(device, name);
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
+  return { gpu: device, adapter: name, software, owned: true };
+}
+
+/** A device that the caller opened. */
+export async function adoptDevice(device: GPUDevice): Promise<WebGpuDevice> {
+  const { name, software } = describeAdapter(device.adapterInfo);
+  await tryCanary(device, name);
+  return { gpu: device, adapter: name, software, owned: false };
+}
+
+/** Name of an adapter, and whether it is a software one. */
+export function describeAdapter(info: GPUAdapterInfo | undefined): { name: string; software: boolean } {
+  const texts = info ? [info.description, info.device, info.architecture, info.vendor] : [];
+  const name = texts.find((text) => text && !/^\d+$/.test(text)) ?? "unknown adapter";
+  return { name, software: (info?.isFallbackAdapter ?? false) || texts.some((text) => SOFTWARE.test(text ?? "")) };
+}
+
+/** Everything that kernels rely on beyond plain arithmetic; some drivers have been seen to return zeros without an error. */
+const CANARY = `
+var<workgroup> bits: array<atomic<u32>, 2>;
+@group(0) @binding(0) var<storage, read_write> result: array<u32, 8>;
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) lane: u32) {
+  atomicOr(&bits[lane % 2u], 1u << (lane / 2u));
+  workgroupBarrier();
+  if (lane == 0u) {
+    let codes = vec4<i32>(unpack4xU8(0x040302ffu)) + unpack4xI8(0x010101feu);
+    result[0] = u32(codes.x + codes.y + codes.z + codes.w);
+    result[1] = pack4xU8(vec4<u32>(1u, 2u, 3u, 255u));
+    result[2] = pack2x16float(unpack2x16float(0x3c00c100u + result[6]) * 2.0);
+    result[3] = atomicLoad(&bits[0]) & atomicLoad(&bits[1]);
+    result[4] = u32(i32(round(f32(lane) + 2.5)) + dot(vec4<i32>(1, 2, 3, 4), vec4<i32>(1)));
+    result[5] = pack4xI8(vec4<i32>(-1, 2, -3, 4));
+  }
+}`;
+const CANARY_ANSWER = [265, 0xff030201, 0x4000c500, 0xffffffff, 12, 0x04fd02ff];
+
+async function tryCanary(device: GPUDevice, adapter: string): Promise<void> {
+  device.pushErrorScope("validation");
+  const size = 32, result = device.createBuffer({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });
+  const staging = device.createBuffer({ size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+  const module = device.createShaderModule({ code: CANARY });
+  const pipeline = device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
+  const group = device.createBindGroup({
+    layout: pipeline.getBindGroupLayout(0),
+    entries: [{ binding: 0, resource: { buffer: result } }],
+  });
+  const encoder = device.createCommandEncoder(), pass = encoder.beginComputePass();
+  pass.setPipeline(pipeline);
+  pass.setBindGroup(0, group);
+  pass.dispatchWorkgroups(1);
+  pass.end();
+  encoder.copyBufferToBuffer(result, 0, staging, 0, size);
+  device.queue.submit([encoder.finish()]);
+  const error = await device.popErrorScope();
+  if (!error) await staging.mapAsync(GPUMapMode.READ);
+  const found = error ? [] : [...new Uint32Array(staging.getMappedRange())];
+  result.destroy();
+  staging.destroy();
+  if (error || CANARY_ANSWER.some((word, i) => found[i] !== word)) {
+    throw new UserError({
+      what: `Expected the WebGPU adapter "${adapter}" to compute a kernel with a known answer but found ${
+        error?.message ?? `${found}`
+      }`,
+      mend: "update its driver, or compute with WebAssembly",
+    });
+  }
+}

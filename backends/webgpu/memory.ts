@@ -1,0 +1,155 @@
+/** Tensors in GPU buffers, slots for intermediate values, and the way back to the host. */
+import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
+import type { HostArray, Tensor } from "../backend.ts";
+import { bytesOf, layoutOf, pack, unpack } from "./layout.ts";
+
+/** A range of a GPU buffer. Ids are never used twice. */
+export interface Range {
+  readonly id: number;
+  readonly buffer: GPUBuffer;
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** A tensor of this backend. */
+export interface GpuTensor extends Tensor, Range {
+  /** The tensor whose buffer a view shares. */
+  readonly parent: GpuTensor | undefined;
+  freed: boolean;
+}
+
+/** The memory of one device. */
+export interface GpuMemory {
+  create(type: TensorType): GpuTensor;
+  view(tensor: Tensor, offset: number, type: TensorType): GpuTensor;
+  write(tensor: Tensor, values: HostArray): void;
+  free(tensor: Tensor): void;
+  /** The tensor, if it belongs here and is alive. */
+  own(tensor: Tensor, what: string): GpuTensor;
+  download(tensor: Tensor): Promise<HostArray>;
+  /** Buffers of at least these sizes, largest first, shared by all programs: they run one after the other. */
+  slots(sizes: readonly number[]): readonly Range[];
+  /** Destroys everything. */
+  dispose(): void;
+}
+
+const USAGE = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+/** Buffers are whole vec4s, so that kernels may bind them as such. */
+const GRAIN = 16;
+
+/** Manages the memory of a device. */
+export function createMemory(device: GPUDevice, failure: () => Error | undefined): GpuMemory {
+  const tensors = new WeakSet<Tensor>(), buffers = new Set<GPUBuffer>(), staging = new Map<number, GPUBuffer[]>();
+  const slots: Range[] = [];
+  let ids = 0;
+  const most = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
+
+  const newBuffer = (bytes: number, what: string, usage = USAGE): GPUBuffer => {
+    const size = Math.max(GRAIN, Math.ceil(bytes / GRAIN) * GRAIN);
+    if (size > most) {
+      throw new RangeError(`Cannot hold ${what}: expected at most ${most} bytes on this device but found ${size}`);
+    }
+    const buffer = device.createBuffer({ size, usage });
+    buffers.add(buffer);
+    return buffer;
+  };
+  const destroy = (buffer: GPUBuffer) => {
+    buffers.delete(buffer);
+    buffer.destroy();
+  };
+  const register = (tensor: Omit<GpuTensor, "id" | "freed">): GpuTensor => {
+    const made = { ...tensor, id: ids++, freed: false };
+    tensors.add(made);
+    return made;
+  };
+  const own = (tensor: Tensor, what: string): GpuTensor => {
+    if (!tensors.has(tensor)) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
+    const found = tensor as GpuTensor;
+    if (found.freed || found.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
+    return found;
+  };
+  /** Staging buffers come in powers of two and are used again. */
+  const takeStaging = (bytes: number): GPUBuffer => {
+    const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
+    return staging.get(size)?.pop() ??
+      newBuffer(size, "values on their way to the host", GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
+  };
+  const giveStaging = (buffer: GPUBuffer) => {
+    const free = staging.get(buffer.size) ?? [];
+    staging.set(buffer.size, free);
+    if (free.length < 4) free.push(buffer);
+    else destroy(buffer);
+  };
+
+  return {
+    own,
+    create(type) {
+      const size = bytesOf(type), buffer = newBuffer(size, typeText(type));
+      return register({ type, buffer, offset: 0, size: buffer.size, parent: undefined });
+    },
+    view(tensor, offset, type) {
+      const whole = own(tensor, "view a tensor"), count = sizeOf(type.shape);
+      const fits = type.dtype === whole.type.dtype && layoutOf(type).kind === "words" && type.dtype !== "bool" &&
+        offset % 64 === 0 &&
+        offset >= 0 && offset + count <= sizeOf(whole.type.shape);
+      if (!fits) {
+        throw new RangeError(
+          `Cannot view ${typeText(type)} at element ${offset} of ${
+            typeText(whole.type)
+          }: expected f32 or i32 inside the tensor, at a multiple of 64`,
+        );
+      }
+      return register({
+        type,
+        buffer: whole.buffer,
+        offset: whole.offset + offset * 4,
+        size: count * 4,
+        parent: whole.parent ?? whole,
+      });
+    },
+    write(tensor, values) {
+      const { type, buffer, offset } = own(tensor, "write to a tensor"), count = sizeOf(type.shape);
+      const kind = isFloat(type.dtype) ? Float32Array : Int32Array;
+      if (values.length !== count || !(values instanceof kind)) {
+        throw new TypeError(
+          `Cannot store values as ${
+            typeText(type)
+          }: expected ${count} in a ${kind.name} but found ${values.length} in a ${values.constructor.name}`,
+        );
+      }
+      device.queue.writeBuffer(buffer, offset, pack(type, values));
+    },
+    free(tensor) {
+      const found = own(tensor, "free a tensor");
+      found.freed = true;
+      if (!found.parent) destroy(found.buffer);
+    },
+    async download(tensor) {
+      const { type, buffer, offset } = own(tensor, "download a tensor"), size = bytesOf(type), read = takeStaging(size);
+      const encoder = device.createCommandEncoder();
+      encoder.copyBufferToBuffer(buffer, offset, read, 0, size);
+      device.queue.submit([encoder.finish()]);
+      await read.mapAsync(GPUMapMode.READ, 0, size);
+      const words = new Uint32Array(read.getMappedRange(0, size).slice(0));
+      read.unmap();
+      giveStaging(read);
+      const error = failure();
+      if (error) throw error;
+      return unpack(type, words);
+    },
+    slots(sizes) {
+      sizes.forEach((bytes, i) => {
+        const present = slots[i];
+        if (present && present.size >= bytes) return;
+        if (present) destroy(present.buffer);
+        const buffer = newBuffer(bytes, "an intermediate value");
+        slots[i] = { id: ids++, buffer, offset: 0, size: buffer.size };
+      });
+      return slots;
+    },
+    dispose() {
+      for (const buffer of buffers) buffer.destroy();
+      buffers.clear();
+    },
+  };
+}

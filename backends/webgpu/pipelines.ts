@@ -1,0 +1,81 @@
+/** Compiled kernels, each text once; errors of the shader compiler name the kernel and quote its line. */
+import type { KernelSpec } from "../kernel.ts";
+import { generateKernel, type WebGpuKernel } from "./kernel.ts";
+
+/** A kernel ready to run. */
+export interface LoadedKernel {
+  readonly layout: GPUBindGroupLayout;
+  readonly dispatches: readonly {
+    readonly pipeline: GPUComputePipeline;
+    readonly grid: readonly [number, number, number];
+  }[];
+}
+
+/** The kernels of one device. */
+export interface PipelineCache {
+  /** Compiles a kernel unless one with the same text, names aside, is known. */
+  load(spec: KernelSpec): Promise<LoadedKernel>;
+}
+
+/** Starts an empty cache. */
+export function createPipelines(device: GPUDevice): PipelineCache {
+  const known = new Map<string, Promise<LoadedKernel>>(), layouts = new Map<string, GPUBindGroupLayout>();
+  const layoutFor = (spec: KernelSpec): GPUBindGroupLayout => {
+    const key = spec.buffers.map(({ use }) => use === "read" ? "r" : "w").join(""), found = layouts.get(key);
+    if (found) return found;
+    const layout = device.createBindGroupLayout({
+      entries: spec.buffers.map(({ use }, binding) => ({
+        binding,
+        visibility: GPUShaderStage.COMPUTE,
+        buffer: { type: use === "read" ? "read-only-storage" as const : "storage" as const },
+      })),
+    });
+    layouts.set(key, layout);
+    return layout;
+  };
+  const compile = async (spec: KernelSpec): Promise<LoadedKernel> => {
+    const kernel = generateKernel(spec), layout = layoutFor(spec);
+    // Pushed and popped without a wait in between: the stack of scopes belongs to the whole device.
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ code: kernel.text, label: kernel.name });
+    const pipelineLayout = device.createPipelineLayout({ bindGroupLayouts: [layout] });
+    const dispatches = kernel.dispatches.map(({ entryPoint, grid }) => ({
+      pipeline: device.createComputePipeline({
+        layout: pipelineLayout,
+        compute: { module, entryPoint },
+        label: kernel.name,
+      }),
+      grid,
+    }));
+    const error = await device.popErrorScope();
+    if (error) throw await kernelError(kernel, module, error);
+    return { layout, dispatches };
+  };
+  return {
+    load(spec) {
+      const key = generateKernel(anonymous(spec)).text, found = known.get(key);
+      if (found) return found;
+      const loaded = compile(spec);
+      known.set(key, loaded);
+      return loaded;
+    },
+  };
+}
+
+/** The specification without the names in it. */
+const anonymous = (spec: KernelSpec): KernelSpec => ({
+  ...spec,
+  name: "kernel",
+  fuses: "",
+  buffers: spec.buffers.map((buffer, i) => ({ ...buffer, name: `buffer${i}` })),
+});
+
+async function kernelError({ name, text }: WebGpuKernel, module: GPUShaderModule, error: GPUError): Promise<Error> {
+  const { messages } = await module.getCompilationInfo(), first = messages.find(({ type }) => type === "error");
+  const line = first && first.lineNum > 0
+    ? `, line ${first.lineNum}: ${text.split("\n")[first.lineNum - 1]?.trim()}`
+    : "";
+  return new Error(`Internal error in kernel "${name}"${line}: ${(first?.message ?? error.message).trim()}`, {
+    cause: error,
+  });
+}

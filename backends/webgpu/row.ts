@@ -1,0 +1,231 @@
+/**
+ * Row kernels: one workgroup per row, elements strided over its invocations.
+ *
+ * Kept elements stay with their invocation, in an array of its own; workgroup memory holds what is exchanged: partial sums, which are
+ * added in a fixed tree, the pieces of Hadamard transforms, and codes until their words are whole.
+ */
+import type { Expr, RowElement, RowKernel, RowPhase, Scalar, Store } from "../kernel.ts";
+import { locate, type Place, writeOne } from "./access.ts";
+import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
+import { type Block, type Operand, startBlock } from "./expressions.ts";
+import { stageCodes, type StagedStore } from "./staging.ts";
+import { constantText, floatText, indent, powerAbove, wrap } from "./text.ts";
+import { writeTransform } from "./transform.ts";
+import type { Writer } from "./writer.ts";
+
+/** A row under construction. */
+export interface Row {
+  readonly writer: Writer;
+  readonly spec: RowKernel;
+  /** Elements of a row, invocations of its workgroup, elements of an invocation. */
+  readonly length: number;
+  readonly threads: number;
+  readonly slots: number;
+  /** Names of the coordinates of row and element. */
+  readonly outerVars: readonly string[];
+  readonly rowVars: readonly string[];
+  /** Text of every value known so far; kept elements are `name[slot]`. */
+  readonly known: Map<number, Operand>;
+  /** Bytes of workgroup memory of every staged store so far. */
+  readonly staged: number[];
+}
+
+/** Few invocations for short rows, as all of them wait for each other; 256 are the portable limit. */
+const threadsFor = (length: number): number => Math.min(256, Math.max(32, powerAbove(length / 4)));
+
+/** Entry points of a row kernel. */
+export function writeRow(writer: Writer, spec: RowKernel): { lines: string[]; dispatches: Dispatch[] } {
+  const { outer, row } = spec, length = row.reduce((n, dim) => n * dim, 1), rows = outer.reduce((n, dim) => n * dim, 1);
+  const threads = threadsFor(length), slots = Math.ceil(length / threads);
+  const { unique } = writer.names;
+  const state: Row = {
+    writer,
+    spec,
+    length,
+    threads,
+    slots,
+    outerVars: outer.length === 1 ? ["row"] : outer.map((_, i) => unique(`r${i}`)),
+    rowVars: row.length === 1 ? ["i"] : row.map((_, i) => unique(`i${i}`)),
+    known: new Map(),
+    staged: [],
+  };
+  const lines = [
+    ...groupNumber(rows, "row"),
+    ...(outer.length === 1 ? [] : coordinates("row", state.outerVars, outer)),
+  ];
+  spec.phases.forEach((phase, number) => lines.push("", `// sweep ${number + 1}`, ...phaseLines(state, phase)));
+  return {
+    lines: [...entryHead("main", threads), ...indent(lines), "}"],
+    dispatches: [{ entryPoint: "main", grid: foldGrid(rows) }],
+  };
+}
+
+const placeOfElement = ({ spec, outerVars, rowVars }: Row): Place => ({
+  vars: [...outerVars, ...rowVars],
+  extents: [...spec.outer, ...spec.row],
+});
+
+function phaseLines(state: Row, phase: RowPhase): string[] {
+  const { writer, spec, known } = state, { unique } = writer.names;
+  const staged = phase.stores.map((store) => stageCodes(state, store));
+  const kept = new Map(phase.elements.filter(({ keep }) => keep).map(({ id }) => [id, unique("kept")]));
+  const sums = phase.reductions.map(({ op }) => unique(op));
+  const lines: string[] = staged.flatMap((store) => store?.before ?? []);
+  for (const { id, value } of phase.elements) {
+    const name = kept.get(id);
+    if (name) lines.push(`var ${name}: array<${value.scalar}, ${state.slots}>;`);
+  }
+  phase.reductions.forEach(({ op, scalar }, i) => lines.push(`var ${sums[i]} = ${startOf(op, scalar)};`));
+
+  const element = startBlock(writer, placeOfElement(state), rootsOfElement(phase), known);
+  const inPhase = evaluateElements(state, phase.elements, element, kept);
+  const added = phase.reductions.map(({ op, value }, i) => foldText(op, sums[i] ?? "", element.emit(value).text));
+  const values = phase.stores.map((store) => ({
+    value: element.emit(store.value).text,
+    row: store.scatter && element.emit(store.scatter.index).text,
+  }));
+  const body = [...element.lines, ...added];
+  phase.stores.forEach((store, i) => body.push(...elementStore(state, store, values[i] ?? { value: "" }, staged[i])));
+  for (const id of inPhase) known.delete(id);
+  if (phase.elements.length + phase.reductions.length + phase.stores.length > 0) lines.push(...sweep(state, body));
+  for (const [id, name] of kept) {
+    known.set(id, { text: `${name}[slot]`, scalar: scalarOfElement(phase, id), vector: false });
+  }
+
+  phase.reductions.forEach(({ id, op, scalar }, i) => {
+    const name = `${sums[i]}_of_row`, total = unique(name);
+    lines.push(`let ${total} = ${reducer(state, op, scalar)}(lane, ${sums[i]});`);
+    known.set(id, { text: total, scalar, vector: false });
+  });
+  lines.push(...staged.flatMap((store) => store?.after ?? []));
+  lines.push(...perRow(state, phase));
+  for (const transform of phase.transforms) {
+    const source = known.get(transform.source), name = unique("turned");
+    if (!source) {
+      throw new Error(`Internal error in kernel ${spec.name}: value ${transform.source} is transformed but not kept`);
+    }
+    lines.push(...writeTransform(state, transform, source.text.replace(/\[slot\]$/, ""), name));
+    known.set(transform.id, { text: `${name}[slot]`, scalar: "f32", vector: false });
+  }
+  return lines;
+}
+
+const scalarOfElement = (phase: RowPhase, id: number): Scalar =>
+  phase.elements.find((element) => element.id === id)?.value.scalar ?? "f32";
+
+const rootsOfElement = (phase: RowPhase): Expr[] => [
+  ...phase.elements.map(({ value }) => value),
+  ...phase.reductions.map(({ value }) => value),
+  ...rootsOfStores(phase.stores),
+];
+
+const rootsOfStores = (stores: readonly Store[]): Expr[] =>
+  stores.flatMap(({ value, scatter }) => scatter ? [value, scatter.index] : [value]);
+
+/** Names the elements of a phase; returns the ids that are known within the sweep only. */
+function evaluateElements(
+  state: Row,
+  elements: readonly RowElement[],
+  block: Block,
+  kept: ReadonlyMap<number, string>,
+): number[] {
+  for (const { id, value } of elements) {
+    const operand = block.name("x", block.emit(value)), name = kept.get(id);
+    if (name) block.lines.push(`${name}[slot] = ${operand.text};`);
+    state.known.set(id, operand);
+  }
+  return elements.map(({ id }) => id);
+}
+
+/** The loop over an invocation's elements. */
+export function sweep({ spec, length, threads, slots, rowVars }: Row, body: readonly string[]): string[] {
+  const ragged = length % threads !== 0, single = slots === 1;
+  const place = single ? "lane" : `slot * ${threads}u + lane`;
+  const inner = [`let i = ${place};`];
+  const rest = [...(spec.row.length > 1 ? coordinates("i", rowVars, spec.row) : []), ...body];
+  inner.push(...(ragged ? [`if (i < ${length}u) {`, ...indent(rest), "}"] : rest));
+  return single
+    ? ["{", "  let slot = 0u;", ...indent(inner), "}"]
+    : [`for (var slot = 0u; slot < ${slots}u; slot++) {`, ...indent(inner), "}"];
+}
+
+type Op = RowPhase["reductions"][number]["op"];
+
+const startOf = (op: Op, scalar: "f32" | "i32"): string => {
+  if (op === "sum") return constantText(0, scalar);
+  const end = scalar === "f32" ? Infinity : 2 ** 31 - 1, sign = op === "max" ? -1 : 1;
+  return scalar === "f32" ? floatText(sign * end) : constantText(sign * end, scalar);
+};
+
+const FOLD = {
+  sum: (a: string, b: string) => `${a} + ${wrap(b)}`,
+  max: (a: string, b: string) => `max(${a}, ${b})`,
+  min: (a: string, b: string) => `min(${a}, ${b})`,
+};
+const foldText = (op: Op, sum: string, value: string): string => `${sum} = ${FOLD[op](sum, value)};`;
+
+/** The function that folds one value per invocation in a fixed tree and gives the result to all of them. */
+function reducer({ writer, threads }: Row, op: Op, scalar: "f32" | "i32"): string {
+  return writer.helper(`${op}_over_row_${scalar}`, (name) => {
+    const partial = partials(writer, scalar, threads);
+    return [
+      `fn ${name}(lane: u32, value: ${scalar}) -> ${scalar} {`,
+      `  ${partial}[lane] = value;`,
+      "  workgroupBarrier();",
+      `  for (var half = ${threads / 2}u; half > 0u; half /= 2u) {`,
+      "    if (lane < half) {",
+      `      ${partial}[lane] = ${FOLD[op](`${partial}[lane]`, `${partial}[lane + half]`)};`,
+      "    }",
+      "    workgroupBarrier();",
+      "  }",
+      `  let result = ${partial}[0];`,
+      "  workgroupBarrier();",
+      "  return result;",
+      "}",
+    ];
+  });
+}
+
+/** One array per type, declared where it is first needed. */
+const partials = (writer: Writer, scalar: "f32" | "i32", threads: number): string =>
+  writer.shared(`partial_${scalar}`, scalar, threads);
+
+/** Scalars of the row, and their stores by its first invocation. */
+function perRow(state: Row, phase: RowPhase): string[] {
+  const { writer, spec, outerVars, known } = state, place: Place = { vars: outerVars, extents: spec.outer };
+  const lines: string[] = [];
+  const block = startBlock(writer, place, [
+    ...phase.scalars.map(({ value }) => value),
+    ...rootsOfStores(phase.rowStores),
+  ], known);
+  for (const { id, value } of phase.scalars) known.set(id, block.name("s", block.emit(value)));
+  const stores = phase.rowStores.map((store) => {
+    const value = block.emit(store.value).text, row = store.scatter && block.emit(store.scatter.index).text;
+    return storeText(state, store, place, row === undefined ? { value } : { value, row });
+  });
+  lines.push(...block.lines);
+  if (stores.length > 0) lines.push("if (lane == 0u) {", ...indent(stores.flat()), "}");
+  return lines;
+}
+
+interface StoredText {
+  readonly value: string;
+  readonly row?: string | undefined;
+}
+
+function elementStore(state: Row, store: Store, text: StoredText, staged: StagedStore | undefined): string[] {
+  return staged ? staged.collect(text.value) : storeText(state, store, placeOfElement(state), text);
+}
+
+function storeText(
+  { writer }: Row,
+  { buffer, access, scatter }: Store,
+  place: Place,
+  { value, row }: StoredText,
+): string[] {
+  const { layout } = writer.view(buffer);
+  if (!scatter || row === undefined) return writeOne(writer, buffer, locate(layout, access, place), value);
+  const chosen = { name: `u32(${row})`, stride: scatter.stride, extent: scatter.extent };
+  const lines = writeOne(writer, buffer, locate(layout, access, place, chosen), value);
+  return [`if (${wrap(row)} >= 0i && ${wrap(row)} < ${scatter.extent}i) {`, ...indent(lines), "}"];
+}

@@ -1,0 +1,163 @@
+/**
+ * A WGSL module under construction: bindings, workgroup memory and helper functions that its parts ask for.
+ *
+ * Two facts about a buffer are known only when all accesses are written: whether four elements can always be read at once, and whether
+ * words are shared between invocations. So a module is written until its facts agree with those it was written under.
+ */
+import type { KernelBuffer, KernelSpec } from "../kernel.ts";
+import { typeText as tensorText } from "../../ir/types.ts";
+import { type Layout, layoutOf } from "./layout.ts";
+import { createNames, type Names } from "./names.ts";
+
+/** What the kernel generators may assume about a device. */
+export interface KernelTraits {
+  /** Workgroup memory, bytes. */
+  readonly workgroupBytes: number;
+}
+
+/** The least that every WebGPU device has. */
+export const PORTABLE: KernelTraits = { workgroupBytes: 16384 };
+
+/** Facts about buffers, by index. */
+export interface Facts {
+  /** Buffers with an access to single elements: their array cannot be one of vec4. */
+  readonly single: ReadonlySet<number>;
+  /** Buffers with words that several invocations write. */
+  readonly atomic: ReadonlySet<number>;
+}
+
+/** One buffer as kernels see it. */
+export interface BufferView {
+  readonly index: number;
+  readonly name: string;
+  readonly buffer: KernelBuffer;
+  readonly layout: Layout;
+  /** Whether the array holds vec4s. */
+  readonly wide: boolean;
+  readonly atomic: boolean;
+}
+
+/** The module under construction. */
+export interface Writer {
+  readonly spec: KernelSpec;
+  readonly traits: KernelTraits;
+  readonly names: Names;
+  readonly buffers: readonly BufferView[];
+  /** The view of a buffer. */
+  view(index: number): BufferView;
+  /** Notes that single elements of a buffer are accessed. */
+  markSingle(index: number): void;
+  /** Notes that invocations share words of a buffer that they write. */
+  markAtomic(index: number): void;
+  /** Declares workgroup memory and returns its name. */
+  workgroup(wish: string, element: string, count: number): string;
+  /** The same, declared once per wish and shared by all that wish it; the size is the largest asked for. */
+  shared(wish: string, element: string, count: number): string;
+  /** Declares a table of constants once per wish and returns its name. */
+  constant(wish: string, type: string, lines: readonly string[]): string;
+  /** Bytes of workgroup memory declared so far. */
+  workgroupBytes(): number;
+  /** Adds a function once per key and returns its name. */
+  helper(key: string, make: (name: string) => readonly string[]): string;
+}
+
+/** A written module. */
+export interface WrittenModule {
+  readonly body: string;
+  readonly workgroupBytes: number;
+  readonly facts: Facts;
+}
+
+const BYTES: Readonly<Record<string, number>> = {
+  f32: 4,
+  i32: 4,
+  u32: 4,
+  "atomic<u32>": 4,
+  "vec4<f32>": 16,
+  "vec4<i32>": 16,
+};
+
+/**
+ * Writes a module: `write` returns its entry points and asks the writer for everything else.
+ */
+export function writeModule(
+  spec: KernelSpec,
+  traits: KernelTraits,
+  facts: Facts,
+  write: (writer: Writer) => readonly string[],
+): WrittenModule {
+  const names = createNames(), single = new Set<number>(), atomic = new Set<number>();
+  const declarations: string[] = [], constants = new Map<string, string>();
+  const memory = new Map<string, { name: string; element: string; count: number }>(),
+    functions = new Map<string, { name: string; lines: readonly string[] }>();
+  const bytes = () => [...memory.values()].reduce((sum, { element, count }) => sum + count * (BYTES[element] ?? 4), 0);
+  const buffers = spec.buffers.map((buffer, i): BufferView => {
+    const layout = layoutOf(buffer.type);
+    const wide = layout.kind === "words" && layout.words % 4 === 0 && !facts.single.has(i);
+    return { index: i, name: names.unique(buffer.name), buffer, layout, wide, atomic: facts.atomic.has(i) };
+  });
+  const writer: Writer = {
+    spec,
+    traits,
+    names,
+    buffers,
+    view: (index) => {
+      const found = buffers[index];
+      if (found) return found;
+      throw new RangeError(`Internal error in kernel ${spec.name}: it has no buffer ${index}`);
+    },
+    markSingle: (index) => single.add(index),
+    markAtomic: (index) => atomic.add(index),
+    workgroup: (wish, element, count) => {
+      const name = names.unique(wish);
+      memory.set(name, { name, element, count });
+      return name;
+    },
+    shared: (wish, element, count) => {
+      const found = memory.get(wish), name = found?.name ?? names.unique(wish);
+      memory.set(wish, { name, element, count: Math.max(count, found?.count ?? 0) });
+      return name;
+    },
+    constant: (wish, type, lines) => {
+      const found = constants.get(wish), name = found ?? names.unique(wish);
+      if (!found) declarations.push(`const ${name} = ${type}(`, ...lines, ");");
+      constants.set(wish, name);
+      return name;
+    },
+    workgroupBytes: bytes,
+    helper: (key, make) => {
+      const found = functions.get(key);
+      if (found) return found.name;
+      const name = names.unique(key), lines = make(name);
+      functions.set(key, { name, lines });
+      return name;
+    },
+  };
+  const entries = write(writer);
+  const lines = [
+    ...buffers.map(binding),
+    ...section(declarations),
+    ...section([...memory.values()].map(memoryText)),
+    ...[...functions.values()].flatMap(({ lines }) => ["", ...lines]),
+    "",
+    ...entries,
+  ];
+  return { body: lines.join("\n") + "\n", workgroupBytes: bytes(), facts: { single, atomic } };
+}
+
+const memoryText = ({ name, element, count }: { name: string; element: string; count: number }): string =>
+  `var<workgroup> ${name}: array<${element}, ${count}>;`;
+
+const section = (lines: readonly string[]): string[] => lines.length > 0 ? ["", ...lines] : [];
+
+function binding({ name, buffer, wide, atomic, layout }: BufferView, index: number): string {
+  const access = buffer.use === "read" ? "read" : "read_write";
+  const word = layout.kind === "words" && buffer.type.dtype !== "bool"
+    ? buffer.type.dtype
+    : atomic
+    ? "atomic<u32>"
+    : "u32";
+  return `@group(0) @binding(${index}) var<storage, ${access}> ${name}: array<${wide ? `vec4<${word}>` : word}>; // ${
+    tensorText(buffer.type)
+  }`;
+}

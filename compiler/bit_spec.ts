@@ -1,0 +1,175 @@
+/** @file Bit specifications, the short texts by which users say precision: `4`, `w4a4kv4`, `2-8`, `mixed@3.25`. */
+import { quote, UserError } from "../ir/errors.ts";
+import type { SiteRole } from "../ir/ops/state.ts";
+import { type BitConfig, FULL_WIDTH, type QuantizationScheme, WIDTHS } from "../ir/sites.ts";
+import type { Width } from "../ir/types.ts";
+import type { Frontier } from "./artifact/description.ts";
+import type { ModelSite } from "./model_sites.ts";
+
+/** One precision setting of a whole model. */
+export type BitSpec = UniformSpec | MixedSpec;
+
+/** The same widths everywhere; 16 is full precision. */
+export interface UniformSpec {
+  readonly kind: "uniform";
+  /** As the user wrote it. */
+  readonly text: string;
+  readonly weights: number;
+  readonly activations: number;
+  /** Width of cached keys and values. */
+  readonly cache: number;
+}
+
+/** Weight widths per site, from the frontier of an artifact. */
+export interface MixedSpec {
+  readonly kind: "mixed";
+  readonly text: string;
+  /** Most mean bits per weight. */
+  readonly budget: number;
+}
+
+/** Mean bits of a plain `mixed`. */
+const DEFAULT_BUDGET = 3;
+const FORMS =
+  'use "4", "w4a4", "w4kv8", "w4a4kv4", "16", "2-8", "mixed" or "mixed@3.25", or a list such as "2,3,mixed@3"';
+
+/**
+ * Parses one setting: weights of 2 to 8 bits or 16, activations of 4 to 8 or 16, caches of 2 to 8 or 16.
+ *
+ * @throws {UserError} if the text is of no known form, or a list
+ */
+export function parseBitSpec(text: string): BitSpec {
+  const [spec, ...others] = parseBitSpecs(text);
+  if (spec && others.length === 0) return spec;
+  throw new UserError({
+    what: `Expected one bit specification but found the ${others.length + 1} of ${quote(text)}`,
+    mend: 'use one, for example "4"',
+  });
+}
+
+/**
+ * Parses a list with commas, in which a range such as `2-8` stands for all widths in it.
+ *
+ * @returns at least one setting; those that come twice once
+ * @throws {UserError} if an element is of no known form
+ */
+export function parseBitSpecs(text: string): readonly BitSpec[] {
+  const specs = text.split(",").flatMap((part) => parseElement(part.trim()));
+  return specs.filter(({ text }, i) => specs.findIndex((other) => other.text === text) === i);
+}
+
+function parseElement(text: string): readonly BitSpec[] {
+  const range = /^([2-8])-([2-8])$/.exec(text);
+  if (range) {
+    const [low, high] = [Number(range[1]), Number(range[2])];
+    const widths = WIDTHS.filter((width) => width >= low && width <= high);
+    if (widths.length > 0) return widths.map((width) => uniform(String(width), width));
+  }
+  const single = /^(\d+)$/.exec(text);
+  if (single && isWidth(Number(single[1]), 2)) return [uniform(text, Number(single[1]))];
+  const parts = /^w(\d+)(?:a(\d+))?(?:kv(\d+))?$/.exec(text);
+  if (parts) {
+    const [weights, activations, cache] = [1, 2, 3].map((i) => Number(parts[i] ?? FULL_WIDTH)) as [
+      number,
+      number,
+      number,
+    ];
+    if (isWidth(weights, 2) && isWidth(activations, 4) && isWidth(cache, 2)) {
+      return [uniform(text, weights, activations, cache)];
+    }
+  }
+  const mixed = /^mixed(?:@(\d+(?:\.\d+)?))?$/.exec(text);
+  if (mixed) {
+    const budget = Number(mixed[1] ?? DEFAULT_BUDGET);
+    if (budget >= 2 && budget <= 8) return [{ kind: "mixed", text, budget }];
+  }
+  throw new UserError({
+    what: `Expected a bit specification but found ${quote(text)}`,
+    mend: `${FORMS}; weights and caches take 2 to 8 bits or 16, activations 4 to 8 or 16, budgets 2 to 8`,
+  });
+}
+
+const uniform = (text: string, weights: number, activations = FULL_WIDTH, cache = FULL_WIDTH): UniformSpec => ({
+  kind: "uniform",
+  text,
+  weights,
+  activations,
+  cache,
+});
+
+const isWidth = (width: number, least: Width): boolean =>
+  width === FULL_WIDTH || WIDTHS.some((known) => known === width && known >= least);
+
+/** The roles of sites that a spec must find in a model to mean anything. */
+const ROLE_NAMES = { activation: "activations", key: "cached keys and values" } as const satisfies Partial<
+  Record<SiteRole, string>
+>;
+
+/**
+ * The width of every site of a model.
+ *
+ * @param sites as `modelSites` finds them
+ * @param frontier for mixed settings: the one that is largest within the budget is taken
+ * @throws {UserError} if the model cannot quantize what the spec asks for, there is no frontier, or the budget is below it
+ */
+export function configOf(spec: BitSpec, sites: readonly ModelSite[], frontier?: Frontier): BitConfig {
+  if (spec.kind === "mixed") return { ...fullConfig(sites), ...mixedWidths(spec, frontier) };
+  const { weights, activations, cache } = spec;
+  for (const [role, width] of [["activation", activations], ["key", cache]] as const) {
+    if (width === FULL_WIDTH || sites.some((site) => site.role === role)) continue;
+    throw new UserError({
+      what: `Expected a model with quantizers of ${ROLE_NAMES[role]} for ${quote(spec.text)} but found none`,
+      mend: "compile the model with --bits w4a4, or use a setting of weights alone",
+    });
+  }
+  const widths = { weight: weights, activation: activations, key: cache, value: cache };
+  return Object.fromEntries(sites.map(({ name, role }) => [name, widths[role]]));
+}
+
+const fullConfig = (sites: readonly ModelSite[]): BitConfig =>
+  Object.fromEntries(sites.map(({ name }) => [name, FULL_WIDTH]));
+
+function mixedWidths({ text, budget }: MixedSpec, frontier: Frontier | undefined): BitConfig {
+  if (!frontier) {
+    throw new UserError({
+      what: `Expected a model with allocated bits for ${quote(text)} but found none`,
+      mend: "compile the model with --bits mixed",
+    });
+  }
+  // A budget of 3 takes a point of 3.0000001, which is rounding and not bits.
+  const affordable = frontier.points.filter(({ meanBits }) => meanBits <= budget + 1e-6);
+  const best = affordable.reduce(
+    (a, b) => b.meanBits >= a.meanBits ? b : a,
+    affordable[0] ?? { meanBits: 0, widths: "" },
+  );
+  if (affordable.length === 0) {
+    const least = Math.min(...frontier.points.map(({ meanBits }) => meanBits));
+    throw new UserError({
+      what: `Expected a budget of at least ${least.toFixed(2)} mean bits, the least this model has, but found ${
+        quote(text)
+      }`,
+      mend: `use "mixed@${(Math.ceil(least * 100) / 100).toFixed(2)}"`,
+    });
+  }
+  return Object.fromEntries(frontier.sites.map((site, i) => [site, Number(best.widths[i])]));
+}
+
+/**
+ * Bytes that the weights of all sites take when stored at a configuration: codes of b bits, and a scale in f16 and a zero
+ * point of b bits per group; weights in full precision count as f16. Embeddings, norms and biases, which are the same in every
+ * configuration, are not counted.
+ */
+export function storageBytes(
+  config: BitConfig,
+  sites: readonly ModelSite[],
+  { groupSizes }: Pick<QuantizationScheme, "groupSizes">,
+): number {
+  const bits = sites.filter(({ role }) => role === "weight").reduce((sum, { name, parameters, rows }) => {
+    const width = WIDTHS.find((known) => known === config[name]);
+    if (width === undefined) return sum + 16 * parameters;
+    const columns = parameters / rows, size = groupSizes[width];
+    const groups = size === -1 || size >= columns ? 1 : Math.ceil(columns / size);
+    return sum + width * parameters + rows * groups * (16 + width);
+  }, 0);
+  return Math.ceil(bits / 8);
+}

@@ -1,0 +1,225 @@
+/** Learns one block: adapters and clips so that its output at every width is near that of the original block. */
+import type { Executable, Tensor } from "../../backends/backend.ts";
+import type { Graph } from "../../ir/node.ts";
+import type { Random } from "../../ir/random.ts";
+import { type LocalWidths, sitesOf, symmetricTop, unsignedTop } from "../../ir/sites.ts";
+import { bindSymbols } from "../../ir/symbols.ts";
+import { tensorType, type Width } from "../../ir/types.ts";
+import { trainFunction } from "../pipeline.ts";
+import { TOP_INPUTS } from "../passes/quantize/specialize.ts";
+import type { Recipe } from "../recipe.ts";
+import type { Batches, Values } from "./batches.ts";
+import type { LearnedLayout } from "./learned.ts";
+import { ADAM_IN_PLACE, adamProgram, stepScalars } from "./optimizer.ts";
+import { createPool, type Programs, type TensorPool } from "./programs.ts";
+import type { CalibrationSettings } from "./settings.ts";
+import { gradientName, isLearned, lossProgram, TRAIN_LEAVES, trainInPlace, trainProgram, withLearnedInputs } from "./train_program.ts";
+
+/** What training and running a quantized block needs. */
+export interface BlockInput {
+  /** The elastic function, and a name for it: equal names are compiled once. */
+  readonly graph: Graph;
+  readonly name: string;
+  readonly recipe: Recipe;
+  readonly settings: CalibrationSettings;
+  readonly layout: LearnedLayout;
+  readonly batches: Batches;
+  /** Function input -> named value. */
+  readonly inputs: Readonly<Record<string, string>>;
+  /** Checkpoint holds by local name. */
+  readonly held: Readonly<Record<string, Tensor>>;
+}
+
+/** A block at hand: its learned values on the backend, and programs at any width. */
+export interface ElasticBlock {
+  /** Output of one batch at one width. */
+  forward(values: Values, width: Width): Promise<Float32Array>;
+  /** Mean loss over some batches at one width. */
+  loss(width: Width, inputs: readonly Values[], targets: readonly Float32Array[], count: number): Promise<number>;
+  /** All optimiser steps. `inputs[g]` are the values that bit group g sees, one per batch. */
+  train(inputs: readonly (readonly Values[])[], targets: readonly Float32Array[], rng: Random, report: (step: number, loss: number) => void): Promise<void>;
+  learned(): Promise<Float32Array>;
+  release(): void;
+}
+
+/** Steps between two looks at the loss: a readback costs about 10 ms on some GPUs. */
+const REPORT_EVERY = 16;
+/** Batches whose loss before training sets the balance of bit groups. */
+const BALANCE_BATCHES = 8;
+
+/** Opens a block with the given learned values. */
+export function openBlock(programs: Programs, block: BlockInput, learnedValues: Float32Array): ElasticBlock {
+  const { backend } = programs, { settings, recipe, layout, batches } = block;
+  const pool = createPool(backend), symbols = { B: batches.batch, T: batches.tokens };
+  const flat = (values?: Float32Array) => {
+    const type = tensorType("f32", [layout.clips + layout.adapters]);
+    return values ? pool.upload(type, values) : pool.allocate(type);
+  };
+  const learned = flat(learnedValues), gradient = flat(), moment1 = flat(), moment2 = flat();
+  const scalar = (value = 0) => pool.upload(tensorType("f32", [1]), Float32Array.of(value));
+  const weights = pool.allocate(tensorType("f32", [batches.batch, batches.tokens, 1])), lossSum = scalar(), lossWeight = scalar(1);
+  const bound = new Map<Executable, Map<Width, Record<string, Tensor>>>();
+  const values = new Map<string, Tensor>();
+
+  /** Programs of one width; widths that agree in ranks and group sizes share them. */
+  const program = async (kind: "forward" | "loss" | "train", width: Width): Promise<{ run: Executable; leaves: Record<string, Tensor> }> => {
+    const key = `${block.name} ${kind} r${recipe.scheme.ranks[width]} g${recipe.scheme.groupSizes[width]}`;
+    const build = () => withLearnedInputs(trainFunction(block.graph, widthsAt(block.graph, recipe, width), recipe.scheme));
+    const run = kind === "forward"
+      ? await programs.get(key, build, symbols)
+      : await programs.get(
+        key,
+        () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), settings.lossPower),
+        {},
+        (graph) => ({ inPlace: trainInPlace(graph) }),
+      );
+    const perWidth = bound.get(run) ?? new Map<Width, Record<string, Tensor>>();
+    bound.set(run, perWidth);
+    const leaves = perWidth.get(width) ?? bindLeaves(run, width);
+    perWidth.set(width, leaves);
+    return { run, leaves };
+  };
+
+  /** Every leaf of a program that is not a value of the batch. */
+  const bindLeaves = (run: Executable, width: Width): Record<string, Tensor> => {
+    const fixed: Record<string, Tensor> = {
+      ...block.held,
+      [TOP_INPUTS.weight]: scalar(unsignedTop(width)),
+      [TOP_INPUTS.activation]: scalar(symmetricTop(width)),
+      [TRAIN_LEAVES.tokenWeights]: weights,
+      [TRAIN_LEAVES.lossSum]: lossSum,
+      [TRAIN_LEAVES.lossWeight]: lossWeight,
+    };
+    const leaves: Record<string, Tensor> = {};
+    for (const [name, type] of Object.entries(run.leaves)) {
+      const variable = name.replace(/^gradient\./, "");
+      if (isLearned(variable)) {
+        const place = layout.byName.get(variable) ?? layout.byName.get(`${variable}.${width}`);
+        if (!place) throw new Error(`Internal error in calibration: nothing is learned as "${variable}"`);
+        leaves[name] = backend.view(name === gradientName(variable) ? gradient : learned, place.offset, type);
+      } else if (fixed[name]) leaves[name] = fixed[name];
+      else leaves[name] = valueTensor(name, type);
+    }
+    return leaves;
+  };
+
+  /** One tensor per input of the block, overwritten for every batch. */
+  const valueTensor = (name: string, type: Executable["leaves"][string]): Tensor => {
+    const found = values.get(name) ?? pool.allocate(type);
+    values.set(name, found);
+    return found;
+  };
+  const load = (input: Values, target?: Float32Array, tokenWeights?: Float32Array): void => {
+    for (const [name, value] of Object.entries(block.inputs)) {
+      const tensor = values.get(name), host = input.get(value);
+      if (tensor && host) backend.write(tensor, host);
+    }
+    const targets = values.get(TRAIN_LEAVES.target);
+    if (target && targets) backend.write(targets, target);
+    if (tokenWeights) backend.write(weights, tokenWeights);
+  };
+  const takeLoss = async (): Promise<number> => {
+    const [sum = NaN] = await backend.download(lossSum);
+    backend.write(lossSum, new Float32Array(1));
+    return sum;
+  };
+
+  const forward: ElasticBlock["forward"] = async (input, width) => {
+    const { run, leaves } = await program("forward", width);
+    load(input);
+    const [output] = Object.values(backend.run(run, leaves));
+    if (!output) throw new Error("Internal error in calibration: a block without an output");
+    const host = await backend.download(output);
+    backend.free(output);
+    return Float32Array.from(host);
+  };
+
+  const loss: ElasticBlock["loss"] = async (width, inputs, targets, count) => {
+    const { run, leaves } = await program("loss", width), used = Math.min(count, batches.list.length);
+    await takeLoss();
+    for (let i = 0; i < used; i++) {
+      load(inputs[i] as Values, targets[i], batches.list[i]?.weights);
+      backend.run(run, leaves);
+    }
+    return await takeLoss() / used;
+  };
+
+  const train: ElasticBlock["train"] = async (inputs, targets, rng, report) => {
+    const groups = recipe.bitGroups, steps = settings.epochs * batches.list.length;
+    const balance = groups.map(() => 1);
+    if (settings.balance) {
+      for (const [g, widths] of groups.entries()) {
+        let sum = 0;
+        for (const width of widths) sum += await loss(width, inputs[g] ?? [], targets, BALANCE_BATCHES);
+        balance[g] = widths.length / Math.max(sum, 1e-12);
+      }
+    }
+    await takeLoss();
+    const adam = await adamRunner(programs, pool, layout, { learned, moment1, moment2, gradient });
+    for (let step = 0, since = 0; step < steps; step++) {
+      const i = step % batches.list.length;
+      for (const [g, widths] of groups.entries()) {
+        const width = widths[rng.int(widths.length)] as Width, { run, leaves } = await program("train", width);
+        load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
+        backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));
+        backend.run(run, leaves);
+      }
+      adam(step + 1, steps, settings);
+      since++;
+      if (since === REPORT_EVERY || step + 1 === steps) {
+        report(step + 1, await takeLoss() / (since * groups.length));
+        since = 0;
+      }
+    }
+  };
+
+  return {
+    forward,
+    loss,
+    train,
+    learned: async () => Float32Array.from(await backend.download(learned)),
+    release: () => pool.release(),
+  };
+}
+
+/** Adam on both parts of the flat arrays, each with its own rate. */
+async function adamRunner(
+  programs: Programs,
+  pool: TensorPool,
+  layout: LearnedLayout,
+  flat: Readonly<Record<"learned" | "moment1" | "moment2" | "gradient", Tensor>>,
+): Promise<(step: number, steps: number, settings: CalibrationSettings) => void> {
+  const { backend } = programs, type = tensorType("f32", [1]);
+  const part = async (offset: number, length: number, rate: (settings: CalibrationSettings) => number) => {
+    if (length === 0) return undefined;
+    const run = await programs.get(`adam ${length}`, () => adamProgram(length), {}, { inPlace: ADAM_IN_PLACE });
+    const view = (tensor: Tensor) => backend.view(tensor, offset, tensorType("f32", [length]));
+    const scalars = { rate: pool.allocate(type), correction1: pool.allocate(type), correction2: pool.allocate(type) };
+    const leaves = {
+      values: view(flat.learned),
+      moment1: view(flat.moment1),
+      moment2: view(flat.moment2),
+      gradient: view(flat.gradient),
+      ...scalars,
+    };
+    return (step: number, steps: number, settings: CalibrationSettings) => {
+      const now = stepScalars(step, steps, rate(settings));
+      backend.write(scalars.rate, Float32Array.of(now.rate));
+      backend.write(scalars.correction1, Float32Array.of(now.correction1));
+      backend.write(scalars.correction2, Float32Array.of(now.correction2));
+      backend.run(run, leaves);
+    };
+  };
+  const clips = await part(0, layout.clips, ({ clipRate }) => clipRate);
+  const adapters = await part(layout.clips, layout.adapters, ({ adapterRate }) => adapterRate);
+  return (step, steps, settings) => {
+    clips?.(step, steps, settings);
+    adapters?.(step, steps, settings);
+  };
+}
+
+/** Every weight at one width, and every activation where the recipe quantizes them; the cache stays as it is. */
+export function widthsAt(graph: Graph, { activations }: Recipe, width: Width): LocalWidths {
+  const sites = sitesOf(graph).filter(({ role }) => role === "weight" || role === "adapter" || (activations && role === "activation"));
+  return Object.fromEntries(sites.map(({ name }) => [name, width]));
+}

@@ -1,0 +1,112 @@
+/**
+ * @file Finished calls in a folder, one safetensors file each, so that a calibration that was killed goes on where it was. A
+ * file is there in full or not at all, and a folder of another calibration is refused rather than mixed with this one.
+ */
+import type { HostArray } from "../../backends/backend.ts";
+import { quote, UserError } from "../../ir/errors.ts";
+import { writeAtomically } from "../artifact/atomic_write.ts";
+import { formatOf, fromBytes, toBytes, typeOfFormat } from "../artifact/formats.ts";
+import { writeSafetensors } from "../artifact/safetensors_writer.ts";
+import { type JsonObject, parseJsonObject } from "../frontends/json.ts";
+import { openSafetensors } from "../frontends/safetensors.ts";
+import { explain, fileSource, localFolder } from "../frontends/source.ts";
+import type { CallStore, StoredTensor } from "./store.ts";
+
+/** A store on disk. */
+export interface FolderStore extends CallStore {
+  /** How many calls were finished when the store was opened. */
+  readonly finished: number;
+  /** The tensors of a finished call, whose values are read one by one when they are asked for. */
+  tensors(call: number): Promise<readonly LazyTensor[]>;
+  /** Deletes the folder; the store must not be used afterwards. */
+  remove(): Promise<void>;
+}
+
+/** A tensor that still lies in its file. */
+export interface LazyTensor extends Omit<StoredTensor, "values"> {
+  readonly values: () => Promise<HostArray>;
+}
+
+const FINGERPRINT = "fingerprint.json";
+const CALL_FILE = /^call-\d+\.safetensors$/;
+
+/**
+ * Opens a folder, or makes it.
+ *
+ * @param path of the folder; the folder around it must exist
+ * @param fingerprint everything that the result depends on: hashes of model and data, recipe, settings, seed
+ * @throws {UserError} if the folder holds the calls of another calibration, or cannot be written
+ */
+export async function openFolderStore(path: string, fingerprint: JsonObject): Promise<FolderStore> {
+  const cannotWrite = (error: unknown) => explain(error, "write", path);
+  await Deno.mkdir(path, { recursive: true }).catch(cannotWrite);
+  const folder = await localFolder(path), within = (file: string) => `${path}/${file}`;
+  if (await folder.has(FINGERPRINT)) {
+    checkFingerprint(parseJsonObject(await folder.read(FINGERPRINT), within(FINGERPRINT)), fingerprint, path);
+  } else {
+    await writeAtomically(within(FINGERPRINT), [new TextEncoder().encode(canonical(fingerprint))]);
+  }
+  const fileOf = (call: number) => within(`call-${String(call).padStart(4, "0")}.safetensors`);
+  const known = new Set(await tidy(path));
+  return {
+    finished: known.size,
+    load: async (call) => {
+      if (!known.has(fileOf(call))) return undefined;
+      const tensors: StoredTensor[] = [];
+      for (const { values, ...tensor } of await openCall(fileOf(call))) tensors.push({ ...tensor, values: await values() });
+      return tensors;
+    },
+    tensors: (call) => openCall(fileOf(call)),
+    save: async (call, tensors) => {
+      await writeSafetensors(fileOf(call), tensors.map(({ name, dtype, shape, values }) => {
+        return { name, dtype: formatOf(dtype), shape, data: () => toBytes(dtype, values) };
+      }));
+      known.add(fileOf(call));
+    },
+    remove: () => Deno.remove(path, { recursive: true }).catch(cannotWrite),
+  };
+}
+
+/** Removes what a killed run left half written; returns the files of finished calls. */
+async function tidy(path: string): Promise<readonly string[]> {
+  const finished: string[] = [];
+  for await (const { name } of Deno.readDir(path)) {
+    if (CALL_FILE.test(name)) finished.push(`${path}/${name}`);
+    if (name.endsWith(".tmp")) await Deno.remove(`${path}/${name}`).catch((error) => explain(error, "write", path));
+  }
+  return finished;
+}
+
+async function openCall(path: string): Promise<readonly LazyTensor[]> {
+  const file = await openSafetensors(await fileSource(path));
+  return Array.from(file.tensors.values(), ({ name, dtype: format, shape }) => {
+    const dtype = typeOfFormat(format);
+    if (!dtype) {
+      throw new UserError({
+        what: `Expected values of F32, F16 or I8 in tensor ${quote(name)} but found ${format}`,
+        where: quote(path),
+        mend: "remove the file, so that its block is calibrated again",
+      });
+    }
+    return { name, dtype, shape, values: async () => fromBytes(dtype, await file.bytes(name), name, path) };
+  });
+}
+
+function checkFingerprint(found: JsonObject, expected: JsonObject, path: string): void {
+  const keys = [...new Set([...Object.keys(expected), ...Object.keys(found)])];
+  const different = keys.filter((key) => canonical(found[key] ?? null) !== canonical(expected[key] ?? null));
+  if (different.length === 0) return;
+  throw new UserError({
+    what: `Expected an interrupted run of this calibration but found one of another ${different.join(", ")}`,
+    where: quote(path),
+    mend: "repeat that run's options to finish it, or remove the folder to start anew",
+  });
+}
+
+/** JSON text with sorted keys: equal values give equal texts. */
+export function canonical(value: unknown): string {
+  return JSON.stringify(value, (_, inner: unknown) => {
+    if (typeof inner !== "object" || inner === null || Array.isArray(inner)) return inner;
+    return Object.fromEntries(Object.entries(inner).sort(([a], [b]) => a < b ? -1 : a > b ? 1 : 0));
+  });
+}

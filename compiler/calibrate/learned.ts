@@ -1,0 +1,79 @@
+/** What a block learns, laid out in one flat array: clip logits of every width first, adapters behind them. */
+import type { Graph } from "../../ir/node.ts";
+import type { Random } from "../../ir/random.ts";
+import { type QuantizationScheme, sitesOf } from "../../ir/sites.ts";
+import { type Width } from "../../ir/types.ts";
+
+/** One learned tensor in the flat array. Adapters' B is kept transposed, so that a prefix of ranks is a prefix of memory. */
+export interface LearnedTensor {
+  /** Name as the artifact has it, local to the function: `<weight>.clip.high.<b>`, `<weight>.adapter.a`. */
+  readonly name: string;
+  readonly kind: "clip" | "a" | "b";
+  /** Shape in the flat array: clips [p,G,1], A [R,q], B [R,p]. */
+  readonly shape: readonly number[];
+  readonly offset: number;
+  readonly width?: Width;
+}
+
+/** The layout of a function's learned tensors. */
+export interface LearnedLayout {
+  readonly tensors: readonly LearnedTensor[];
+  readonly byName: ReadonlyMap<string, LearnedTensor>;
+  /** Elements of the clip part, and of the adapter part that begins behind it. */
+  readonly clips: number;
+  readonly adapters: number;
+}
+
+/** Offsets are multiples of this, as backends' views demand. */
+const ALIGNMENT = 64;
+const aligned = (n: number) => Math.ceil(n / ALIGNMENT) * ALIGNMENT;
+
+/** Lays out what the sites of an elastic function learn, for the given widths. */
+export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: readonly Width[]): LearnedLayout {
+  const weights = sitesOf(graph).filter(({ role }) => role === "weight");
+  const adapted = new Set(sitesOf(graph).filter(({ role }) => role === "adapter").map(({ name }) => name));
+  const tensors: LearnedTensor[] = [];
+  let offset = 0;
+  const add = (tensor: Omit<LearnedTensor, "offset">) => {
+    tensors.push({ ...tensor, offset });
+    offset = aligned(offset + tensor.shape.reduce((a, b) => a * b, 1));
+  };
+  for (const { name, type } of weights) {
+    const [rows = 1, columns = 1] = type.shape.map(Number);
+    for (const width of widths) {
+      const size = scheme.groupSizes[width], groups = size === -1 || size >= columns ? 1 : Math.ceil(columns / size);
+      for (const end of ["high", "low"]) add({ name: `${name}.clip.${end}.${width}`, kind: "clip", shape: [rows, groups, 1], width });
+    }
+  }
+  const clips = offset;
+  for (const { name, type } of weights) {
+    if (scheme.rank === 0 || !adapted.has(name)) continue;
+    const [rows = 1, columns = 1] = type.shape.map(Number);
+    add({ name: `${name}.adapter.a`, kind: "a", shape: [scheme.rank, columns] });
+    add({ name: `${name}.adapter.b`, kind: "b", shape: [scheme.rank, rows] });
+  }
+  return { tensors, byName: new Map(tensors.map((tensor) => [tensor.name, tensor])), clips, adapters: offset - clips };
+}
+
+/** Start values: clips at their logits, A Xavier-uniform, B zero, so that the adapter starts at exactly zero (4.3). */
+export function initialLearned(layout: LearnedLayout, clipStart: Readonly<Record<Width, number>>, rng: Random): Float32Array {
+  const values = new Float32Array(layout.clips + layout.adapters);
+  for (const { kind, shape, offset, width } of layout.tensors) {
+    const part = values.subarray(offset, offset + shape.reduce((a, b) => a * b, 1));
+    if (kind === "clip") part.fill(width === undefined ? 4 : clipStart[width]);
+    if (kind !== "a") continue;
+    const [rank = 1, columns = 1] = shape, limit = Math.sqrt(6 / (rank + columns));
+    for (let i = 0; i < part.length; i++) part[i] = (2 * rng.uniform() - 1) * limit;
+  }
+  return values;
+}
+
+/** A learned tensor as the artifact stores it: B back to [p,R]. */
+export function storedValues(tensor: LearnedTensor, flat: Float32Array): { shape: readonly number[]; values: Float32Array } {
+  const [rank = 1, rows = 1] = tensor.shape;
+  const part = flat.slice(tensor.offset, tensor.offset + tensor.shape.reduce((a, b) => a * b, 1));
+  if (tensor.kind !== "b") return { shape: tensor.shape, values: part };
+  const values = new Float32Array(part.length);
+  for (let r = 0; r < rank; r++) for (let row = 0; row < rows; row++) values[row * rank + r] = part[r * rows + row] ?? 0;
+  return { shape: [rows, rank], values };
+}

@@ -1,0 +1,45 @@
+/** AdamW without decay (which is Adam) on flat arrays, and the learning rate's schedule (quept-method 8.2). */
+import { createBuilder } from "../../ir/builder.ts";
+import { type Graph, graphOf } from "../../ir/node.ts";
+import { tensorType } from "../../ir/types.ts";
+
+const BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
+
+/** Scalars that change per step: the rate, and the corrections of the moments' bias. */
+export interface StepScalars {
+  readonly rate: number;
+  readonly correction1: number;
+  readonly correction2: number;
+}
+
+/** Scalars of step `t` (counted from 1) of `total`, with the cosine from `rate` to a hundredth of it, no warm-up. */
+export function stepScalars(t: number, total: number, rate: number): StepScalars {
+  const least = rate / 100, done = (t - 1) / total;
+  return {
+    rate: least + (rate - least) * (1 + Math.cos(Math.PI * done)) / 2,
+    correction1: 1 / (1 - BETA1 ** t),
+    correction2: 1 / (1 - BETA2 ** t),
+  };
+}
+
+/**
+ * One step on `n` values: leaves and outputs `values`, `moment1`, `moment2`, `gradient`, all f32[n] and all in place; the
+ * gradient is left at zero. Scalar leaves `rate`, `correction1`, `correction2`, f32[1].
+ */
+export function adamProgram(n: number): Graph {
+  const b = createBuilder(), flat = tensorType("f32", [n]), scalar = tensorType("f32", [1]);
+  const [values, moment1, moment2, gradient] = ["values", "moment1", "moment2", "gradient"].map((name) => b.input(name, flat)) as
+    [ReturnType<typeof b.input>, ReturnType<typeof b.input>, ReturnType<typeof b.input>, ReturnType<typeof b.input>];
+  const mean = b.add(b.mul(moment1, BETA1), b.mul(gradient, 1 - BETA1));
+  const square = b.add(b.mul(moment2, BETA2), b.mul(b.mul(gradient, gradient), 1 - BETA2));
+  const step = b.div(b.mul(mean, b.input("correction1", scalar)), b.add(b.sqrt(b.mul(square, b.input("correction2", scalar))), EPSILON));
+  return graphOf({
+    values: b.sub(values, b.mul(step, b.input("rate", scalar))),
+    moment1: mean,
+    moment2: square,
+    gradient: b.mul(gradient, 0),
+  });
+}
+
+/** Everything in place. */
+export const ADAM_IN_PLACE = { values: "values", moment1: "moment1", moment2: "moment2", gradient: "gradient" } as const;

@@ -1,0 +1,99 @@
+/** The program of one optimiser step of one bit group: forward at one width, loss, gradients added to what is there. */
+import { gradients } from "../../ir/autodiff.ts";
+import { type Builder, createBuilder } from "../../ir/builder.ts";
+import { type Graph, graphOf, leavesOf, type Node, nameOf } from "../../ir/node.ts";
+import { inline } from "../../ir/rewrite.ts";
+import { tensorType } from "../../ir/types.ts";
+
+/** Names of what a train program takes beside the function's own leaves. */
+export const TRAIN_LEAVES = {
+  target: "target",
+  /** Weight of each token in the loss, f32[B,T,1]; 0 for padding. */
+  tokenWeights: "token.weights",
+  /** Factor of this group's loss in the gradients, f32[1]. */
+  lossWeight: "loss.weight",
+  /** Sum of losses so far, f32[1]; the program adds to it. */
+  lossSum: "loss.sum",
+} as const;
+
+const isClip = (name: string) => /\.clip\.(high|low)$/.test(name);
+const isFactor = (name: string) => /\.adapter\.[ab]$/.test(name);
+
+/** Prefix of the leaf, and of the output, in which the gradient of a learned leaf is summed up. */
+export const gradientName = (name: string): string => `gradient.${name}`;
+
+/**
+ * The function with its learned parameters as inputs: adapters by the prefix they use, A as [r,q] and B transposed as [r,p]
+ * (each a prefix of the flat array), clips as they are.
+ */
+export function withLearnedInputs(graph: Graph): Graph {
+  const b = createBuilder();
+  const replaced = new Map<Node, Node>();
+  const asInput = (node: Node, rank: number, name: string): Node => {
+    if (name.endsWith(".a")) return b.input(name, tensorType("f32", [rank, node.type.shape[1] ?? 1]));
+    return b.transpose(b.input(name, tensorType("f32", [rank, node.type.shape[0] ?? 1])), [1, 0]);
+  };
+  for (const node of graph.nodes) {
+    const source = node.op === "slice" ? node.inputs[0] : undefined;
+    if (source?.op === "param" && isFactor(nameOf(source))) {
+      const name = nameOf(source), rank = Number(node.type.shape[name.endsWith(".a") ? 0 : 1]);
+      replaced.set(node, asInput(node, rank, name));
+    } else if (node.op === "param" && isFactor(nameOf(node))) {
+      const name = nameOf(node), rank = Number(node.type.shape[name.endsWith(".a") ? 0 : 1]);
+      replaced.set(node, asInput(node, rank, name));
+    } else if (node.op === "param" && isClip(nameOf(node))) replaced.set(node, b.input(nameOf(node), node.type));
+    else replaced.set(node, b.make(node.op, node.inputs.map((x) => replaced.get(x) ?? x), node.attrs));
+  }
+  return graphOf(graph.outputs.map(({ name, node }) => ({ name, node: replaced.get(node) ?? node })));
+}
+
+/** Whether an input of `withLearnedInputs` is something that is learned. */
+export const isLearned = (name: string): boolean => isClip(name) || isFactor(name);
+
+/**
+ * Loss and gradients of a function with learned inputs (concrete shapes).
+ *
+ * The loss is that of the published code: mean over batch and channels of the sum over tokens of |P - Y|^p, tokens weighted.
+ * Outputs: `loss.sum` and `gradient.<learned>` for every learned input, each the leaf of that name plus this step's share.
+ *
+ * @param graph a function with one output [B,T,C], from `withLearnedInputs`
+ */
+export function trainProgram(graph: Graph, power: 1 | 2): Graph {
+  const b = createBuilder();
+  const [output, ...others] = graph.outputs;
+  if (!output || others.length > 0) throw new TypeError(`Expected a function with one output but found ${graph.outputs.length}`);
+  const forward = inline(b, graph, () => undefined)[output.name] as Node;
+  const { loss } = lossOf(b, forward, power);
+  const learned = leavesOf(graph, "input").filter((node) => isLearned(nameOf(node))).map((node) => b.adopt(node));
+  const lossWeight = b.reshape(b.input(TRAIN_LEAVES.lossWeight, tensorType("f32", [1])), loss.type.shape);
+  const slopes = gradients(b, graphOf({ loss }), { loss: lossWeight }, learned);
+  const sums = learned.map((node, i): [string, Node] => {
+    const name = gradientName(nameOf(node));
+    return [name, b.add(b.input(name, node.type), slopes[i] as Node)];
+  });
+  const total = b.add(b.input(TRAIN_LEAVES.lossSum, tensorType("f32", [1])), b.reshape(loss, [1]));
+  return graphOf({ [TRAIN_LEAVES.lossSum]: total, ...Object.fromEntries(sums) });
+}
+
+/** The loss alone, added to `loss.sum`: what each group starts from. */
+export function lossProgram(graph: Graph, power: 1 | 2): Graph {
+  const b = createBuilder(), forward = Object.values(inline(b, graph, () => undefined))[0] as Node;
+  const { loss } = lossOf(b, forward, power);
+  return graphOf({
+    [TRAIN_LEAVES.lossSum]: b.add(b.input(TRAIN_LEAVES.lossSum, tensorType("f32", [1])), b.reshape(loss, [1])),
+  });
+}
+
+function lossOf(b: Builder, forward: Node, power: 1 | 2): { loss: Node } {
+  const [batch, tokens = 1, channels] = forward.type.shape;
+  const target = b.input(TRAIN_LEAVES.target, forward.type);
+  const weights = b.input(TRAIN_LEAVES.tokenWeights, tensorType("f32", [batch ?? 1, tokens, 1]));
+  const difference = b.sub(forward, target);
+  const distance = power === 1 ? b.abs(difference) : b.mul(difference, difference);
+  const sum = b.sum(b.mul(distance, weights), [0, 1, 2]);
+  return { loss: b.mul(sum, 1 / (Number(batch) * Number(channels))) };
+}
+
+/** Which outputs of a train program overwrite which leaves. */
+export const trainInPlace = (graph: Graph): Readonly<Record<string, string>> =>
+  Object.fromEntries(graph.outputs.map(({ name }) => [name, name]));

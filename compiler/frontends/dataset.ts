@@ -1,0 +1,135 @@
+/**
+ * @file Texts to calibrate on and to evaluate: a `.txt` file is one long text, cut into consecutive sequences; in a
+ * `.jsonl` file each line is a sequence of its own.
+ */
+import { quote, UserError } from "../../ir/errors.ts";
+import { decodeText, isJsonObject } from "./json.ts";
+import { readFile } from "./source.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** The content of a text file. */
+export interface TextData {
+  /** What messages call it. */
+  readonly name: string;
+  /** One long text, or texts that have nothing to do with each other. */
+  readonly kind: "document" | "sequences";
+  /** At least one, none blank. */
+  readonly texts: readonly string[];
+}
+
+/**
+ * Reads a `.txt` or `.jsonl` file.
+ *
+ * @throws {UserError} if it cannot be read, or as `parseTexts`
+ */
+export async function readTexts(path: string): Promise<TextData> {
+  checkExtension(path);
+  return parseTexts(await readFile(path), path);
+}
+
+/**
+ * Parses the bytes of a `.txt` or `.jsonl` file. Blank lines and blank texts of a `.jsonl` file are passed over.
+ *
+ * @param name the file's name: its extension decides, and messages quote it
+ * @throws {UserError} if there is no text, the extension is another one, or a line is not an object with a `text` string
+ */
+export function parseTexts(bytes: Uint8Array, name: string): TextData {
+  const kind = checkExtension(name);
+  const content = decodeText(bytes, name);
+  const texts = kind === "document"
+    ? [content]
+    : content.split("\n").flatMap((line, i) => parseLine(line, i + 1, name));
+  const filled = texts.filter((text) => text.trim() !== "");
+  if (filled.length === 0) {
+    throw new UserError({
+      what: "Expected text but found none",
+      where: quote(name),
+      mend: "give a file with some text",
+    });
+  }
+  return { name, kind, texts: filled };
+}
+
+/** How texts become sequences of tokens. */
+export interface CutOptions {
+  /** The longest sequence, special tokens included; at least 2. */
+  readonly maxTokens: number;
+  /** How many sequences at most, from the start; all by default. */
+  readonly maxSequences?: number;
+  /** Ids must be below this: the model's number of embeddings. */
+  readonly vocabSize?: number;
+}
+
+/**
+ * Tokenizes texts and cuts them to sequences of 2 to `maxTokens` ids. A document is tokenized as a whole and cut into
+ * consecutive pieces, of which only the first begins with the tokenizer's special tokens, as is usual for perplexities; of
+ * other texts the start is kept. Pieces of a single token are left out, since nothing can be predicted in them.
+ *
+ * @throws {UserError} if no sequence is left, or the tokenizer does not belong to the model
+ */
+export function tokenizeTexts(data: TextData, tokenizer: Tokenizer, options: CutOptions): readonly Int32Array[] {
+  const { maxTokens, maxSequences = Infinity, vocabSize = Infinity } = options;
+  if (!(maxTokens >= 2)) {
+    throw new RangeError(`Expected sequences of at least 2 tokens but found maxTokens ${maxTokens}`);
+  }
+  const sequences: Int32Array[] = [];
+  for (const text of data.texts) {
+    const ids = tokenizer.encode(text);
+    const end = data.kind === "document" ? ids.length : Math.min(ids.length, maxTokens);
+    for (let start = 0; start < end && sequences.length < maxSequences; start += maxTokens) {
+      const piece = Int32Array.from(ids.slice(start, Math.min(end, start + maxTokens)));
+      checkIds(piece, vocabSize, data.name);
+      if (piece.length > 1) sequences.push(piece);
+    }
+    if (sequences.length >= maxSequences) break;
+  }
+  if (sequences.length === 0) {
+    throw new UserError({
+      what: "Expected a text of at least two tokens but found none",
+      where: quote(data.name),
+      mend: "give a file with more text",
+    });
+  }
+  return sequences;
+}
+
+function checkExtension(name: string): TextData["kind"] {
+  if (/\.txt$/i.test(name)) return "document";
+  if (/\.jsonl$/i.test(name)) return "sequences";
+  throw new UserError({
+    what: `Expected a .txt or .jsonl file but found ${quote(name)}`,
+    mend: 'give plain text, or one {"text": "…"} object per line',
+  });
+}
+
+function parseLine(line: string, number: number, name: string): string[] {
+  if (line.trim() === "") return [];
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    throw lineError("Expected a JSON object", line, number, name);
+  }
+  if (!isJsonObject(value)) throw lineError("Expected a JSON object", line, number, name);
+  const text = value["text"];
+  if (typeof text !== "string") throw lineError('Expected a string field "text"', line, number, name);
+  return [text];
+}
+
+function lineError(expected: string, line: string, number: number, name: string): UserError {
+  return new UserError({
+    what: `${expected} but found ${quote(line)}`,
+    where: `line ${number} of ${quote(name)}`,
+    mend: 'write one {"text": "…"} object per line',
+  });
+}
+
+function checkIds(ids: Int32Array, vocabSize: number, name: string): void {
+  const id = ids.find((id) => id >= vocabSize);
+  if (id === undefined) return;
+  throw new UserError({
+    what: `Expected token ids below the model's vocabulary size ${vocabSize} but found ${id}`,
+    where: quote(name),
+    mend: "use the tokenizer that belongs to the model",
+  });
+}

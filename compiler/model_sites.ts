@@ -1,0 +1,34 @@
+/** @file The quantizer sites of a whole model: those of every call's function, under global names. */
+import { functionOf, type Module } from "../ir/module.ts";
+import { FULL_WIDTH, sitesOf } from "../ir/sites.ts";
+import type { SiteRole } from "../ir/ops/state.ts";
+
+/** A place of a model whose precision can be chosen. Adapters share their weight's site. */
+export interface ModelSite {
+  /** Global name: the call's prefix and the site's name in the function. */
+  readonly name: string;
+  readonly role: Exclude<SiteRole, "adapter">;
+  /** Elements of the weight; 0 for other roles. */
+  readonly parameters: number;
+  /** Rows of the weight; 0 for other roles. */
+  readonly rows: number;
+}
+
+/** The sites of a model, in the order of its calls. */
+export function modelSites(module: Module): readonly ModelSite[] {
+  return module.calls.flatMap((call) =>
+    sitesOf(functionOf(module, call)).flatMap(({ name, role, type }): ModelSite[] => {
+      if (role === "adapter") return [];
+      const [rows = 0, columns = 0] = role === "weight" ? type.shape.map(Number) : [];
+      return [{ name: call.prefix + name, role, parameters: rows * columns, rows }];
+    })
+  );
+}
+
+/** Mean bits per weight of a configuration, weighted by parameters; sites that are not named count as full precision. */
+export function meanBits(config: Readonly<Record<string, number>>, sites: readonly ModelSite[]): number {
+  const weights = sites.filter(({ role }) => role === "weight");
+  const total = weights.reduce((sum, { parameters }) => sum + parameters, 0);
+  const bits = weights.reduce((sum, { name, parameters }) => sum + parameters * (config[name] ?? FULL_WIDTH), 0);
+  return total === 0 ? FULL_WIDTH : bits / total;
+}

@@ -1,0 +1,125 @@
+/** @file Makes a function concrete: puts the quantizer or adapter of its width at every site. */
+import type { Builder } from "../../../ir/builder.ts";
+import {
+  affineQuantizer,
+  cacheQuantizer,
+  groupingOf,
+  lowRankDelta,
+  perTokenQuantizer,
+} from "../../../ir/composites/quantizers.ts";
+import { type Graph, nameOf, type Node, stringAttr } from "../../../ir/node.ts";
+import { type SiteRole, siteRoleOf } from "../../../ir/ops/state.ts";
+import { rewrite } from "../../../ir/rewrite.ts";
+import {
+  type LocalWidths,
+  type QuantizationScheme,
+  sitesOf,
+  symmetricTop,
+  unsignedTop,
+  widthOf,
+} from "../../../ir/sites.ts";
+import { type NarrowType, tensorType, unsignedType, type Width } from "../../../ir/types.ts";
+import { contractGroups } from "./contract_groups.ts";
+
+/** What the result is for: gradients at any width of one shape, or stored codes at one width. */
+export type Mode = "train" | "deploy";
+
+/** Inputs f32[1] of train programs: the top codes of all weight grids and of all activation grids of the function. */
+export const TOP_INPUTS = { weight: "weight.top", activation: "activation.top" } as const;
+
+/** Narrowest width of each kind of site; signed codes have no fewer than 4 bits. */
+const LEAST = { weight: 2, adapter: 2, activation: 4, key: 2, value: 2 } as const satisfies Record<SiteRole, Width>;
+
+/**
+ * Replaces every site by its quantizer or adapter. Sites not named, or of width 16, stay in full precision.
+ *
+ * - `deploy`: codes in narrow types; holds `<site>.codes`, `.scale`, `.zero`; parameters of time calibration
+ *   `<weight>.clip.high.<b>`, `<weight>.clip.low.<b>` [p,G,1], `<weight>.adapter.b` [p,R], `<weight>.adapter.a` [R,q]; linears
+ *   contract over groups. Keys and values in full precision get the token hold `<site>`, since a cache stores them too.
+ * - `train`: codes in f32 with straight-through gradients; top codes are the inputs `TOP_INPUTS` (2^b - 1 for weights,
+ *   2^(b-1) - 1 for activations); clip parameters have no width in their name. Widths that agree in ranks and group sizes
+ *   give equal graphs. Cache quantizers are as at deployment but keep their gradients.
+ *
+ * @param widths by local site name; a weight's name sets the widths of its grid and of its adapter
+ * @throws {RangeError} on sites that do not exist, on impossible widths, and on train programs with several widths for one top code
+ */
+export function specialize(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme, mode: Mode): Graph {
+  checkSites(graph, widths);
+  if (mode === "train") checkTops(graph, widths);
+  const concrete = rewrite(graph, (node, b) => {
+    if (node.op !== "site") return undefined;
+    const x = node.inputs[0] as Node, name = nameOf(node), role = siteRoleOf(stringAttr(node.attrs, "role"));
+    const width = widthOf(widths, name, LEAST[role]);
+    if (width !== undefined) return QUANTIZERS[role](b, x, { name, width, scheme, mode });
+    return mode === "deploy" && (role === "key" || role === "value") ? b.hold(x, "token", name) : x;
+  });
+  return mode === "deploy" ? contractGroups(concrete) : concrete;
+}
+
+interface SiteOptions {
+  readonly name: string;
+  readonly width: Width;
+  readonly scheme: QuantizationScheme;
+  readonly mode: Mode;
+}
+
+const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) => Node> = {
+  weight: (b, w, { name, width, scheme, mode }) => {
+    const groupSize = scheme.groupSizes[width], [rows = 1, columns = 1] = w.type.shape.map(Number);
+    const clip = (end: "high" | "low") => {
+      const type = tensorType("f32", [rows, groupingOf(columns, groupSize).groups, 1]);
+      return b.param(`${name}.clip.${end}${mode === "deploy" ? `.${width}` : ""}`, type, "calibration");
+    };
+    const range = { groupSize, high: clip("high"), low: clip("low") };
+    if (mode === "train") return affineQuantizer(b, w, { ...range, top: topInput(b, "weight") });
+    const store = { name, time: "configuration", dtype: unsignedType(width) } as const;
+    return affineQuantizer(b, w, { ...range, top: unsignedTop(width), store });
+  },
+  adapter: (b, w, { name, width, scheme }) => {
+    const [rows = 1, columns = 1] = w.type.shape.map(Number), rank = scheme.ranks[width];
+    if (rank > scheme.rank) {
+      throw new RangeError(`Expected at most ${scheme.rank} columns of the adapter at ${width} bits but found ${rank}`);
+    }
+    if (rank === 0) return w;
+    const left = b.param(`${name}.adapter.b`, tensorType("f32", [rows, scheme.rank]), "calibration");
+    const right = b.param(`${name}.adapter.a`, tensorType("f32", [scheme.rank, columns]), "calibration");
+    return lowRankDelta(b, w, { left, right, rank });
+  },
+  activation: (b, x, { width, scheme, mode }) =>
+    mode === "train"
+      ? perTokenQuantizer(b, x, { top: topInput(b, "activation"), clip: scheme.activationClip })
+      : perTokenQuantizer(b, x, {
+        top: symmetricTop(width),
+        clip: scheme.activationClip,
+        codes: `i${width}` as NarrowType,
+      }),
+  key: quantizeCached,
+  value: quantizeCached,
+};
+
+function quantizeCached(b: Builder, x: Node, { name, width, scheme, mode }: SiteOptions): Node {
+  const grid = { top: unsignedTop(width), clip: scheme.cacheClip };
+  if (mode === "train") return cacheQuantizer(b, x, grid);
+  return cacheQuantizer(b, x, { ...grid, store: { name, time: "token", dtype: unsignedType(width) } });
+}
+
+const topInput = (b: Builder, kind: keyof typeof TOP_INPUTS): Node => b.input(TOP_INPUTS[kind], tensorType("f32", [1]));
+
+function checkSites(graph: Graph, widths: LocalWidths): void {
+  const names = new Set(sitesOf(graph).map(({ name }) => name));
+  for (const name of Object.keys(widths)) {
+    if (names.has(name)) continue;
+    throw new RangeError(`Expected a site but found "${name}"; there are ${[...names].join(", ") || "none"}`);
+  }
+}
+
+/** Weights share one top code, and so do activations: in a train program each kind has one width, or 16. */
+function checkTops(graph: Graph, widths: LocalWidths): void {
+  for (const kind of ["weight", "activation"] as const) {
+    const names = sitesOf(graph).filter(({ role }) => role === kind).map(({ name }) => name);
+    const found = new Set(names.flatMap((name) => widthOf(widths, name, LEAST[kind]) ?? []));
+    if (found.size > 1) {
+      throw new RangeError(`Expected one ${kind} width in a train program but found ${[...found].join(", ")}`);
+    }
+  }
+}

@@ -1,0 +1,79 @@
+/** The order of passes: from a front-end's module to the elastic module, and from that to the programs of one configuration. */
+import type { Module } from "../ir/module.ts";
+import type { Graph } from "../ir/node.ts";
+import { type LocalWidths, type QuantizationScheme, sitesOf } from "../ir/sites.ts";
+import { contractIntegers } from "./passes/contract_integers.ts";
+import { holdParameters } from "./passes/hold_parameters.ts";
+import { insertCache } from "./passes/insert_cache.ts";
+import { functionPass, type NamedPass, type RunOptions, runPasses } from "./passes/pass.ts";
+import { insertActivationQuantizers } from "./passes/quantize/insert_activation_quantizers.ts";
+import { insertAdapters } from "./passes/quantize/insert_adapters.ts";
+import { insertCacheQuantizers } from "./passes/quantize/insert_cache_quantizers.ts";
+import { insertMaster } from "./passes/quantize/insert_master.ts";
+import { insertWeightQuantizers } from "./passes/quantize/insert_weight_quantizers.ts";
+import { mapBlocks } from "./passes/quantize/linears.ts";
+import { specialize } from "./passes/quantize/specialize.ts";
+import { type Stages, stage, trainGraph } from "./passes/stage.ts";
+import { fuseNorms } from "./passes/structure/fuse_norms.ts";
+import { onlineHadamard } from "./passes/structure/online_hadamard.ts";
+import { rotateHeads } from "./passes/structure/rotate_heads.ts";
+import { rotateResidual } from "./passes/structure/rotate_residual.ts";
+import { simplify, simplifyGraph } from "./passes/structure/simplify.ts";
+import type { Recipe } from "./recipe.ts";
+
+const hold = functionPass("hold parameters", holdParameters);
+
+const blockPass = (name: string, change: (graph: Graph) => Graph): NamedPass => ({
+  name,
+  run: (module) => mapBlocks(module, change),
+});
+
+/** Passes that change how weights and activations are represented, but not what the model computes. */
+export function structurePasses({ rotate, cache, seed }: Recipe): readonly NamedPass[] {
+  const rotations = [rotateResidual({ seed }), rotateHeads({ seed }), onlineHadamard({ keys: cache })];
+  return [simplify, fuseNorms, ...(rotate ? rotations : []), simplify];
+}
+
+/** Passes that mark what can be quantized. */
+export function quantizePasses({ scheme, activations, cache }: Recipe): readonly NamedPass[] {
+  return [
+    blockPass("insert master", (graph) => insertMaster(graph, scheme)),
+    blockPass("insert adapters", insertAdapters),
+    blockPass("insert weight quantizers", insertWeightQuantizers),
+    ...(activations ? [blockPass("insert activation quantizers", insertActivationQuantizers)] : []),
+    ...(cache ? [blockPass("insert cache quantizers", insertCacheQuantizers)] : []),
+    hold,
+  ];
+}
+
+/** The model in full precision, in the basis and with the weights that quantizers will see. */
+export const structureModule = (module: Module, recipe: Recipe, options?: RunOptions): Module =>
+  runPasses(module, [...structurePasses(recipe), hold], options);
+
+/** The model with a master, adapters and quantizers at every site, whatever their widths will be. */
+export const elasticModule = (module: Module, recipe: Recipe, options?: RunOptions): Module =>
+  runPasses(module, [...structurePasses(recipe), ...quantizePasses(recipe)], options);
+
+/** Only widths of sites that the function has. */
+function ownWidths(graph: Graph, widths: LocalWidths): LocalWidths {
+  const names = new Set(sitesOf(graph).map(({ name }) => name));
+  return Object.fromEntries(Object.entries(widths).filter(([name]) => names.has(name)));
+}
+
+/** The programs of one function at one configuration: prepare, switch and step (whole sequences, no cache). */
+export function deployFunction(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme): Stages {
+  const concrete = specialize(graph, ownWidths(graph, widths), scheme, "deploy");
+  return stage(simplifyGraph(contractIntegers(concrete)));
+}
+
+/** The same with a key/value cache in the step program. */
+export function deployFunctionWithCache(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme): Stages {
+  const concrete = specialize(graph, ownWidths(graph, widths), scheme, "deploy");
+  return stage(simplifyGraph(contractIntegers(insertCache(concrete))));
+}
+
+/** The differentiable program of one function: learned parameters are its variables, top codes its inputs. */
+export function trainFunction(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme): Graph {
+  return trainGraph(simplifyGraph(specialize(graph, ownWidths(graph, widths), scheme, "train")));
+}
+

@@ -1,0 +1,216 @@
+/**
+ * @file Quantizers, the adapter and the master as builder functions that return ordinary nodes. Each has two forms of equal
+ * value: the train form keeps codes in f32 and passes gradients straight through the rounding; the deploy form (`store` or
+ * `codes` given) casts codes to their narrow type and marks what is stored with `hold`. Section numbers are those of the
+ * method's description, quept-method.md.
+ */
+import type { Builder } from "../builder.ts";
+import type { Node } from "../node.ts";
+import type { BindingTime } from "../ops/state.ts";
+import type { NarrowType } from "../types.ts";
+
+/** How a row of columns is divided: `groups` of `size`, the last one filled up with `padding` zeros. */
+export interface Grouping {
+  readonly groups: number;
+  readonly size: number;
+  readonly padding: number;
+}
+
+/** The deploy form: codes of type `dtype`, and holds `<name>.codes`, `<name>.scale` and `<name>.zero` of that time. */
+export interface Stored {
+  readonly name: string;
+  readonly time: BindingTime;
+  readonly dtype: NarrowType;
+}
+
+/** The top code of a grid: a number, or an input f32[1] that several widths share. */
+export type Top = number | Node;
+
+/** Divides rows in groups of `groupSize` columns; -1, or a group longer than the row: one group per row, unpadded (2.1). */
+export function groupingOf(columns: number, groupSize: number): Grouping {
+  if (groupSize === -1 || groupSize >= columns) return { groups: 1, size: columns, padding: 0 };
+  if (!Number.isSafeInteger(groupSize) || groupSize < 1) {
+    throw new RangeError(`Expected a group size of 1 or more, or -1 for whole rows, but found ${groupSize}`);
+  }
+  const groups = Math.ceil(columns / groupSize);
+  return { groups, size: groupSize, padding: groups * groupSize - columns };
+}
+
+/** f32 [p,q] -> [p,G,g], zeros appended to each row (2.1). */
+export function toGroups(b: Builder, w: Node, { groups, size, padding }: Grouping): Node {
+  const [rows] = matrixShape(w);
+  return b.reshape(b.pad(w, [0, 0], [0, padding]), [rows, groups, size]);
+}
+
+/** [p,G,g] -> [p,q]: inverse of `toGroups`. */
+export function fromGroups(b: Builder, x: Node, columns: number): Node {
+  const [rows = 1, groups = 1, size = 1] = x.type.shape.map(Number);
+  return b.slice(b.reshape(x, [rows, groups * size]), [0, 0], [rows, columns]);
+}
+
+/** Learned range and grid of a weight quantizer. */
+export interface AffineOptions {
+  /** Columns per group, -1 for whole rows. */
+  readonly groupSize: number;
+  /** Clip logits α and β of the range's upper and lower end, f32 [p,G,1]. */
+  readonly high: Node;
+  readonly low: Node;
+  /** Q = 2^b - 1. */
+  readonly top: Top;
+  readonly store?: Stored;
+}
+
+/**
+ * The asymmetric weight quantizer with learned clipping (2.1 to 2.4), f32 [p,q] -> [p,q]. The range is forced to include
+ * zero before it is clipped, so that zero is on the grid and the zero point z is an integer in [0, Q]:
+ *
+ *     lo = σ(β)·min(V, 0), hi = σ(α)·max(V, 0), s = clamp((hi - lo)/Q), z = -⌊lo/s⌉, c = clamp(⌊V/s⌉ + z, 0, Q), V̂ = (c - z)·s
+ */
+export function affineQuantizer(b: Builder, w: Node, { groupSize, high, low, top, store }: AffineOptions): Node {
+  const [, columns] = matrixShape(w);
+  const v = toGroups(b, w, groupingOf(columns, groupSize));
+  const lo = b.mul(b.sigmoid(low), b.minimum(b.min(v, [2]), 0));
+  const hi = b.mul(b.sigmoid(high), b.maximum(b.max(v, [2]), 0));
+  const step = b.div(b.sub(hi, lo), top);
+  const scale = straight(b, b.minimum(b.maximum(step, 1e-5), 1e4), step, store);
+  const zero = b.mul(b.round(b.div(lo, scale)), -1);
+  const u = b.div(v, scale);
+  const codes = clamp(b, b.add(straight(b, b.round(u), u, store), zero), 0, top);
+  return fromGroups(b, dequantize(b, stored(b, { codes, scale, zero }, store)), columns);
+}
+
+/** Grid of a per-token quantizer. */
+export interface PerTokenOptions {
+  /** P = 2^(b-1) - 1. */
+  readonly top: Top;
+  /** Part of the largest magnitude that the grid spans, 1 unless given. */
+  readonly clip?: number;
+  /** The deploy form: signed codes of that type. */
+  readonly codes?: NarrowType;
+}
+
+/** Tokens smaller than this are quantized with the scale of one that large, so that a zero token stays zero (trap N1). */
+const SMALLEST_TOKEN = 1e-8;
+
+/**
+ * The symmetric dynamic quantizer of activations (3.1, with one scale for both directions), one scale per vector of the
+ * last axis: s = max(clip·max|x|, ε)/P, x̂ = ⌊x/s⌉·s.
+ */
+export function perTokenQuantizer(b: Builder, x: Node, { top, clip = 1, codes: dtype }: PerTokenOptions): Node {
+  const largest = b.max(b.abs(x), [x.type.shape.length - 1]);
+  const scale = b.div(b.maximum(clip === 1 ? largest : b.mul(largest, clip), SMALLEST_TOKEN), top);
+  const u = b.div(x, scale);
+  const rounded = dtype ? b.round(u) : b.straightThrough(b.round(u), u);
+  // Without clipping |x|/s never exceeds P; with it the clamp is what makes the grid one of b bits (trap N2).
+  const codes = clip === 1 ? rounded : clamp(b, rounded, typeof top === "number" ? -top : b.mul(top, -1), top);
+  return b.mul(dtype ? b.cast(b.cast(codes, dtype), "f32") : codes, scale);
+}
+
+/** Grid of a cache quantizer. */
+export interface CacheOptions {
+  /** Q = 2^b - 1. */
+  readonly top: Top;
+  /** Part of the range that the grid spans: 0.95 in the published code. */
+  readonly clip: number;
+  readonly store?: Stored;
+}
+
+/**
+ * The asymmetric quantizer of cached keys and values (3.3), one group per vector of the last axis (a head). The range
+ * includes zero and has a least extent, so that constant and zero groups are exact (traps N1, N5); all gradients pass
+ * straight through.
+ */
+export function cacheQuantizer(b: Builder, x: Node, { top, clip, store }: CacheOptions): Node {
+  const axis = x.type.shape.length - 1;
+  const lo = b.minimum(b.mul(b.min(x, [axis]), clip), 0);
+  const hi = b.maximum(b.mul(b.max(x, [axis]), clip), 0);
+  const scale = b.div(b.maximum(b.sub(hi, lo), SMALLEST_TOKEN), top);
+  const lowest = b.mul(b.div(lo, scale), -1);
+  const zero = straight(b, b.round(lowest), lowest, store);
+  const u = b.div(x, scale);
+  const codes = straight(b, clamp(b, b.add(b.round(u), zero), 0, top), b.add(u, zero), store);
+  return dequantize(b, stored(b, { codes, scale, zero }, store));
+}
+
+/** Factors of an adapter and how much of them to use. */
+export interface LowRankOptions {
+  /** B, f32 [p,R]. */
+  readonly left: Node;
+  /** A, f32 [R,q]. */
+  readonly right: Node;
+  /** r(b): the first r columns of B and rows of A. */
+  readonly rank: number;
+}
+
+/** W + B[:, :r]·A[:r, :], the adapter cascade in weight space (4.1, 4.4 type 1): lower widths extend the prefix. */
+export function lowRankDelta(b: Builder, w: Node, { left, right, rank }: LowRankOptions): Node {
+  const [rows, columns] = matrixShape(w);
+  if (rank === 0) return w;
+  const prefix = b.dot(b.slice(left, [0, 0], [rows, rank]), b.slice(right, [0, 0], [rank, columns]), {
+    lhsContract: [1],
+    rhsContract: [0],
+  });
+  return b.add(w, prefix);
+}
+
+/** How the int8 master is stored. */
+export interface MasterOptions {
+  readonly name: string;
+  /** Columns per scale. */
+  readonly groupSize: number;
+}
+
+/**
+ * The stored copy of a weight in int8 (design.md 8), f32 [p,q] -> [p,q]: holds `<name>.master.codes` i8 [p,G,g] and
+ * `<name>.master.scales` f16 [p,G,1]. The scale max|w|/127 is rounded to f16 before the codes are computed; the smallest
+ * positive f16 stands for zero, so that a zero group divides by no zero.
+ */
+export function int8Master(b: Builder, w: Node, { name, groupSize }: MasterOptions): Node {
+  const [, columns] = matrixShape(w);
+  // Unlike grids of few bits the master keeps its group size in short rows: one storage shape for every width.
+  const groups = Math.ceil(columns / groupSize);
+  const v = toGroups(b, w, { groups, size: groupSize, padding: groups * groupSize - columns });
+  const largest = b.div(b.max(b.abs(v), [2]), 127);
+  const scales = b.hold(b.cast(b.maximum(largest, 2 ** -24), "f16"), "checkpoint", `${name}.master.scales`);
+  const scale = b.cast(scales, "f32");
+  const codes = b.cast(clamp(b, b.round(b.div(v, scale)), -127, 127), "i8");
+  const value = b.mul(b.cast(b.hold(codes, "checkpoint", `${name}.master.codes`), "f32"), scale);
+  return fromGroups(b, value, columns);
+}
+
+/** The stored copy of a weight in f16, f32 [p,q] -> [p,q]: the hold `<name>.master`. */
+export function halfMaster(b: Builder, w: Node, name: string): Node {
+  return b.cast(b.hold(b.cast(w, "f16"), "checkpoint", `${name}.master`), "f32");
+}
+
+interface Grid {
+  readonly codes: Node;
+  readonly scale: Node;
+  readonly zero: Node;
+}
+
+/** Marks the parts of a grid as stored, codes in their narrow type; the train form stays as it is. */
+function stored(b: Builder, { codes, scale, zero }: Grid, store: Stored | undefined): Grid {
+  if (!store) return { codes, scale, zero };
+  const keep = (x: Node, part: string) => b.hold(x, store.time, `${store.name}.${part}`);
+  return {
+    codes: b.cast(keep(b.cast(codes, store.dtype), "codes"), "f32"),
+    scale: keep(scale, "scale"),
+    zero: keep(zero, "zero"),
+  };
+}
+
+const dequantize = (b: Builder, { codes, scale, zero }: Grid): Node => b.mul(b.sub(codes, zero), scale);
+
+/** Straight-through in the train form; the deploy form needs no gradient and stays smaller. */
+const straight = (b: Builder, value: Node, through: Node, store: Stored | undefined): Node =>
+  store ? value : b.straightThrough(value, through);
+
+/** An ordinary clamp: values on the ends pass the gradient (2.3). */
+const clamp = (b: Builder, x: Node, low: Top, high: Top): Node => b.minimum(b.maximum(x, low), high);
+
+function matrixShape(w: Node): readonly [rows: number, columns: number] {
+  const [rows, columns] = w.type.shape;
+  if (w.type.shape.length === 2 && typeof rows === "number" && typeof columns === "number") return [rows, columns];
+  throw new TypeError(`Expected a matrix as weight but found ${w.type.dtype}[${w.type.shape.join(",")}]`);
+}

@@ -1,0 +1,80 @@
+/**
+ * @file Sites, the places whose precision can be chosen, and the plain data that says how: widths per site, and the scheme
+ * (group sizes, ranks, clip ratios) that turns a width into a quantizer. Site names are unique per function; the call's
+ * prefix makes them unique per model.
+ */
+import { type Graph, nameOf, stringAttr } from "./node.ts";
+import { type SiteRole, siteRoleOf } from "./ops/state.ts";
+import type { TensorType, Width } from "./types.ts";
+
+/** The width that stands for full precision: the site does nothing. */
+export const FULL_WIDTH = 16;
+
+/** The widths a weight can have, narrowest first. */
+export const WIDTHS = [2, 3, 4, 5, 6, 7, 8] as const satisfies readonly Width[];
+
+/** Bits per site of a model, by global site name (call prefix included); 16, or absent: full precision. */
+export type BitConfig = Readonly<Record<string, number>>;
+
+/** Bits per site of one function, by the site's name in it; 16, or absent: full precision. */
+export type LocalWidths = Readonly<Record<string, number>>;
+
+/** How the int8 or f16 copy of the weights is stored from which every width is made. */
+export type MasterScheme = { readonly kind: "int8"; readonly groupSize: number } | { readonly kind: "fp16" };
+
+/** Everything but the widths that shapes quantizers; one artifact has one scheme. */
+export interface QuantizationScheme {
+  /** Columns that share a scale, per weight width; -1: the whole row. */
+  readonly groupSizes: Readonly<Record<Width, number>>;
+  /** Columns of the adapter that a weight of this width uses, the first ones; 0: no adapter. */
+  readonly ranks: Readonly<Record<Width, number>>;
+  /** Columns of the whole adapter. */
+  readonly rank: number;
+  readonly master: MasterScheme;
+  /** Part of a cached vector's range that its grid spans. */
+  readonly cacheClip: number;
+  /** Part of a token's largest magnitude that its grid spans. */
+  readonly activationClip: number;
+}
+
+/** A quantizer site of a function. */
+export interface Site {
+  readonly name: string;
+  readonly role: SiteRole;
+  readonly type: TensorType;
+}
+
+/** The sites of a function, in topological order. */
+export function sitesOf(graph: Graph): readonly Site[] {
+  return graph.nodes.filter((node) => node.op === "site").map((node) => ({
+    name: nameOf(node),
+    role: siteRoleOf(stringAttr(node.attrs, "role")),
+    type: node.type,
+  }));
+}
+
+/** The part of a model's configuration that concerns the function called with this prefix, by local site name. */
+export function localWidths(config: BitConfig, prefix: string): LocalWidths {
+  const own = Object.entries(config).filter(([name]) => name.startsWith(prefix));
+  return Object.fromEntries(own.map(([name, width]) => [name.slice(prefix.length), width]));
+}
+
+/**
+ * The width of a site as a checked number of bits, `undefined` for full precision (16 or more, or not named).
+ *
+ * @param least narrowest width the site's quantizer has
+ * @throws {RangeError} on widths between 8 and 16, fractions and widths below `least`
+ */
+export function widthOf(widths: LocalWidths, name: string, least: Width = 2): Width | undefined {
+  const width = Object.hasOwn(widths, name) ? widths[name] : undefined;
+  if (width === undefined || width >= FULL_WIDTH) return undefined;
+  const found = WIDTHS.find((known) => known === width && known >= least);
+  if (found) return found;
+  throw new RangeError(`Expected a width from ${least} to 8, or 16, for site "${name}" but found ${width}`);
+}
+
+/** Q_b = 2^b - 1, the top code of an unsigned grid: weights and caches (quept-method 0). */
+export const unsignedTop = (width: Width): number => 2 ** width - 1;
+
+/** P_b = 2^(b-1) - 1, the top code of a symmetric grid: activations (quept-method 0). */
+export const symmetricTop = (width: Width): number => 2 ** (width - 1) - 1;

@@ -1,0 +1,54 @@
+/** @file An artifact as a source of sessions and evaluation: tensors are read by byte range when a call needs them. */
+import type { Runner } from "../backends/runner.ts";
+import type { Tensor } from "../backends/backend.ts";
+import type { Artifact } from "../compiler/artifact/artifact.ts";
+import { parseDecoderConfig } from "../compiler/frontends/config.ts";
+import { contextLimit } from "../compiler/frontends/decoder.ts";
+import { modelSites } from "../compiler/model_sites.ts";
+import { quote, UserError } from "../ir/errors.ts";
+import { typeText } from "../ir/types.ts";
+import { type ElasticSource, freeTensors } from "./elastic_source.ts";
+
+/**
+ * A source over an open artifact.
+ *
+ * @throws {UserError} if the artifact's configuration is not one of a decoder
+ */
+export function artifactSource(artifact: Artifact, runner: Runner): ElasticSource {
+  const { module, recipe, config, frontier } = artifact.description, { backend } = runner;
+  const bytes = new TextEncoder().encode(JSON.stringify(config));
+  const free = freeTensors(runner);
+  return {
+    name: artifact.name,
+    runner,
+    module,
+    scheme: recipe.scheme,
+    sites: modelSites(module),
+    widths: [...new Set(recipe.bitGroups.flat())].sort(),
+    contextLimit: contextLimit(parseDecoderConfig(bytes, artifact.name)),
+    ...(frontier ? { frontier } : {}),
+    load: async (call, leaves) => {
+      const tensors: Record<string, Tensor> = {};
+      try {
+        for (const [name, expected] of leaves) {
+          const { type, values } = await artifact.tensor(call.prefix + name);
+          if (typeText(type) !== typeText(expected)) {
+            throw new UserError({
+              what: `Expected tensor ${quote(call.prefix + name)} to be ${typeText(expected)} but found ${
+                typeText(type)
+              }`,
+              where: quote(artifact.name),
+              mend: "use an intact artifact, or compile the model again",
+            });
+          }
+          tensors[name] = backend.upload(type, values);
+        }
+      } catch (error) {
+        free(call, tensors);
+        throw error;
+      }
+      return tensors;
+    },
+    release: free,
+  };
+}

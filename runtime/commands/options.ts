@@ -1,0 +1,205 @@
+/** @file The command line: its commands with their options, what each option means, and the help text that follows from it. */
+import type { CalibrationSettings } from "../../compiler/calibrate/settings.ts";
+import { type Arguments, optionLines, type OptionTable, readArguments } from "./arguments.ts";
+import { DEVICES, type DeviceName } from "./devices.ts";
+
+/** What every command that runs a model needs. */
+export interface DeviceOptions {
+  readonly device: DeviceName;
+  /** Threads of the WebAssembly backend; as many as cores unless given. */
+  readonly threads?: number;
+}
+
+/** `compile.ts [MODEL]`: no model is the bundled one. */
+export interface CompileOptions extends DeviceOptions {
+  readonly kind: "compile";
+  readonly model?: string;
+  readonly bits: string;
+  readonly calibration?: string;
+  readonly evaluation?: string;
+  readonly out?: string;
+  readonly seed: number;
+  readonly master: "int8" | "fp16";
+  readonly settings: Partial<CalibrationSettings>;
+  readonly json: boolean;
+}
+
+/** `compile.ts eval [MODEL]`. */
+export interface EvaluateOptions extends DeviceOptions {
+  readonly kind: "eval";
+  readonly model?: string;
+  readonly bits: string;
+  readonly data?: string;
+  readonly reference?: string;
+  readonly json: boolean;
+}
+
+/** `compile.ts run [MODEL]`. */
+export interface RunOptions extends DeviceOptions {
+  readonly kind: "run";
+  readonly model?: string;
+  readonly prompt: string;
+  readonly bits: string;
+  readonly maxTokens: number;
+  readonly json: boolean;
+}
+
+/** `compile.ts inspect [MODEL]`. */
+export interface InspectOptions {
+  readonly kind: "inspect";
+  readonly model?: string;
+  readonly functionName?: string;
+  readonly after?: string;
+  readonly bits?: string;
+  readonly kernels: boolean;
+  readonly kernel?: string;
+  readonly wgsl: boolean;
+  readonly plan: boolean;
+}
+
+/** A command line, checked. */
+export type Command =
+  | CompileOptions
+  | EvaluateOptions
+  | RunOptions
+  | InspectOptions
+  | { readonly kind: "help"; readonly text: string }
+  | { readonly kind: "version" };
+
+const DEVICE_TABLE = {
+  device: { value: "NAME", doc: `where to compute: ${DEVICES.join(", ")} (auto: a GPU if there is one, else wasm)` },
+  threads: { value: "N", doc: "threads of the wasm device (as many as cores)" },
+} as const satisfies OptionTable;
+
+const JSON_TABLE = { json: { doc: "one JSON object per result on stdout" } } as const satisfies OptionTable;
+const HELP_TABLE = { help: { doc: "this text" } } as const satisfies OptionTable;
+
+const TABLES = {
+  compile: {
+    bits: { value: "SPEC", doc: 'what to compile for: "4", "2-8", "w4a4", "w4a8kv4", "mixed", "mixed@3.25" or a list (mixed)' },
+    calib: { value: "FILE", doc: "text to calibrate on: .txt, or .jsonl with a text field per line" },
+    eval: { value: "FILE", doc: "text of the table (the end of the calibration text, held out)" },
+    out: { value: "DIR", doc: "where to save the artifact; nothing is saved without" },
+    ...DEVICE_TABLE,
+    seed: { value: "N", doc: "seed of everything random (0)" },
+    epochs: { value: "N", doc: "passes over the calibration text, per block" },
+    sequences: { value: "N", doc: "calibration sequences at most" },
+    tokens: { value: "N", doc: "tokens per calibration sequence at most" },
+    master: { value: "TYPE", doc: "how the artifact keeps weights: int8 or fp16 (int8)" },
+    ...JSON_TABLE,
+    ...HELP_TABLE,
+    version: { doc: "the version" },
+  },
+  eval: {
+    bits: { value: "LIST", doc: "settings to evaluate (16)" },
+    data: { value: "FILE", doc: "text to evaluate on: .txt or .jsonl" },
+    reference: { value: "MODEL", doc: "checkpoint or artifact that divergences are measured from (the model itself at 16)" },
+    ...DEVICE_TABLE,
+    ...JSON_TABLE,
+    ...HELP_TABLE,
+  },
+  run: {
+    prompt: { value: "TEXT", doc: "what to continue" },
+    bits: { value: "SPEC", doc: "precision to run at (16)" },
+    "max-tokens": { value: "N", doc: "tokens to generate at most (64)" },
+    ...DEVICE_TABLE,
+    ...JSON_TABLE,
+    ...HELP_TABLE,
+  },
+  inspect: {
+    after: { value: "PASS", doc: 'the module after a pass ("start": before the first); passes are listed without options' },
+    function: { value: "NAME", doc: "one function only" },
+    bits: { value: "SPEC", doc: "specialise to a setting" },
+    kernels: { doc: "the kernels of the step programs with what each fuses" },
+    kernel: { value: "NAME", doc: "one kernel" },
+    wgsl: { doc: "with --kernel: its WGSL" },
+    plan: { doc: "the memory plan of the step programs" },
+    ...HELP_TABLE,
+  },
+} as const satisfies Readonly<Record<string, OptionTable>>;
+
+/**
+ * Reads a command line.
+ *
+ * @throws {UserError} on anything that is not known or not of its type
+ */
+export function readCommand(args: readonly string[]): Command {
+  const [first = ""] = args, kind = isSubcommand(first) ? first : "compile", table: OptionTable = TABLES[kind];
+  if (args.some((arg) => arg === "--help" || arg === "-h")) return { kind: "help", text: helpText() };
+  const read = readArguments(kind === first ? args.slice(1) : args, table, 1);
+  if (read.has("version")) return { kind: "version" };
+  return READERS[kind](read);
+}
+
+const isSubcommand = (name: string): name is keyof typeof TABLES => Object.hasOwn(TABLES, name);
+
+const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command>> = {
+  compile: (read) => ({
+    kind: "compile",
+    ...model(read),
+    bits: read.text("bits") ?? "mixed",
+    ...given("calibration", read.text("calib")),
+    ...given("evaluation", read.text("eval")),
+    ...given("out", read.text("out")),
+    ...device(read),
+    seed: read.integer("seed", 0) ?? 0,
+    master: read.oneOf("master", ["int8", "fp16"]) ?? "int8",
+    settings: {
+      ...given("epochs", read.integer("epochs", 0)),
+      ...given("sequences", read.integer("sequences", 1)),
+      ...given("tokens", read.integer("tokens", 2)),
+    },
+    json: read.has("json"),
+  }),
+  eval: (read) => ({
+    kind: "eval",
+    ...model(read),
+    bits: read.text("bits") ?? "16",
+    ...given("data", read.text("data")),
+    ...given("reference", read.text("reference")),
+    ...device(read),
+    json: read.has("json"),
+  }),
+  run: (read) => ({
+    kind: "run",
+    ...model(read),
+    prompt: read.required("prompt", 'write --prompt "TEXT"'),
+    bits: read.text("bits") ?? "16",
+    maxTokens: read.integer("max-tokens", 1) ?? 64,
+    ...device(read),
+    json: read.has("json"),
+  }),
+  inspect: (read) => ({
+    kind: "inspect",
+    ...model(read),
+    ...given("functionName", read.text("function")),
+    ...given("after", read.text("after")),
+    ...given("bits", read.text("bits")),
+    kernels: read.has("kernels"),
+    ...given("kernel", read.text("kernel")),
+    wgsl: read.has("wgsl"),
+    plan: read.has("plan"),
+  }),
+};
+
+const model = ({ positionals: [path] }: Arguments) => given("model", path);
+
+const device = (read: Arguments): DeviceOptions => ({
+  device: read.oneOf("device", DEVICES) ?? "auto",
+  ...given("threads", read.integer("threads", 1)),
+});
+
+/** A field that is left out, rather than undefined, where there is no value. */
+const given = <K extends string, V>(key: K, value: V | undefined): { readonly [key in K]?: V } =>
+  (value === undefined ? {} : { [key]: value }) as { readonly [key in K]?: V };
+
+function helpText(): string {
+  const usage: Readonly<Record<keyof typeof TABLES, string>> = {
+    compile: "compile.ts [MODEL]: calibrate a checkpoint (a Hugging Face folder; the bundled model unless given) once for all widths",
+    eval: "compile.ts eval [MODEL]: perplexity of a checkpoint or artifact, and its divergence from full precision",
+    run: "compile.ts run [MODEL]: continue a text with a checkpoint or artifact",
+    inspect: "compile.ts inspect [MODEL]: programs, kernels and memory of a checkpoint or artifact",
+  };
+  const sections = (Object.keys(TABLES) as (keyof typeof TABLES)[]).map((kind) => [usage[kind], ...optionLines(TABLES[kind])].join("\n"));
+  return sections.join("\n\n");
+}

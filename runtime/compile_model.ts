@@ -1,0 +1,201 @@
+/**
+ * @file The whole way from a checkpoint to an elastic artifact: read, calibrate, allocate, write, evaluate. The command line
+ * and programs that import the library take it alike.
+ */
+import type { Backend } from "../backends/backend.ts";
+import { createRunner } from "../backends/runner.ts";
+import { frontierOf } from "../compiler/allocate/frontier.ts";
+import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
+import { type Artifact, type ArtifactTensor, openArtifact } from "../compiler/artifact/artifact.ts";
+import type { ArtifactDescription } from "../compiler/artifact/description.ts";
+import { type BitSpec, parseBitSpecs } from "../compiler/bit_spec.ts";
+import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
+import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
+import { createPrograms } from "../compiler/calibrate/programs.ts";
+import { type CalibrationSettings, defaultSettings } from "../compiler/calibrate/settings.ts";
+import { type CallStore, memoryStore } from "../compiler/calibrate/store.ts";
+import { type Checkpoint, openCheckpoint } from "../compiler/frontends/checkpoint.ts";
+import { type TextData, tokenizeTexts } from "../compiler/frontends/dataset.ts";
+import { contextLimit, decoderModule } from "../compiler/frontends/decoder.ts";
+import { decoderSource } from "../compiler/frontends/decoder_source.ts";
+import { parseJsonObject } from "../compiler/frontends/json.ts";
+import { type Folder, localFolder } from "../compiler/frontends/source.ts";
+import { openTokenizer } from "../compiler/frontends/tokenizer.ts";
+import { modelSites } from "../compiler/model_sites.ts";
+import { elasticModule, structureModule } from "../compiler/pipeline.ts";
+import { defaultRecipe, type Recipe } from "../compiler/recipe.ts";
+import type { Module } from "../ir/module.ts";
+import { concreteShape, type TensorType } from "../ir/types.ts";
+import { artifactSource } from "./artifact_source.ts";
+import { checkpointSource } from "./checkpoint_source.ts";
+import { holdOut } from "./hold_out.ts";
+import { memoryArtifact } from "./memory_artifact.ts";
+import { openOutput } from "./output_folder.ts";
+import { checkSettings, tableSettings, trackOf } from "./precision_table.ts";
+import { type ResultRow, scoreSettings } from "./result_row.ts";
+import { VERSION } from "./version.ts";
+import { sha256, verifyCheckpoint } from "./verify_checkpoint.ts";
+
+/** What to compile, and how. */
+export interface CompileModelOptions {
+  /** A Hugging Face folder; see `localFolder` and `memoryFolder`. */
+  readonly model: Folder;
+  readonly backend: Backend;
+  /** Texts to calibrate on; see `readTexts`. */
+  readonly calibration: TextData;
+  /** Texts to evaluate on; unless given, the end of the calibration text is held out. */
+  readonly evaluation?: TextData;
+  /** The settings that are asked for, such as `mixed`; they decide which widths are calibrated. `mixed` unless given. */
+  readonly bits?: string;
+  /** Folder to save to. Without one the artifact stays in memory. */
+  readonly out?: string;
+  /** A natural number; 0 unless given. */
+  readonly seed?: number;
+  /** How the copy of the weights is stored that all widths are made of; `int8` unless given. */
+  readonly master?: "int8" | "fp16";
+  /** What differs from the defaults of the recipe. */
+  readonly settings?: Partial<CalibrationSettings>;
+  readonly report?: (event: CompileEvent) => void;
+}
+
+/** What happens while a model is compiled. */
+export type CompileEvent =
+  /** Something worth knowing: a sentence without a final period. */
+  | { readonly kind: "note"; readonly text: string }
+  | { readonly kind: "calibration"; readonly progress: CalibrationProgress }
+  /** How many of all (site, width) pairs have been measured. */
+  | { readonly kind: "sensitivity"; readonly done: number; readonly all: number }
+  | { readonly kind: "result"; readonly row: ResultRow };
+
+/** A compiled model. */
+export interface CompiledModel {
+  /** The elastic artifact: on disk, or in memory where nothing was saved. */
+  readonly artifact: Artifact;
+  /** Full precision, every calibrated width, and what was asked for. */
+  readonly rows: readonly ResultRow[];
+}
+
+/** Longest evaluation sequences, in tokens: a story of the test texts each, and what windows of papers are cut to on small models. */
+const EVALUATION_TOKENS = 512;
+/** Tokens that sensitivities are measured on. */
+const SENSITIVITY_TOKENS = 2048;
+
+/**
+ * Compiles a checkpoint to an elastic artifact and evaluates it. Equal options on an equal backend give the same bytes. With
+ * `out`, finished blocks are kept in `<out>/.calibration` until the end, and a call with the same options goes on from them.
+ *
+ * @throws {UserError} on anything wrong with what was given, before anything is written
+ */
+export async function compileModel(options: CompileModelOptions): Promise<CompiledModel> {
+  const { model, backend, seed = 0, out, report = () => {} } = options, note = (text: string) => report({ kind: "note", text });
+  const specs = parseBitSpecs(options.bits ?? "mixed"), recipe = recipeOf(specs, seed, options.master ?? "int8");
+  checkSettings(specs, recipe);
+  const checkpoint = await openCheckpoint(model), { config } = checkpoint;
+  const settings = settingsOf(recipe, options.settings, contextLimit(config));
+  const texts = options.evaluation ? { calibration: options.calibration, evaluation: options.evaluation } : splitTexts(options.calibration, note);
+  const tokenizer = await openTokenizer(model), cut = { vocabSize: config.vocabSize };
+  const sequences = tokenizeTexts(texts.calibration, tokenizer, { ...cut, maxTokens: settings.tokens, maxSequences: settings.sequences });
+  const evaluation = tokenizeTexts(texts.evaluation, tokenizer, { ...cut, maxTokens: Math.min(EVALUATION_TOKENS, contextLimit(config)) });
+  const module = decoderModule(config), modelSha256 = await verifyCheckpoint(checkpoint, module);
+  const dataSha256 = await sha256(new TextEncoder().encode(texts.calibration.texts.join("\n")));
+
+  // Everything that was given is in order: from here on files are written.
+  const output = out === undefined ? undefined : await openOutput(out);
+  const fingerprint = { version: VERSION, model: modelSha256, data: dataSha256, settings, recipe, seed, backend: backend.name };
+  const saved = output && await openFolderStore(output.calibration, fingerprint), store: CallStore = saved ?? memoryStore();
+  if (saved && saved.finished > 0) note(`Going on with ${saved.finished} of ${module.calls.length} calls from ${output.calibration}`);
+
+  const learned = await learn({ checkpoint, module, recipe, settings, sequences, store, backend, seed, report });
+  const description: ArtifactDescription = {
+    ...learned,
+    recipe,
+    config: parseJsonObject(await model.read("config.json"), `${model.name}/config.json`),
+    provenance: { seed, dataSha256, version: VERSION, settings: { ...settings } },
+  };
+  const tensors = await artifactTensors(module, store, saved);
+  const artifact = output ? await saveAndOpen(output, model, description, specs, tensors) : memoryArtifact(model.name, description, tensors);
+
+  const runner = createRunner(backend), elastic = artifactSource(artifact, runner);
+  const original = checkpointSource(checkpoint, runner, defaultRecipe("weights", seed));
+  const [full, ...others] = tableSettings(specs, recipe), rows: ResultRow[] = [];
+  await scoreSettings({
+    reference: original,
+    settings: [{ source: original, spec: full }, ...others.map((spec) => ({ source: elastic, spec }))],
+    sequences: evaluation,
+    report: (row) => {
+      rows.push(row);
+      report({ kind: "result", row });
+    },
+  });
+  await saved?.remove();
+  return { artifact, rows };
+}
+
+function recipeOf(specs: readonly BitSpec[], seed: number, master: "int8" | "fp16"): Recipe {
+  const recipe = defaultRecipe(trackOf(specs), seed);
+  return master === "int8" ? recipe : { ...recipe, scheme: { ...recipe.scheme, master: { kind: master } } };
+}
+
+function settingsOf(recipe: Recipe, changes: Partial<CalibrationSettings> = {}, limit: number): CalibrationSettings {
+  const settings = { ...defaultSettings(recipe.track), ...changes };
+  return { ...settings, tokens: Math.min(settings.tokens, limit) };
+}
+
+function splitTexts(data: TextData, note: (text: string) => void): { calibration: TextData; evaluation: TextData } {
+  const { note: text, ...parts } = holdOut(data);
+  note(text);
+  return parts;
+}
+
+interface Learning {
+  readonly checkpoint: Checkpoint;
+  readonly module: Module;
+  readonly recipe: Recipe;
+  readonly settings: CalibrationSettings;
+  readonly sequences: readonly Int32Array[];
+  readonly store: CallStore;
+  readonly backend: Backend;
+  readonly seed: number;
+  readonly report: (event: CompileEvent) => void;
+}
+
+/** Calibrates every call into the store, and allocates bits. */
+async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "module" | "sensitivities" | "frontier">> {
+  const { checkpoint, module, recipe, settings, sequences, store, backend, seed, report } = learning;
+  const noted = { note: (text: string) => report({ kind: "note", text }) };
+  const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
+  const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
+  const load = async (name: string, { shape }: TensorType) => (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
+  const common = { programs, structure, elastic, recipe, load, sequences, store };
+  await calibrate({ ...common, settings, seed, report: (progress) => report({ kind: "calibration", progress }) });
+  const sensitivities = await measureSensitivities({
+    ...common,
+    tokens: SENSITIVITY_TOKENS,
+    report: (done, all) => report({ kind: "sensitivity", done, all }),
+  });
+  const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
+    .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
+  return { module: elastic, sensitivities, frontier: frontierOf(items) };
+}
+
+/** What the artifact holds; values in files stay there until they are asked for. */
+async function artifactTensors({ calls }: Module, store: CallStore, saved: FolderStore | undefined): Promise<readonly ArtifactTensor[]> {
+  const all: ArtifactTensor[] = [];
+  for (const [index, { prefix }] of calls.entries()) {
+    const tensors = saved ? await saved.tensors(index) : (await store.load(index))?.map((tensor) => ({ ...tensor, values: () => tensor.values }));
+    if (!tensors) throw new Error(`Internal error in compileModel: the call "${prefix}" is not calibrated`);
+    all.push(...tensors);
+  }
+  return all;
+}
+
+async function saveAndOpen(
+  output: Awaited<ReturnType<typeof openOutput>>,
+  model: Folder,
+  description: ArtifactDescription,
+  specs: readonly BitSpec[],
+  tensors: readonly ArtifactTensor[],
+): Promise<Artifact> {
+  await output.save(model, description, specs, tensors);
+  return await openArtifact(await localFolder(output.path));
+}

@@ -1,0 +1,118 @@
+/** @file One call of an elastic model at some configuration: its step program, and the tensors that program needs. */
+import type { Tensors } from "../backends/runner.ts";
+import type { Call } from "../ir/module.ts";
+import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
+import { FULL_WIDTH, type LocalWidths } from "../ir/sites.ts";
+import type { TensorType } from "../ir/types.ts";
+import type { ElasticSource } from "./elastic_source.ts";
+import type { ElasticPrograms } from "./programs.ts";
+
+/** A call that can be run, and switched to other widths. */
+export interface ConfiguredCall {
+  readonly call: Call;
+  readonly widths: LocalWidths;
+  readonly step: Graph;
+  /** Parameters of the step program, by local name. */
+  readonly parameters: Tensors;
+  /** The call at other widths: weights whose width stays keep their codes. Afterwards the old one must not be used. */
+  switchTo(widths: LocalWidths): Promise<ConfiguredCall>;
+  free(): void;
+}
+
+/** Packed codes with scales and zero points of one weight. */
+interface Codes {
+  readonly width: number;
+  readonly tensors: Tensors;
+}
+
+/** The state of a call that `switchTo` hands on. */
+interface State {
+  readonly codes: ReadonlyMap<string, Codes>;
+  readonly held: Tensors;
+}
+
+/** Configures a call: makes the codes of its weights, and loads what else the step program reads. */
+export function configureCall(
+  source: ElasticSource,
+  programs: ElasticPrograms,
+  call: Call,
+  widths: LocalWidths,
+): Promise<ConfiguredCall> {
+  return configure(source, programs, call, widths, { codes: new Map(), held: {} });
+}
+
+async function configure(
+  source: ElasticSource,
+  programs: ElasticPrograms,
+  call: Call,
+  widths: LocalWidths,
+  old: State,
+): Promise<ConfiguredCall> {
+  const step = programs.step(call, widths);
+  const needed = parametersOf(step, "checkpoint"), codes = new Map<string, Codes>(), made: Tensors[] = [];
+  const missing = new Map([...needed].filter(([name]) => !old.held[name]));
+  let loaded: Tensors;
+  try {
+    for (const site of programs.weights(call)) {
+      const width = widths[site] ?? FULL_WIDTH, known = old.codes.get(site);
+      if (width >= FULL_WIDTH) continue;
+      const own = known?.width === width ? known.tensors : await makeCodes(source, programs, call, site, width);
+      if (own !== known?.tensors) made.push(own);
+      codes.set(site, { width, tensors: own });
+    }
+    loaded = await source.load(call, missing);
+  } catch (error) {
+    // The old state stays usable.
+    for (const tensors of made) freeAll(source, tensors);
+    throw error;
+  }
+  for (const [site, { tensors }] of old.codes) if (codes.get(site)?.tensors !== tensors) freeAll(source, tensors);
+  source.release(call, pick(old.held, (name) => !needed.has(name)));
+  const held = { ...pick(old.held, (name) => needed.has(name)), ...loaded };
+  const all: Tensors = Object.assign({}, held, ...[...codes.values()].map(({ tensors }) => tensors));
+  const names = [...leavesOf(step, "param").map(nameOf)], absent = names.find((name) => !all[name]);
+  if (absent !== undefined) {
+    throw new Error(`Internal error in configureCall: nothing provides the parameter "${absent}"`);
+  }
+  return {
+    call,
+    widths,
+    step,
+    parameters: pick(all, (name) => names.includes(name)),
+    switchTo: (next) => configure(source, programs, call, next, { codes, held }),
+    free: () => {
+      for (const { tensors } of codes.values()) freeAll(source, tensors);
+      source.release(call, held);
+    },
+  };
+}
+
+/** Runs the switch program of one weight. */
+async function makeCodes(
+  source: ElasticSource,
+  programs: ElasticPrograms,
+  call: Call,
+  site: string,
+  width: number,
+): Promise<Tensors> {
+  const graph = programs.switch(call, site, width);
+  const leaves = await source.load(
+    call,
+    new Map([...parametersOf(graph, "checkpoint"), ...parametersOf(graph, "calibration")]),
+  );
+  try {
+    return await source.runner.call(graph, {}, leaves);
+  } finally {
+    source.release(call, leaves);
+  }
+}
+
+const parametersOf = (graph: Graph, time: "checkpoint" | "calibration"): ReadonlyMap<string, TensorType> =>
+  new Map(leavesOf(graph, "param").filter(({ attrs }) => attrs.time === time).map((node) => [nameOf(node), node.type]));
+
+const pick = (tensors: Tensors, wanted: (name: string) => boolean): Tensors =>
+  Object.fromEntries(Object.entries(tensors).filter(([name]) => wanted(name)));
+
+function freeAll({ runner: { backend } }: ElasticSource, tensors: Tensors): void {
+  for (const tensor of Object.values(tensors)) backend.free(tensor);
+}

@@ -1,0 +1,70 @@
+/** @file What sessions and evaluation run: an elastic module together with everything that is known before the configuration. */
+import type { Runner, Tensors } from "../backends/runner.ts";
+import type { Frontier } from "../compiler/artifact/description.ts";
+import type { ModelSite } from "../compiler/model_sites.ts";
+import type { Call, Module } from "../ir/module.ts";
+import type { QuantizationScheme } from "../ir/sites.ts";
+import type { TensorType, Width } from "../ir/types.ts";
+
+/**
+ * An elastic model on a backend. Its module takes `ids` and `positions`, i32[B,T], and its last call returns the logits
+ * f32[B,T,V] of every token.
+ */
+export interface ElasticSource {
+  /** What messages call it. */
+  readonly name: string;
+  readonly runner: Runner;
+  readonly module: Module;
+  readonly scheme: QuantizationScheme;
+  readonly sites: readonly ModelSite[];
+  /** Weight widths that it has grids for. */
+  readonly widths: readonly Width[];
+  /** The longest context, in tokens. */
+  readonly contextLimit: number;
+  readonly frontier?: Frontier;
+  /**
+   * Values of checkpoint holds and learned parameters of a call, on the backend.
+   *
+   * @param leaves their types, by local name
+   * @returns tensors by local name, which the caller gives back to `release`
+   * @throws {UserError} if one is missing, damaged or of another type
+   */
+  load(call: Call, leaves: ReadonlyMap<string, TensorType>): Promise<Tensors>;
+  /** Takes tensors of `load` back. */
+  release(call: Call, tensors: Tensors): void;
+}
+
+/**
+ * The same source, but a tensor that several calls ask for by one global name (an embedding tied to the head) is on the
+ * backend once, for as long as somebody holds it.
+ */
+export function shareTensors(source: ElasticSource): ElasticSource {
+  const shared = new Map<string, { holders: number; readonly tensors: Promise<Tensors>; readonly call: Call }>();
+  const load: ElasticSource["load"] = async (call, leaves) => {
+    const entries = [...leaves].map(([name, type]) => {
+      const key = call.prefix + name, found = shared.get(key);
+      const entry = found ?? { holders: 0, call, tensors: source.load(call, new Map([[name, type]])) };
+      entry.holders++;
+      shared.set(key, entry);
+      return entry.tensors.catch((error) => {
+        shared.delete(key);
+        throw error;
+      });
+    });
+    return Object.assign({}, ...await Promise.all(entries));
+  };
+  const release: ElasticSource["release"] = (call, tensors) => {
+    for (const [name, tensor] of Object.entries(tensors)) {
+      const key = call.prefix + name, entry = shared.get(key);
+      if (!entry || --entry.holders > 0) continue;
+      shared.delete(key);
+      source.release(entry.call, { [name]: tensor });
+    }
+  };
+  return { ...source, load, release };
+}
+
+/** Frees tensors one by one: `release` of sources that do not share. */
+export const freeTensors = ({ backend }: Runner) => (_: Call, tensors: Tensors): void => {
+  for (const tensor of Object.values(tensors)) backend.free(tensor);
+};

@@ -1,0 +1,81 @@
+/** @file Keys and values of the tokens so far, on the backend. Capacity grows in powers of two, by copying. */
+import type { Tensor } from "../backends/backend.ts";
+import type { CallState, Runner, Tensors } from "../backends/runner.ts";
+import { createBuilder } from "../ir/builder.ts";
+import { type Graph, graphOf, leavesOf, nameOf } from "../ir/node.ts";
+import { bindSymbols } from "../ir/symbols.ts";
+import { type TensorType, tensorType, typeText } from "../ir/types.ts";
+
+/** The cache of one sequence, for all calls of a model. */
+export interface KeyValueCache {
+  /** Tokens in it; the next one goes to this position. */
+  length: number;
+  /** Tokens it has room for. */
+  readonly capacity: number;
+  /** Makes room for so many tokens in all. `steps` are the step programs of the calls, which say what is cached. */
+  reserve(tokens: number, steps: readonly Graph[]): Promise<void>;
+  /** What a call's step program binds and overwrites. */
+  state(call: number): CallState;
+  /** Forgets all tokens and gives the memory back. */
+  clear(): void;
+}
+
+const LEAST_CAPACITY = 64;
+/** Inputs of step programs that are cached values begin so (see `insertCache`). */
+const CACHE_INPUT = "cache.";
+
+/** An empty cache. */
+export function createCache(runner: Runner): KeyValueCache {
+  const { backend } = runner, copies = new Map<string, Graph>();
+  let caches: readonly Tensors[] = [], capacity = 0;
+
+  const grown = async (old: Tensor | undefined, type: TensorType): Promise<Tensor> => {
+    if (!old) return backend.allocate(type);
+    const key = `${typeText(old.type)} ${typeText(type)}`, graph = copies.get(key) ?? copyGraph(old.type, type);
+    copies.set(key, graph);
+    const { grown } = await runner.call(graph, {}, { old });
+    backend.free(old);
+    return grown as Tensor;
+  };
+
+  const cache: KeyValueCache = {
+    length: 0,
+    get capacity() {
+      return capacity;
+    },
+    reserve: async (tokens, steps) => {
+      if (tokens <= capacity) return;
+      let next = Math.max(capacity, LEAST_CAPACITY);
+      while (next < tokens) next *= 2;
+      const larger: Tensors[] = [];
+      for (const [i, step] of steps.entries()) {
+        const inputs = leavesOf(bindSymbols(step, { B: 1, T: 1, S: next }), "input").filter((node) =>
+          nameOf(node).startsWith(CACHE_INPUT)
+        );
+        const tensors: Record<string, Tensor> = {};
+        for (const node of inputs) tensors[nameOf(node)] = await grown(caches[i]?.[nameOf(node)], node.type);
+        larger.push(tensors);
+      }
+      caches = larger;
+      capacity = next;
+    },
+    state: (call) => {
+      const leaves = caches[call] ?? {};
+      return { leaves, options: { inPlace: Object.fromEntries(Object.keys(leaves).map((name) => [name, name])) } };
+    },
+    clear: () => {
+      for (const tensor of caches.flatMap((tensors) => Object.values(tensors))) backend.free(tensor);
+      caches = [];
+      capacity = 0;
+      cache.length = 0;
+    },
+  };
+  return cache;
+}
+
+/** [1,S,…] with room behind it: zeros up to the larger S. */
+function copyGraph(from: TensorType, to: TensorType): Graph {
+  const b = createBuilder(), none = from.shape.map(() => 0);
+  const more = from.shape.map((dim, axis) => axis === 1 ? Number(to.shape[1]) - Number(dim) : 0);
+  return graphOf({ grown: b.pad(b.input("old", tensorType(from.dtype, from.shape)), none, more) });
+}

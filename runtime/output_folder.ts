@@ -1,0 +1,88 @@
+/** @file The folder that a compilation writes: the artifact, what belongs to it of the checkpoint, the plan and the kernels. */
+import { ARTIFACT_FILE, type ArtifactTensor, isArtifact, writeArtifact } from "../compiler/artifact/artifact.ts";
+import { writeAtomically } from "../compiler/artifact/atomic_write.ts";
+import type { ArtifactDescription } from "../compiler/artifact/description.ts";
+import { type BitSpec, configOf, storageBytes } from "../compiler/bit_spec.ts";
+import { contextLimit } from "../compiler/frontends/decoder.ts";
+import { parseDecoderConfig } from "../compiler/frontends/config.ts";
+import { explain, type Folder, localFolder } from "../compiler/frontends/source.ts";
+import { meanBits, modelSites } from "../compiler/model_sites.ts";
+import { quote, UserError } from "../ir/errors.ts";
+import { createCatalogue, type KernelCatalogue, planSteps, usualSizes } from "./step_plan.ts";
+import { VERSION } from "./version.ts";
+
+/** A folder that can be written. */
+export interface OutputFolder {
+  readonly path: string;
+  /** Where a calibration keeps its finished blocks. */
+  readonly calibration: string;
+  /**
+   * Writes everything, the artifact itself last: where it is, the rest is.
+   *
+   * @param model the checkpoint, whose tokenizer and configuration are copied
+   * @param specs settings to plan and to write the kernels of
+   */
+  save(model: Folder, description: ArtifactDescription, specs: readonly BitSpec[], tensors: readonly ArtifactTensor[]): Promise<void>;
+}
+
+/** Files of the checkpoint that belong to the artifact as well. */
+const COPIED = ["config.json", "tokenizer.json", "tokenizer_config.json"] as const;
+const KERNELS = "kernels";
+
+/**
+ * Makes the folder, and tries to write to it.
+ *
+ * @throws {UserError} if it cannot be written, or holds a checkpoint, whose weights would be overwritten
+ */
+export async function openOutput(path: string): Promise<OutputFolder> {
+  const failed = (error: unknown) => explain(error, "write", path);
+  await Deno.mkdir(path, { recursive: true }).catch(failed);
+  const folder = await localFolder(path), probe = `${path}/.write-test`;
+  if (await folder.has(ARTIFACT_FILE) && !await isArtifact(folder)) {
+    throw new UserError({
+      what: `Expected an empty folder or an earlier artifact but found the checkpoint in ${quote(path)}`,
+      mend: "give another folder to --out",
+    });
+  }
+  await Deno.writeFile(probe, new Uint8Array()).catch(failed);
+  await Deno.remove(probe).catch(failed);
+  const save: OutputFolder["save"] = async (model, description, specs, tensors) => {
+    for (const file of COPIED) {
+      if (await model.has(file)) await writeAtomically(`${path}/${file}`, [await model.read(file)]);
+    }
+    const catalogue = createCatalogue(), plan = planFile(description, specs, catalogue);
+    await writeKernels(`${path}/${KERNELS}`, catalogue);
+    await writeAtomically(`${path}/plan.json`, [utf8(`${JSON.stringify(plan, null, 1)}\n`)]);
+    await writeArtifact(`${path}/${ARTIFACT_FILE}`, description, tensors);
+  };
+  return { path, calibration: `${path}/.calibration`, save };
+}
+
+/** What `plan.json` holds: widths, memory and kernels of every setting; fills the catalogue. */
+function planFile({ module, recipe, frontier, config }: ArtifactDescription, specs: readonly BitSpec[], catalogue: KernelCatalogue): unknown {
+  const sites = modelSites(module), limit = contextLimit(parseDecoderConfig(utf8(JSON.stringify(config)), "config.json"));
+  const settings = specs.map((spec) => {
+    const widths = configOf(spec, sites, frontier);
+    return {
+      bits: spec.text,
+      meanBits: meanBits(widths, sites),
+      bytes: storageBytes(widths, sites, recipe.scheme),
+      sites: sites.map(({ name, role, parameters }) => ({ name, role, parameters, bits: widths[name] ?? 16 })),
+      programs: planSteps({ module, scheme: recipe.scheme }, widths, usualSizes(limit), catalogue),
+    };
+  });
+  const kernels = catalogue.kernels.map(({ name, spec }) => ({ name, file: `${KERNELS}/${name}.wgsl`, kind: spec.kind, fuses: spec.fuses.split("\n") }));
+  return { version: 1, generator: `vernier ${VERSION}`, settings, kernels };
+}
+
+/** The folder of kernels, without those of an earlier compilation. */
+async function writeKernels(path: string, { kernels }: KernelCatalogue): Promise<void> {
+  const failed = (error: unknown) => explain(error, "write", path);
+  await Deno.mkdir(path, { recursive: true }).catch(failed);
+  for await (const { name } of Deno.readDir(path)) {
+    if (name.endsWith(".wgsl")) await Deno.remove(`${path}/${name}`).catch(failed);
+  }
+  for (const { name, wgsl } of kernels) await writeAtomically(`${path}/${name}.wgsl`, [utf8(wgsl)]);
+}
+
+const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);

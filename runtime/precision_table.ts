@@ -1,0 +1,44 @@
+/** @file Which settings a compilation calibrates for, and which ones its table shows. */
+import { type BitSpec, parseBitSpec } from "../compiler/bit_spec.ts";
+import type { Recipe, Track } from "../compiler/recipe.ts";
+import { quote, UserError } from "../ir/errors.ts";
+import { FULL_WIDTH } from "../ir/sites.ts";
+
+/** The recipe that settings need: weights and activations as soon as one of them quantizes activations or the cache. */
+export function trackOf(specs: readonly BitSpec[]): Track {
+  const beyondWeights = (spec: BitSpec) => spec.kind === "uniform" && (spec.activations < FULL_WIDTH || spec.cache < FULL_WIDTH);
+  return specs.some(beyondWeights) ? "activations" : "weights";
+}
+
+/**
+ * Refuses settings that a recipe does not calibrate.
+ *
+ * @throws {UserError} naming the setting and the widths that there are
+ */
+export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: Recipe): void {
+  const widths: readonly number[] = bitGroups.flat(), least = Math.min(...widths), most = Math.max(...widths);
+  for (const spec of specs) {
+    const known = spec.kind === "mixed" ? spec.budget >= least : spec.weights >= FULL_WIDTH || widths.includes(spec.weights);
+    if (known) continue;
+    throw new UserError({
+      what: `Expected ${least} to ${most} bits per weight${track === "activations" ? " beside quantized activations" : ""} but found ${quote(spec.text)}`,
+      where: "--bits",
+      mend: "compile settings of weights alone without settings such as w4a4",
+    });
+  }
+}
+
+/** Full precision first, then every calibrated width from the highest down, and what else was asked for, in the user's words. */
+export function tableSettings(specs: readonly BitSpec[], { bitGroups, track }: Recipe): readonly [BitSpec, ...BitSpec[]] {
+  const wording = (text: string): BitSpec => {
+    const usual = parseBitSpec(text);
+    return specs.find((spec) => sameWidths(spec, usual)) ?? usual;
+  };
+  const widths = bitGroups.flat().sort((a, b) => b - a);
+  const usual = widths.map((width) => wording(track === "activations" ? `w${width}a${width}` : String(width)));
+  const full = wording(String(FULL_WIDTH));
+  return [full, ...usual, ...specs.filter((spec) => spec !== full && !usual.includes(spec))];
+}
+
+const sameWidths = (a: BitSpec, b: BitSpec): boolean =>
+  a.kind === "uniform" && b.kind === "uniform" && a.weights === b.weights && a.activations === b.activations && a.cache === b.cache;

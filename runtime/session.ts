@@ -1,0 +1,172 @@
+/**
+ * @file A session: one sequence on an elastic model, token by token, with a key/value cache. Its precision can be changed
+ * between any two tokens, and the cache is kept.
+ */
+import type { Backend, Tensor } from "../backends/backend.ts";
+import { createRunner, runCalls } from "../backends/runner.ts";
+import { openArtifact } from "../compiler/artifact/artifact.ts";
+import type { Folder } from "../compiler/frontends/source.ts";
+import { quote, UserError } from "../ir/errors.ts";
+import type { Graph } from "../ir/node.ts";
+import { type BitConfig, localWidths } from "../ir/sites.ts";
+import { tensorType } from "../ir/types.ts";
+import { artifactSource } from "./artifact_source.ts";
+import { configurationOf, type Precision } from "./configuration.ts";
+import { configureCall, type ConfiguredCall } from "./configured_call.ts";
+import { type ElasticSource, shareTensors } from "./elastic_source.ts";
+import { type GenerateOptions, greedy } from "./generate.ts";
+import { createCache } from "./kv_cache.ts";
+import { oneTokenHead, TOKEN_INPUT } from "./logits.ts";
+import { type Piece, piecesOf, stepInputs } from "./prefill.ts";
+import { createPrograms } from "./programs.ts";
+
+/** One sequence on an elastic model. Calls must not overlap. */
+export interface Session extends AsyncDisposable {
+  /** Tokens in the cache. */
+  readonly length: number;
+  /** The longest context, in tokens. */
+  readonly contextLimit: number;
+  /** Widths of all sites. */
+  readonly config: BitConfig;
+  /**
+   * Changes the precision from the next token on.
+   *
+   * @throws {UserError} if the model cannot run at it, or if it changes a width of cached values while there are some
+   */
+  use(precision: Precision): Promise<void>;
+  /**
+   * Appends tokens, at least one.
+   *
+   * @returns logits of the token that follows
+   * @throws {UserError} if the context would exceed the model's
+   */
+  prefill(ids: ArrayLike<number>): Promise<Float32Array>;
+  /** Appends one token; see `prefill`. */
+  decode(id: number): Promise<Float32Array>;
+  /** Appends a prompt and yields the most likely continuation, token by token; see `greedy`. */
+  generate(prompt: ArrayLike<number>, options?: GenerateOptions): AsyncGenerator<number>;
+  /** Forgets all tokens. */
+  clear(): void;
+}
+
+/** What to open. */
+export interface SessionOptions {
+  /** The folder of an artifact. */
+  readonly folder: Folder;
+  readonly backend: Backend;
+  /** Precision at the start; full unless given. */
+  readonly precision?: Precision;
+}
+
+/**
+ * Opens an artifact and makes it ready to run.
+ *
+ * @throws {UserError} if the artifact is damaged or cannot run at that precision
+ */
+export async function openSession({ folder, backend, precision = "16" }: SessionOptions): Promise<Session> {
+  return await createSession(artifactSource(await openArtifact(folder), createRunner(backend)), precision);
+}
+
+/** A session on any elastic model; see `openSession`. */
+export async function createSession(model: ElasticSource, precision: Precision = "16"): Promise<Session> {
+  const source = shareTensors(model), { runner, module, sites } = source, { backend } = runner;
+  const programs = createPrograms(module, source.scheme, { cache: true });
+  const cache = createCache(runner), heads = new WeakMap<Graph, Graph>();
+  let config = configurationOf(source, precision);
+  let calls: readonly ConfiguredCall[] = [];
+  for (const call of module.calls) {
+    calls = [...calls, await configureCall(source, programs, call, localWidths(config, call.prefix))];
+  }
+
+  const use = async (next: Precision): Promise<void> => {
+    const wanted = configurationOf(source, next);
+    const changed = sites.find(({ name, role }) =>
+      (role === "key" || role === "value") && wanted[name] !== config[name]
+    );
+    if (changed && cache.length > 0) {
+      throw new UserError({
+        what: `Expected ${config[changed.name]} bits for ${quote(changed.name)}, as its cache has, but found ${
+          wanted[changed.name]
+        }`,
+        mend: "keep the width of cached values, or clear the session first",
+      });
+    }
+    if (changed) cache.clear();
+    for (const [i, configured] of calls.entries()) {
+      const widths = localWidths(wanted, configured.call.prefix);
+      calls = calls.with(i, await configured.switchTo(widths));
+    }
+    config = wanted;
+  };
+
+  /** Runs all calls on one piece; the last one for the piece's last token, where its logits are asked for. */
+  const run = async (ids: ArrayLike<number>, piece: Piece, wantsLogits: boolean): Promise<Float32Array> => {
+    const past = cache.length, last = calls.length - 1, count = piece.end - piece.start;
+    await cache.reserve(past + count, calls.slice(0, last).map(({ step }) => step));
+    const inputs = stepInputs(ids, piece, past, cache.capacity), type = tensorType("i32", [1, piece.bucket]);
+    const values = new Map<string, Tensor>([
+      ["ids", backend.upload(type, inputs.ids)],
+      ["positions", backend.upload(type, inputs.positions)],
+      ["token", backend.upload(tensorType("i32", [1, 1]), Int32Array.of(count - 1))],
+    ]);
+    const head = calls[last] as ConfiguredCall, headGraph = heads.get(head.step) ?? oneTokenHead(head.step);
+    heads.set(head.step, headGraph);
+    const graphs = calls.map(({ step }, i) => [String(i), i === last ? headGraph : step] as const);
+    const walk = calls.map(({ call }, i) => ({
+      ...call,
+      function: String(i),
+      inputs: { ...call.inputs, positions: "positions", ...(i === last ? { [TOKEN_INPUT]: "token" } : {}) },
+      outputs: i === last ? { logits: "logits" } : call.outputs,
+    }));
+    await runCalls(
+      runner,
+      { ...module, functions: Object.fromEntries(graphs) },
+      wantsLogits ? walk : walk.slice(0, last),
+      { B: 1, T: piece.bucket, S: cache.capacity },
+      values,
+      ({ function: i }) => calls[Number(i)]?.parameters ?? {},
+      { state: ({ function: i }) => cache.state(Number(i)) },
+    );
+    cache.length = past + count;
+    const logits = values.get("logits"), host = logits ? await backend.download(logits) : new Float32Array();
+    for (const tensor of new Set(values.values())) backend.free(tensor);
+    return Float32Array.from(host);
+  };
+
+  const prefill = async (ids: ArrayLike<number>): Promise<Float32Array> => {
+    if (ids.length === 0) throw new RangeError("Expected at least one token but found none");
+    const total = cache.length + ids.length;
+    if (total > source.contextLimit) {
+      throw new UserError({
+        what: `Expected at most ${source.contextLimit} tokens, the model's context, but found ${total}`,
+        mend: "use a shorter text",
+      });
+    }
+    let logits: Float32Array = new Float32Array();
+    const pieces = piecesOf(ids.length);
+    for (const [i, piece] of pieces.entries()) logits = await run(ids, piece, i === pieces.length - 1);
+    return logits;
+  };
+
+  const session: Session = {
+    get length() {
+      return cache.length;
+    },
+    get config() {
+      return config;
+    },
+    contextLimit: source.contextLimit,
+    use,
+    prefill,
+    decode: (id) => prefill([id]),
+    generate: (prompt, options) => greedy(session, prompt, options),
+    clear: () => cache.clear(),
+    [Symbol.asyncDispose]: () => {
+      cache.clear();
+      for (const call of calls) call.free();
+      calls = [];
+      return Promise.resolve();
+    },
+  };
+  return session;
+}

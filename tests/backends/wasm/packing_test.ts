@@ -1,0 +1,102 @@
+/** How narrow integers and halves lie in memory, and that kernels read and write them there. */
+import { assertEquals } from "@std/assert";
+import * as fc from "fast-check";
+import { hostArray, type HostArray } from "../../../backends/backend.ts";
+import type { KernelSpec } from "../../../backends/kernel.ts";
+import { bytesOf, decode, encode, layoutOf } from "../../../backends/wasm/layout.ts";
+import { halfValue } from "../../../ir/numerics.ts";
+import { type DType, DTYPES, isFloat, isNarrow, rangeOf, sizeOf, tensorType, type TensorType } from "../../../ir/types.ts";
+import { runSpec } from "./run_spec.ts";
+
+const SHAPES: readonly (readonly number[])[] = [[], [1], [3], [33], [2, 172], [5, 32], [3, 1], [2, 3, 7], [4, 64]];
+
+/** Values of a type from any numbers: codes over their whole range, halves that halves can hold. */
+function valuesOf(type: TensorType, numbers: readonly number[]): HostArray {
+  const values = hostArray(type.dtype, sizeOf(type.shape));
+  const [low, high] = isNarrow(type.dtype) ? rangeOf(type.dtype) : type.dtype === "bool" ? [0, 1] : [-1000, 1000];
+  return values.map((_, i) => {
+    const x = numbers[i % Math.max(numbers.length, 1)] ?? 0;
+    return type.dtype === "f16" ? halfValue(x % 0x7c00) : isFloat(type.dtype) ? x / 8 : low + x % (high - low + 1);
+  }) as HostArray;
+}
+
+const types = fc.tuple(fc.constantFrom(...DTYPES), fc.constantFrom(...SHAPES)).map(([dtype, shape]) => tensorType(dtype, shape));
+const numbers = fc.array(fc.integer({ min: 0, max: 65535 }), { minLength: 1, maxLength: 97 });
+
+Deno.test("decode() inverts encode() for every type and shape", () => {
+  fc.assert(fc.property(types, numbers, (type, drawn) => {
+    const values = valuesOf(type, drawn), memory = new ArrayBuffer(bytesOf(type) + 128);
+    new Uint8Array(memory).fill(0xff);
+    encode(type, values, memory, 64);
+    assertEquals(decode(type, memory, 64), values);
+  }));
+});
+
+Deno.test("encode() stores codes in exactly their width, rows padded to blocks of 32", () => {
+  const bytes = (dtype: DType, shape: readonly number[]) => layoutOf(tensorType(dtype, shape)).bytes;
+  for (const width of [2, 3, 4, 5, 6, 7]) assertEquals(bytes(`u${width}` as DType, [3, 64]), 3 * 64 * width / 8);
+  assertEquals(bytes("u3", [2, 33]), 2 * 64 * 3 / 8);
+  assertEquals([bytes("u8", [3, 5]), bytes("i4", [3, 5]), bytes("f16", [3, 5]), bytes("bool", [3, 5])], [15, 15, 30, 60]);
+});
+
+Deno.test("encode() puts the wide field's plane first, elements of a word four apart by plane", () => {
+  const type = tensorType("u3", [32]), memory = new ArrayBuffer(bytesOf(type)), codes = new Uint8Array(memory);
+  const bytesWith = (element: number, code: number) => {
+    const values = new Int32Array(32);
+    values[element] = code;
+    codes.fill(0);
+    encode(type, values, memory, 0);
+    return [...codes.subarray(0, 12).entries()].filter(([, byte]) => byte !== 0);
+  };
+  // Fields of 2 bits in bytes 0…7, element i + 8·j at bit 2·j; fields of 1 bit in bytes 8…11, element i + 4·j at bit j.
+  assertEquals(bytesWith(0, 7), [[0, 3], [8, 1]]);
+  assertEquals(bytesWith(9, 7), [[1, 3 << 2], [9, 1 << 2]]);
+  assertEquals(bytesWith(31, 5), [[7, 1 << 6], [11, 1 << 7]]);
+});
+
+/** A kernel that copies a tensor, element by element, through the given order of its axes. */
+function copyKernel(type: TensorType, turned: boolean): KernelSpec {
+  const dims = type.shape.map(Number), strides = dims.map((_, i) => dims.slice(i + 1).reduce((a, b) => a * b, 1));
+  const scalar = isFloat(type.dtype) ? "f32" : type.dtype === "bool" ? "bool" : "i32";
+  const order = [...dims.keys()];
+  if (turned) order.reverse();
+  const access = { offset: 0, strides: order.map((axis) => strides[axis] ?? 1) };
+  return {
+    kind: "map",
+    name: "copy",
+    fuses: "",
+    buffers: [{ name: "x", type, use: "read" }, { name: "y", type, use: "write" }],
+    dims: order.map((axis) => dims[axis] ?? 1),
+    stores: [{ buffer: 1, access, value: { kind: "load", buffer: 0, access, scalar } }],
+  };
+}
+
+Deno.test("kernels copy tensors of every type, along rows and across them", () => {
+  fc.assert(
+    fc.property(types, numbers, fc.boolean(), (type, drawn, turned) => {
+      const values = valuesOf(type, drawn), empty = hostArray(type.dtype, values.length);
+      assertEquals(runSpec(copyKernel(type, turned), [values, empty])[1], values);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("kernels read every half and round to halves as the host does", () => {
+  const type = tensorType("f16", [65536]), all = Float32Array.from({ length: 65536 }, (_, bits) => halfValue(bits));
+  assertEquals(runSpec(copyKernel(type, false), [all, new Float32Array(65536)])[1], all);
+
+  const single = tensorType("f32", [4096]), half = tensorType("f16", [4096]);
+  const exponents = Float32Array.from({ length: 4096 }, (_, i) => (i % 2 ? -1 : 1) * (1 + (i * 37 % 4096) / 4096) * 2 ** (i % 46 - 28));
+  const access = { offset: 0, strides: [1] };
+  const spec: KernelSpec = {
+    kind: "map",
+    name: "halves",
+    fuses: "",
+    buffers: [{ name: "x", type: single, use: "read" }, { name: "y", type: half, use: "write" }],
+    dims: [4096],
+    stores: [{ buffer: 1, access, value: { kind: "load", buffer: 0, access, scalar: "f32" } }],
+  };
+  const memory = new ArrayBuffer(bytesOf(half));
+  encode(half, exponents, memory, 0);
+  assertEquals(runSpec(spec, [exponents, new Float32Array(4096)])[1], decode(half, memory, 0));
+});

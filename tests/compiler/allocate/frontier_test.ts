@@ -1,0 +1,70 @@
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { type AllocationItem, frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
+
+const WIDTHS = [2, 3, 4, 8];
+
+const items = fc.array(
+  fc.record({
+    parameters: fc.integer({ min: 1, max: 6 }).map((n) => n * 64),
+    losses: fc.array(fc.double({ min: 0, max: 5, noNaN: true }), { minLength: WIDTHS.length, maxLength: WIDTHS.length }),
+  }),
+  { minLength: 1, maxLength: 5 },
+).map((list) =>
+  list.map(({ parameters, losses }, i): AllocationItem => ({
+    site: `s${i}`,
+    parameters,
+    loss: Object.fromEntries(WIDTHS.map((width, k) => [width, losses[k] ?? 0])),
+  }))
+);
+
+/** Least loss of all allocations within a budget of mean bits. */
+function bruteForce(list: readonly AllocationItem[], budget: number): number {
+  const total = list.reduce((sum, { parameters }) => sum + parameters, 0);
+  let best = Infinity;
+  const walk = (i: number, bits: number, loss: number): void => {
+    const item = list[i];
+    if (!item) {
+      if (bits / total <= budget + 1e-9) best = Math.min(best, loss);
+      return;
+    }
+    for (const width of WIDTHS) walk(i + 1, bits + width * item.parameters, loss + (item.loss[width] ?? 0));
+  };
+  walk(0, 0, 0);
+  return best;
+}
+
+Deno.test("frontierOf() finds the least loss of every budget", () => {
+  fc.assert(fc.property(items, fc.double({ min: 2, max: 8, noNaN: true }), (list, raw) => {
+    const budget = Math.round(raw * 100) / 100, found = lookUp(frontierOf(list), budget);
+    assert((found?.meanBits ?? Infinity) <= budget + 1e-9);
+    assert(Math.abs((found?.loss ?? NaN) - bruteForce(list, budget)) < 1e-9);
+  }), { numRuns: 60 });
+});
+
+Deno.test("frontierOf() never has more loss at a larger budget, and reports the loss and bits of its widths", () => {
+  fc.assert(fc.property(items, (list) => {
+    const { points } = frontierOf(list), total = list.reduce((sum, { parameters }) => sum + parameters, 0);
+    points.forEach(({ widths, loss, meanBits }, i) => {
+      const digits = [...widths].map(Number);
+      const sum = (of: (item: AllocationItem, width: number) => number) => list.reduce((s, item, k) => s + of(item, digits[k] ?? 0), 0);
+      assert(Math.abs(sum((item, width) => item.loss[width] ?? NaN) - loss) < 1e-9);
+      assert(Math.abs(sum((item, width) => width * item.parameters) / total - meanBits) < 1e-9);
+      assert(i === 0 || loss <= (points[i - 1]?.loss ?? Infinity));
+    });
+  }), { numRuns: 30 });
+});
+
+Deno.test("frontierOf() can count sites instead of weights", () => {
+  const list: AllocationItem[] = [
+    { site: "large", parameters: 900, loss: { 2: 2, 4: 0 } },
+    { site: "small", parameters: 100, loss: { 2: 1, 4: 0 } },
+  ];
+  assertEquals(lookUp(frontierOf(list, { weighting: "sites" }), 3)?.widths, "42");
+  assertEquals(lookUp(frontierOf(list), 3)?.widths, "24");
+  assertEquals(lookUp(frontierOf(list), 3.8)?.widths, "42");
+});
+
+Deno.test("lookUp() finds nothing below the lowest width", () => {
+  assertEquals(lookUp(frontierOf([{ site: "s", parameters: 8, loss: { 2: 1, 3: 0 } }]), 1.9), undefined);
+});
