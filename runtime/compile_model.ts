@@ -32,7 +32,7 @@ import { holdOut } from "./hold_out.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
 import { openOutput } from "./output_folder.ts";
 import { checkSettings, tableSettings, trackOf } from "./precision_table.ts";
-import { type ResultRow, scoreSettings } from "./result_row.ts";
+import { EVALUATION_TOKENS, type ResultRow, scoreSettings } from "./result_row.ts";
 import { VERSION } from "./version.ts";
 import { sha256, verifyCheckpoint } from "./verify_checkpoint.ts";
 
@@ -75,8 +75,6 @@ export interface CompiledModel {
   readonly rows: readonly ResultRow[];
 }
 
-/** Longest evaluation sequences, in tokens: a story of the test texts each, and what windows of papers are cut to on small models. */
-const EVALUATION_TOKENS = 512;
 /** Tokens that sensitivities are measured on. */
 const SENSITIVITY_TOKENS = 2048;
 

@@ -5,6 +5,9 @@ import { configurationOf } from "./configuration.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import { score } from "./evaluate.ts";
 
+/** Evaluation sequences are cut to so many tokens, which is more than a whole text of the bundled model and of stories260K. */
+export const EVALUATION_TOKENS = 512;
+
 /** A setting with its costs and its score. */
 export interface ResultRow {
   /** The setting as the user wrote it. */

@@ -2,23 +2,21 @@
  * @file A session: one sequence on an elastic model, token by token, with a key/value cache. Its precision can be changed
  * between any two tokens, and the cache is kept.
  */
-import type { Backend, Tensor } from "../backends/backend.ts";
-import { createRunner, runCalls } from "../backends/runner.ts";
+import type { Backend } from "../backends/backend.ts";
+import { createRunner } from "../backends/runner.ts";
 import { openArtifact } from "../compiler/artifact/artifact.ts";
 import type { Folder } from "../compiler/frontends/source.ts";
 import { quote, UserError } from "../ir/errors.ts";
-import type { Graph } from "../ir/node.ts";
 import { type BitConfig, localWidths } from "../ir/sites.ts";
-import { tensorType } from "../ir/types.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { configurationOf, type Precision } from "./configuration.ts";
 import { configureCall, type ConfiguredCall } from "./configured_call.ts";
 import { type ElasticSource, shareTensors } from "./elastic_source.ts";
 import { type GenerateOptions, greedy } from "./generate.ts";
 import { createCache } from "./kv_cache.ts";
-import { oneTokenHead, TOKEN_INPUT } from "./logits.ts";
-import { type Piece, piecesOf, stepInputs } from "./prefill.ts";
+import { piecesOf } from "./prefill.ts";
 import { createPrograms } from "./programs.ts";
+import { type Heads, runPiece } from "./step.ts";
 
 /** One sequence on an elastic model. Calls must not overlap. */
 export interface Session extends AsyncDisposable {
@@ -69,9 +67,9 @@ export async function openSession({ folder, backend, precision = "16" }: Session
 
 /** A session on any elastic model; see `openSession`. */
 export async function createSession(model: ElasticSource, precision: Precision = "16"): Promise<Session> {
-  const source = shareTensors(model), { runner, module, sites } = source, { backend } = runner;
+  const source = shareTensors(model), { runner, module, sites } = source;
   const programs = createPrograms(module, source.scheme, { cache: true });
-  const cache = createCache(runner), heads = new WeakMap<Graph, Graph>();
+  const cache = createCache(runner), heads: Heads = new WeakMap();
   let config = configurationOf(source, precision);
   let calls: readonly ConfiguredCall[] = [];
   for (const call of module.calls) {
@@ -99,40 +97,6 @@ export async function createSession(model: ElasticSource, precision: Precision =
     config = wanted;
   };
 
-  /** Runs all calls on one piece; the last one for the piece's last token, where its logits are asked for. */
-  const run = async (ids: ArrayLike<number>, piece: Piece, wantsLogits: boolean): Promise<Float32Array> => {
-    const past = cache.length, last = calls.length - 1, count = piece.end - piece.start;
-    await cache.reserve(past + count, calls.slice(0, last).map(({ step }) => step));
-    const inputs = stepInputs(ids, piece, past, cache.capacity), type = tensorType("i32", [1, piece.bucket]);
-    const values = new Map<string, Tensor>([
-      ["ids", backend.upload(type, inputs.ids)],
-      ["positions", backend.upload(type, inputs.positions)],
-      ["token", backend.upload(tensorType("i32", [1, 1]), Int32Array.of(count - 1))],
-    ]);
-    const head = calls[last] as ConfiguredCall, headGraph = heads.get(head.step) ?? oneTokenHead(head.step);
-    heads.set(head.step, headGraph);
-    const graphs = calls.map(({ step }, i) => [String(i), i === last ? headGraph : step] as const);
-    const walk = calls.map(({ call }, i) => ({
-      ...call,
-      function: String(i),
-      inputs: { ...call.inputs, positions: "positions", ...(i === last ? { [TOKEN_INPUT]: "token" } : {}) },
-      outputs: i === last ? { logits: "logits" } : call.outputs,
-    }));
-    await runCalls(
-      runner,
-      { ...module, functions: Object.fromEntries(graphs) },
-      wantsLogits ? walk : walk.slice(0, last),
-      { B: 1, T: piece.bucket, S: cache.capacity },
-      values,
-      ({ function: i }) => calls[Number(i)]?.parameters ?? {},
-      { state: ({ function: i }) => cache.state(Number(i)) },
-    );
-    cache.length = past + count;
-    const logits = values.get("logits"), host = logits ? await backend.download(logits) : new Float32Array();
-    for (const tensor of new Set(values.values())) backend.free(tensor);
-    return Float32Array.from(host);
-  };
-
   const prefill = async (ids: ArrayLike<number>): Promise<Float32Array> => {
     if (ids.length === 0) throw new RangeError("Expected at least one token but found none");
     const total = cache.length + ids.length;
@@ -144,7 +108,9 @@ export async function createSession(model: ElasticSource, precision: Precision =
     }
     let logits: Float32Array = new Float32Array();
     const pieces = piecesOf(ids.length);
-    for (const [i, piece] of pieces.entries()) logits = await run(ids, piece, i === pieces.length - 1);
+    for (const [i, piece] of pieces.entries()) {
+      logits = await runPiece({ source, calls, cache, heads }, ids, piece, { wantsLogits: i === pieces.length - 1 });
+    }
     return logits;
   };
 

@@ -2,7 +2,7 @@
 import type { Builder } from "../../ir/builder.ts";
 import { type Graph, type Node, numbersAttr } from "../../ir/node.ts";
 import { dotAxes } from "../../ir/ops/contractions.ts";
-import { rewrite } from "../../ir/rewrite.ts";
+import { rewrite, type Rule } from "../../ir/rewrite.ts";
 import { concreteShape, sizeOf } from "../../ir/types.ts";
 
 /** Reductions longer than this with fewer rows than `FEW_ROWS` run in two stages, so that threads have something to share. */
@@ -14,7 +14,7 @@ const FEW_ROWS = 32;
  * `[batch, m, k…] · [batch, n, k…]`; sums over nearly everything are sums of partial sums.
  */
 export function canonicalize(graph: Graph): Graph {
-  return rewrite(graph, (node, b) => {
+  return rewrite(rewrite(graph, swapTransposed), (node, b) => {
     switch (node.op) {
       case "hold":
       case "site":
@@ -31,6 +31,15 @@ export function canonicalize(graph: Graph): Graph {
     }
   });
 }
+
+/** (a·b)ᵀ = b·a: a contraction can write either order, a copy behind it costs a kernel. */
+const swapTransposed: Rule = (node, b) => {
+  const dot = node.inputs[0];
+  if (node.op !== "transpose" || dot?.op !== "dot" || dot.type.shape.length !== 2 || dot.attrs.lhsBatch !== undefined) return undefined;
+  const [lhs, rhs] = dot.inputs as readonly [Node, Node], axes = dotAxes([lhs.type, rhs.type], dot.attrs);
+  if (axes.lhsFree.length !== 1 || numbersAttr(node.attrs, "permutation")[0] !== 1) return undefined;
+  return b.dot(rhs, lhs, { lhsContract: axes.rhsContract, rhsContract: axes.lhsContract });
+};
 
 function canonicalDot(node: Node, b: Builder): Node {
   const [lhs, rhs] = node.inputs as readonly [Node, Node];

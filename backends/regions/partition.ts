@@ -182,8 +182,9 @@ function formUnits(graph: Graph, { grouped, stored, alone }: Formation): Formed 
 function sharesAttention(unit: Unit, node: Node): boolean {
   const other = unit.anchors[0];
   return unit.kind === "attention" && other?.op === node.op && other.inputs.every((input, i) => input === node.inputs[i]) &&
-    // Gradients of keys and values walk over queries, that of queries over keys: two kernels.
-    (node.op === "attention" || (node.attrs.of === "q") === (other.attrs.of === "q"));
+    // Gradients of keys and values walk over queries, that of queries over keys: two kernels; with a bias there is one buffer
+    // too many for both in one.
+    (node.op === "attention" || (node.inputs.length <= 6 && (node.attrs.of === "q") === (other.attrs.of === "q")));
 }
 
 /** Whether a unit's loops are those of a value of `size` elements. */
@@ -272,10 +273,20 @@ function chooseStored(graph: Graph, { outputs, forced, sketch }: Choice, ends: R
       const passesOn = user && others.length === 0 && isMap(user.op);
       const twice = (readers.get(node)?.size ?? 0) > 1 && !passesOn;
       const operand = readsAsOperand(node, users, anchor);
-      if ((twice && dear(CHEAP_OPERATIONS)) || (operand && dear(PROLOGUE_OPERATIONS))) stored.add(node);
+      const perRow = isPerRow(node, readers.get(node) ?? new Set());
+      if ((twice && !perRow && dear(CHEAP_OPERATIONS)) || (operand && dear(PROLOGUE_OPERATIONS))) stored.add(node);
     }
   }
   return stored;
+}
+
+/** Values of which a row kernel needs one per row cost next to nothing, however they are computed. */
+const SHORT_ROW = 8;
+function isPerRow(node: Node, readers: ReadonlySet<Unit | Node>): boolean {
+  return [...readers].every((reader) => {
+    const anchor = "kind" in reader && reader.kind === "row" ? reader.anchors[0] : undefined;
+    return anchor && sizeOf(rowSpace(anchor).shape) >= SHORT_ROW * sizeOf(node.type.shape);
+  });
 }
 
 /** The units that would compute each value, were no elementwise values stored but `ends`. */

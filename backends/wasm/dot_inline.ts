@@ -2,14 +2,16 @@
  * Products with few rows: the right operand is evaluated in registers and used at once. Vectors run along the contracted axis
  * (weights as they are usually stored) or along the columns, whichever suits the operand's memory.
  */
-import { f32x4, i32, i32x4, v128 } from "./assembler.ts";
+import { f32x4, i32, i32x4, type Local, v128 } from "./assembler.ts";
 import { type Block, COLUMN, type Contraction, ROW } from "./dot.ts";
 import { blockLength, flatAccess, runsAlongK, sweepK } from "./dot_operand.ts";
 import type { Emitter } from "./kernel.ts";
 import { firstLanes, sumLanes } from "./lanes.ts";
 import { smaller, vectorLoop, withinAll } from "./nest.ts";
-import type { Index, Vector } from "./place.ts";
+import type { Index, Place, Vector } from "./place.ts";
 
+/** Sums that are kept in registers where vectors run along the columns. */
+const REGISTERS = 8;
 /** Columns at once where vectors run along the contracted axis. */
 const COLUMNS = 4;
 
@@ -43,21 +45,7 @@ export function emitInline(contraction: Contraction, emitter: Emitter, rows: num
       const offset = 4 * width * row;
       b.emit(v128.store(at, plus(v128.load(at, offset), value), offset));
     };
-    if (!alongK) {
-      return block.places(1, (places) => {
-        const [place] = places;
-        if (!place) return;
-        place.prepare([rhs]);
-        vectorLoop(place, COLUMN, contraction.extents[COLUMN] ?? 1, (column) => {
-          const sums = zeros(rows);
-          sweepK(block, places, [rhs], false, () => {
-            const at = place.affine(flat, 4, { key: "left", index: origin }), x = place.value(rhs);
-            sums.forEach((sum, row) => b.set(sum, add(v128.load32_splat(at, 4 * length * row), x, sum)));
-          });
-          sums.forEach((sum, row) => addTo(row, column, sum));
-        }, columns);
-      });
-    }
+    if (!alongK) return emitAlongColumns(block, { flat, origin, length, rows, add, addTo, zeros });
     block.places(COLUMNS, (places) => {
       const [place] = places, last = (contraction.extents[COLUMN] ?? 1) - 1;
       if (!place) return;
@@ -83,4 +71,51 @@ export function emitInline(contraction: Contraction, emitter: Emitter, rows: num
       });
     });
   };
+}
+
+interface AlongColumns {
+  readonly flat: readonly number[];
+  /** Where row 0 of the left operand would begin. */
+  readonly origin: Index;
+  readonly length: number;
+  readonly rows: number;
+  readonly add: (x: Vector, y: Vector, sum: Vector) => Vector;
+  readonly addTo: (row: number, column: Index, value: Vector) => void;
+  readonly zeros: (count: number) => Local<"v128">[];
+}
+
+/** Vectors of columns: several at once as long as all of them are whole, then one by one. */
+function emitAlongColumns(block: Block, { flat, origin, length, rows, add, addTo, zeros }: AlongColumns): void {
+  const { contraction: { rhs, extents }, columns, emitter: { code: { b } } } = block;
+  const several = Math.max(1, Math.floor(REGISTERS / rows)), width = 4 * several, whole = (extents[COLUMN] ?? 1) & -width;
+  const body = (places: readonly Place[], column: Index) => {
+    const sums = places.map(() => zeros(rows));
+    sweepK(block, places, [rhs], false, () => {
+      const at = places[0]?.affine(flat, 4, { key: "left", index: origin });
+      if (!at) return;
+      const values = places.map((place) => place.value(rhs));
+      for (let row = 0; row < rows; row++) {
+        const x = b.let("left", v128.load32_splat(at, 4 * length * row));
+        sums.forEach((own, i) => {
+          const sum = own[row], value = values[i];
+          if (sum && value) b.set(sum, add(x, value, sum));
+        });
+      }
+    });
+    sums.forEach((own, i) => own.forEach((sum, row) => addTo(row, i32.add(column, 4 * i), sum)));
+  };
+  const next = b.let("next", columns.from), end = b.let("whole", smaller(columns.to, i32.const(whole)));
+  block.places(several, (places) => {
+    places.forEach((place) => place.prepare([rhs]));
+    b.for("column", next, end, width, (column) => {
+      const indices = places.map((_, i) => b.let("index", i32.add(column, 4 * i)));
+      withinAll(places, COLUMN, indices, 4, () => body(places, column));
+      b.set(next, i32.add(column, width));
+    });
+  });
+  block.places(1, (places) => {
+    const [place] = places;
+    place?.prepare([rhs]);
+    vectorLoop(places, COLUMN, extents[COLUMN] ?? 1, (column) => body(places, column), { from: next, to: columns.to });
+  });
 }

@@ -6,7 +6,7 @@
 import { hadamardFactor, hadamardMatrix } from "../../ir/hadamard.ts";
 import { f32x4, type FunctionBuilder, i32, v128 } from "./assembler.ts";
 import type { Emitter } from "./kernel.ts";
-import { swapHalves, swapPairs } from "./lanes.ts";
+import { interleaveHigh, interleaveLow, swapHalves, swapPairs } from "./lanes.ts";
 import type { Index } from "./place.ts";
 
 /** A transform of `n` elements of `size` bytes (4, or 16 for vectors). */
@@ -36,13 +36,13 @@ export function emitTransform({ code, table }: Emitter, { n, size, transposed, r
   for (; 4 * half <= block; half *= 4) butterfliesOfFour(b, row, n * size, half * size);
   for (; 2 * half <= block; half *= 2) butterflies(b, row, n * size, half * size);
   if (K === 1) return;
+  const small = size === 4 && block < 4, mirrored = small !== transposed;
   const matrix = hadamardMatrix(K);
-  const entries = Float32Array.from(matrix, (_, at) => {
-    const i = Math.floor(at / K), k = at % K;
-    return matrix[transposed ? k * K + i : at] ?? 0;
-  });
-  const address = table({ key: `hadamard ${K}${transposed ? " transposed" : ""}`, values: entries });
-  mixBlocks(code, { K, bytes: block * size, matrix: address, row, result });
+  const entries = Float32Array.from(matrix, (_, at) => matrix[mirrored ? at % K * K + Math.floor(at / K) : at] ?? 0);
+  const address = table({ key: `hadamard ${K}${mirrored ? " transposed" : ""}`, values: entries });
+  const mix = { K, bytes: block * size, matrix: address, row, result };
+  if (small) mixElements(code, mix);
+  else mixBlocks(code, mix);
 }
 
 /** Distances 1 and 2 of single elements: inside each vector. */
@@ -97,27 +97,50 @@ interface Mix {
   readonly result: Index;
 }
 
-/** result[i] = Σ_k matrix[i, k] · row[k] over blocks. */
+/** result[i] = Σ_k matrix[i, k] · row[k] over blocks of whole vectors. */
 function mixBlocks({ b, math }: Emitter["code"], { K, bytes, matrix, row, result }: Mix): void {
-  const width = bytes >= 16 ? 16 : 4, unroll = bytes % 64 === 0 ? 4 : 1;
+  const unroll = bytes % 64 === 0 ? 4 : bytes % 32 === 0 ? 2 : 1;
   b.for("i", 0, K, 1, (i) => {
     const signs = b.let("signs", i32.add(matrix, i32.mul(i, 4 * K)));
     const target = b.let("target", i32.add(result, i32.mul(i, bytes)));
-    b.for("j", 0, bytes, width * unroll, (j) => {
+    b.for("j", 0, bytes, 16 * unroll, (j) => {
       const sums = Array.from({ length: unroll }, () => b.let("sum", f32x4.const(0)));
       const source = b.let("source", i32.add(row, j));
       b.for("k", 0, 4 * K, 4, (k) => {
         const sign = b.let("sign", v128.load32_splat(i32.add(signs, k)));
-        sums.forEach((sum, u) => {
-          const x = width === 16 ? v128.load(source, 16 * u) : v128.load32_splat(source, 4 * u);
-          b.set(sum, math.madd(sign, x, sum));
-        });
+        sums.forEach((sum, u) => b.set(sum, math.madd(sign, v128.load(source, 16 * u), sum)));
         b.set(source, i32.add(source, bytes));
       });
       const at = b.let("address", i32.add(target, j));
-      sums.forEach((sum, u) =>
-        b.emit(width === 16 ? v128.store(at, sum, 16 * u) : v128.store32_lane(at, sum, 0, 4 * u))
-      );
+      sums.forEach((sum, u) => b.emit(v128.store(at, sum, 16 * u)));
     });
+  });
+}
+
+/** The same over blocks of one or two elements: vectors hold four results, and the matrix lies by columns. K is a multiple of 4. */
+function mixElements({ b, math }: Emitter["code"], { K, bytes, matrix, row, result }: Mix): void {
+  const elements = bytes / 4, wide = K % 8 === 0 ? 2 : 1;
+  b.for("i", 0, 4 * K, 16 * wide, (i) => {
+    const sums = Array.from({ length: wide * elements }, () => b.let("sum", f32x4.const(0)));
+    const signs = b.let("signs", i32.add(matrix, i)), source = b.let("source", row);
+    b.for("k", 0, K, 1, () => {
+      for (let e = 0; e < elements; e++) {
+        const x = b.let("x", v128.load32_splat(source, 4 * e));
+        for (let w = 0; w < wide; w++) {
+          const sum = sums[w * elements + e];
+          if (sum) b.set(sum, math.madd(x, v128.load(signs, 16 * w), sum));
+        }
+      }
+      b.set(signs, i32.add(signs, 4 * K));
+      b.set(source, i32.add(source, bytes));
+    });
+    const target = b.let("target", i32.add(result, i32.mul(i, elements)));
+    for (let w = 0; w < wide; w++) {
+      const [x, y] = [sums[w * elements], sums[w * elements + 1]];
+      if (x && elements === 1) b.emit(v128.store(target, x, 16 * w));
+      if (x && y && elements === 2) {
+        b.emit(v128.store(target, interleaveLow(x, y), 32 * w), v128.store(target, interleaveHigh(x, y), 32 * w + 16));
+      }
+    }
   });
 }

@@ -17,6 +17,11 @@ export const swapPairs = (x: Vector): Vector => i8x16.shuffle(x, x, SWAP_PAIRS);
 /** Lanes 2, 3, 0, 1. */
 export const swapHalves = (x: Vector): Vector => i8x16.shuffle(x, x, SWAP_HALVES);
 
+/** Lanes 0 and 1 of both, alternately. */
+export const interleaveLow = (x: Vector, y: Vector): Vector => i8x16.shuffle(x, y, INTERLEAVE_LOW);
+/** Lanes 2 and 3 of both, alternately. */
+export const interleaveHigh = (x: Vector, y: Vector): Vector => i8x16.shuffle(x, y, INTERLEAVE_HIGH);
+
 /** All ones in the first `count` lanes. */
 export const laneMask = (count: number): Vector => i32x4.const(...[0, 1, 2, 3].map((lane) => lane < count ? -1 : 0));
 
@@ -33,16 +38,16 @@ export function combineLanes(b: FunctionBuilder, combine: Combine, x: Vector): V
 /** The sum of the lanes of each of four vectors. */
 export function sumLanes(b: FunctionBuilder, vectors: readonly Vector[], plus: Combine): Vector {
   const [x, y, z, w] = four(vectors);
-  const xy = b.let("half", plus(i8x16.shuffle(x, y, INTERLEAVE_LOW), i8x16.shuffle(x, y, INTERLEAVE_HIGH)));
-  const zw = b.let("half", plus(i8x16.shuffle(z, w, INTERLEAVE_LOW), i8x16.shuffle(z, w, INTERLEAVE_HIGH)));
+  const xy = b.let("half", plus(interleaveLow(x, y), interleaveHigh(x, y)));
+  const zw = b.let("half", plus(interleaveLow(z, w), interleaveHigh(z, w)));
   return plus(i8x16.shuffle(xy, zw, JOIN_LOW), i8x16.shuffle(xy, zw, JOIN_HIGH));
 }
 
 /** The four vectors as columns. */
 export function transpose(b: FunctionBuilder, vectors: readonly Vector[]): [Vector, Vector, Vector, Vector] {
   const [x, y, z, w] = four(vectors);
-  const xy = b.let("low", i8x16.shuffle(x, y, INTERLEAVE_LOW)), zw = b.let("low", i8x16.shuffle(z, w, INTERLEAVE_LOW));
-  const XY = b.let("high", i8x16.shuffle(x, y, INTERLEAVE_HIGH)), ZW = b.let("high", i8x16.shuffle(z, w, INTERLEAVE_HIGH));
+  const xy = b.let("low", interleaveLow(x, y)), zw = b.let("low", interleaveLow(z, w));
+  const XY = b.let("high", interleaveHigh(x, y)), ZW = b.let("high", interleaveHigh(z, w));
   const join = (p: Vector, q: Vector) => [i8x16.shuffle(p, q, JOIN_LOW), i8x16.shuffle(p, q, JOIN_HIGH)] as const;
   return [...join(xy, zw), ...join(XY, ZW)];
 }

@@ -1,8 +1,8 @@
 /** Loads of four lanes: next to each other, all the same, at a distance, or at rows chosen by data; of every layout. */
 import type { Access, Expr } from "../kernel.ts";
-import { call, f32x4, i16x8, i32, i32x4, type Local, select, v128 } from "./assembler.ts";
+import { call, f32x4, i16x8, i32, i32x4, i8x16, type Local, select, v128 } from "./assembler.ts";
 import { BLOCK, type Layout } from "./layout.ts";
-import type { Address, Bound, Index, Place, Vector } from "./place.ts";
+import type { Address, Bound, Index, Part, Place, Vector } from "./place.ts";
 
 type Gather = Expr & { readonly kind: "gather" };
 
@@ -12,6 +12,12 @@ export function loadVector(place: Place, buffer: number, access: Access): Vector
   const stride = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
   if (!staysInside(place, bound, access)) return loadGuarded(place, bound, access, stride);
   if (layout.storage === "fields") return loadFields(place, buffer, access, stride);
+  if (place.part && layout.storage === "byte" && stride === 1) {
+    return partOf(place, place.part, buffer, access, isSigned(layout), () => {
+      const { base, offset } = place.address(buffer, access);
+      return v128.load(base, { offset, align: 1 });
+    });
+  }
   return loadAt(place, layout, place.address(buffer, access), stride);
 }
 
@@ -157,12 +163,54 @@ function loadFields(place: Place, buffer: number, access: Access, stride: number
   if (split && aligned) {
     const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: bound.base });
     const column = i32.add(place.affine(split.column.strides), split.column.offset);
+    if (place.part && split.column.offset % 16 === 0 && split.column.strides.every((s, v) => v === vector || s % 16 === 0)) {
+      const all = () => sixteenCodes(place, layout, row, split.row.offset * layout.rowBytes, column);
+      return partOf(place, place.part, buffer, access, false, all);
+    }
     return extendBytes(i32x4.splat(fourCodes(place, layout, row, split.row.offset * layout.rowBytes, column)), false);
   }
   const first = i32.add(place.affine(access.strides), access.offset);
   if (stride === 0) return i32x4.splat(oneCode(place, bound, first));
   const element = place.code.b.let("element", first);
   return lanesOf(place.lanes, (k) => oneCode(place, bound, i32.add(element, k * stride)));
+}
+
+/** The lanes of one part of sixteen codes, which are unpacked where the first part needs them. */
+function partOf({ code: { b } }: Place, { number, unpacked }: Part, buffer: number, access: Access, signed: boolean, all: () => Vector): Vector {
+  const key = `${buffer} ${access.offset} ${access.strides}`, half = number >> 1;
+  const known = (name: string, compute: () => Vector): Vector => {
+    const value = unpacked.get(name) ?? b.let("codes", compute());
+    unpacked.set(name, value);
+    return value;
+  };
+  const bytes = known(key, all);
+  const words = known(`${key} ${half}`, () => {
+    if (half === 0) return (signed ? i16x8.extend_low_i8x16_s : i16x8.extend_low_i8x16_u)(bytes);
+    return (signed ? i16x8.extend_high_i8x16_s : i16x8.extend_high_i8x16_u)(bytes);
+  });
+  if (number % 2 === 0) return (signed ? i32x4.extend_low_i16x8_s : i32x4.extend_low_i16x8_u)(words);
+  return (signed ? i32x4.extend_high_i16x8_s : i32x4.extend_high_i16x8_u)(words);
+}
+
+/** Codes of sixteen columns, a multiple of sixteen on, as bytes. */
+function sixteenCodes({ code: { b } }: Place, layout: Layout, row: Index, offset: number, column: Index): Vector {
+  const at = b.let("column", column);
+  const block = b.let("block", i32.add(row, i32.mul(i32.shr_u(at, Math.log2(BLOCK)), 4 * layout.bits)));
+  // The second half of a block lies four bits higher in every plane.
+  const shift = b.let("shift", i32.shr_u(i32.and(at, 16), 2));
+  return layout.fields.map(({ bits, low, offset: plane }) => {
+    const place = { offset: offset + plane, align: 1 } as const;
+    if (bits === 4) return v128.and(i16x8.shr_u(v128.load(block, place), shift), i8x16.const(15));
+    if (bits === 2) {
+      const pairs = b.let("pairs", i16x8.shr_u(v128.load64_splat(block, place), shift));
+      const first = v128.and(pairs, i16x8.const(...Array.from({ length: 8 }, (_, i) => i < 4 ? 0x0303 : 0)));
+      const second = v128.and(i16x8.shr_u(pairs, 2), i16x8.const(...Array.from({ length: 8 }, (_, i) => i < 4 ? 0 : 0x0303)));
+      return low === 0 ? v128.or(first, second) : i16x8.shl(v128.or(first, second), low);
+    }
+    const mask = i32x4.const(0x01010101, 0x02020202, 0x04040404, 0x08080808);
+    const set = i8x16.eq(v128.and(i32x4.shr_u(v128.load32_splat(block, place), shift), mask), mask);
+    return v128.and(set, i8x16.const(1 << low));
+  }).reduce((sum, codes) => v128.or(sum, codes));
 }
 
 const lanesOf = (count: number, lane: (k: number) => Index): Vector => {

@@ -2,7 +2,7 @@
 import type { Access, Expr, Store } from "../kernel.ts";
 import { type Expr as Code, i32, select } from "./assembler.ts";
 import type { Layout } from "./layout.ts";
-import type { Index, Place } from "./place.ts";
+import type { Index, Part, Place, Vector } from "./place.ts";
 
 /** Loops and the stores inside them. */
 export interface Nest {
@@ -196,36 +196,68 @@ export function withinAll(
   index: Index | readonly Index[],
   lanes: number | undefined,
   body: () => void,
+  parts: readonly Part[] = [],
 ): void {
   const open = (i: number): void => {
     const place = places[i];
     if (!place) return body();
     const own = Array.isArray(index) ? (index as readonly Index[])[i] ?? i32.const(0) : index as Index;
-    place.within(variable, own, lanes, () => open(i + 1));
+    place.within(variable, own, lanes, () => open(i + 1), parts[i]);
   };
   open(0);
 }
 
-/**
- * Runs `body` on vectors of a variable from `from` (a multiple of 4) to `to`; the remainder of the extent, where the range includes it,
- * with fewer lanes. Several places are at the same index then.
- */
+/** Largest number of expressions that are written out four times to unpack sixteen codes at once. */
+const WRITTEN_OUT = 64;
+
+/** Whether narrow codes are read along `variable` by expressions small enough to be written out four times. */
+export function unpacksAlong(roots: readonly Expr[], layouts: readonly (Layout | undefined)[], variable: number): boolean {
+  const narrow = usesOf(roots, []).some(({ buffer, access }) => {
+    const storage = buffer === undefined ? undefined : layouts[buffer]?.storage;
+    return (storage === "fields" || storage === "byte") && access.strides[variable] === 1;
+  });
+  return narrow && sizeOfExprs(roots) <= WRITTEN_OUT;
+}
+
+/** How to run a vectorised loop. */
+export interface VectorLoop {
+  /** Part of the extent; `from` is a multiple of 4 (of 16 with `sixteen`), and so is `to` unless it is the extent. */
+  readonly range?: { readonly from: Index; readonly to: Index } | undefined;
+  /** Handle sixteen elements in one turn, so that packed codes are unpacked together. */
+  readonly sixteen?: boolean;
+}
+
+/** Runs `body` on vectors of a variable; the remainder of the extent, where the range includes it, with fewer lanes. */
 export function vectorLoop(
   places: Place | readonly Place[],
   variable: number,
   extent: number,
   body: (index: Index) => void,
-  range?: { readonly from: Index; readonly to: Index },
+  { range, sixteen = false }: VectorLoop = {},
 ): void {
   const all = Array.isArray(places) ? places as readonly Place[] : [places as Place];
-  const b = all[0]?.code.b, whole = extent - extent % 4;
+  const b = all[0]?.code.b, whole = extent - extent % 4, blocks = sixteen ? extent - extent % 16 : 0;
   if (!b) return;
-  const end = range ? smaller(range.to, i32.const(whole)) : i32.const(whole);
-  if (whole > 0) b.for("i", range?.from ?? i32.const(0), end, 4, (i) => withinAll(all, variable, i, 4, () => body(i)));
-  if (whole === extent) return;
-  const rest = () => withinAll(all, variable, i32.const(whole), extent - whole, () => body(i32.const(whole)));
-  if (range) b.if(i32.gt_s(range.to, whole), rest);
-  else rest();
+  const limit = (end: number): Index => range ? smaller(range.to, i32.const(end)) : i32.const(end);
+  const from = range?.from ?? i32.const(0);
+  const beyond = (end: number, rest: () => void) => range ? b.if(i32.gt_s(range.to, end), rest) : rest();
+  if (blocks > 0) {
+    b.for("i", from, limit(blocks), 16, (i) => {
+      const unpacked = all.map(() => new Map<string, Vector>());
+      for (let number = 0; number < 4; number++) {
+        const index = number === 0 ? i : b.let("i", i32.add(i, 4 * number));
+        withinAll(all, variable, index, 4, () => body(index), unpacked.map((shared) => ({ number, unpacked: shared })));
+      }
+    });
+  }
+  const vectors = (start: Index) => b.for("i", start, limit(whole), 4, (i) => withinAll(all, variable, i, 4, () => body(i)));
+  if (whole > blocks) {
+    if (blocks === 0) vectors(from);
+    else beyond(blocks, () => void vectors(i32.const(blocks)));
+  }
+  if (whole < extent) {
+    beyond(whole, () => withinAll(all, variable, i32.const(whole), extent - whole, () => body(i32.const(whole))));
+  }
 }
 
 /** Runs `body` inside nested loops over `variables`, whose extents the place knows; `prepare` is called at every level. */

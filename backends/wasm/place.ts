@@ -64,6 +64,14 @@ interface Frame {
   readonly rows: Map<Expr, Local<"i32">>;
 }
 
+/** One of the four vectors of sixteen neighbours; codes of all sixteen are unpacked when the first one needs them. */
+export interface Part {
+  /** 0 … 3. */
+  readonly number: number;
+  /** Sixteen codes as bytes, and halves of them as 16 bits, by load. Shared by the four parts. */
+  readonly unpacked: Map<string, Vector>;
+}
+
 /** A position inside loops: which variables have a value there, and what has been computed. */
 export interface Place {
   readonly code: KernelCode;
@@ -73,8 +81,10 @@ export interface Place {
   readonly vector: number;
   /** Lanes that count. */
   readonly lanes: number;
+  /** Where vectors are handled sixteen elements at a time: which of the four this is. */
+  readonly part: Part | undefined;
   /** Gives a loop variable a value for the duration of `body`; with `lanes` the vector's lanes are index, index+1, …. */
-  within(variable: number, index: Index, lanes: number | undefined, body: () => void): void;
+  within(variable: number, index: Index, lanes: number | undefined, body: () => void, part?: Part): void;
   /** Runs `body` so that nothing it computes is reused outside: for code that may not be reached. */
   scoped(body: () => void): void;
   /** Computes here whatever parts of the expressions need no further loop variable. */
@@ -109,7 +119,7 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     rows: new Map(),
   });
   const frames: Frame[] = [newFrame(-1, i32.const(0))];
-  let vector = -1, lanes = 4;
+  let vector = -1, lanes = 4, part: Part | undefined;
 
   const top = (): Frame => frames[frames.length - 1] as Frame;
   const find = <T>(get: (frame: Frame) => T | undefined): T | undefined => {
@@ -168,11 +178,14 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     get lanes() {
       return lanes;
     },
-    within(variable, index, active, body) {
-      const before = { vector, lanes };
-      if (active !== undefined) [vector, lanes] = [variable, active];
+    get part() {
+      return part;
+    },
+    within(variable, index, active, body, own) {
+      const before = { vector, lanes, part };
+      if (active !== undefined) [vector, lanes, part] = [variable, active, own];
       push(newFrame(variable, index), body);
-      ({ vector, lanes } = before);
+      ({ vector, lanes, part } = before);
     },
     scoped: (body) => push(newFrame(-1, i32.const(0)), body),
     prepare(roots) {

@@ -6,13 +6,14 @@ import type { Graph } from "../../ir/node.ts";
 import { sameShape, type TensorType, typeText } from "../../ir/types.ts";
 import type { Backend, CompileOptions, Executable, KernelText, Tensor } from "../backend.ts";
 import type { KernelSpec } from "../kernel.ts";
-import { type LoweredStep, type LoweredValue, lowerGraph } from "../regions/lower.ts";
+import { type LoweredValue, lowerGraph } from "../regions/lower.ts";
 import { adoptDevice, openDevice, type WebGpuDevice } from "./device.ts";
 import { generateKernel } from "./kernel.ts";
 import { bytesOf } from "./layout.ts";
 import { createMemory, type GpuMemory, type Range } from "./memory.ts";
 import { createPipelines, type LoadedKernel } from "./pipelines.ts";
 import { homeOf, planSlots, type SlotPlan } from "./slots.ts";
+import { type LoadedStep, submit } from "./submit.ts";
 
 /** How to open the backend. */
 export interface WebGpuOptions {
@@ -33,24 +34,13 @@ export async function openWebGpu({ device, requireHardware = false }: WebGpuOpti
   );
 }
 
-/** Bind groups of one step are kept for so many sets of tensors. */
-const KEPT_GROUPS = 16;
 /** Most buffers that one kernel takes: what every device binds. */
 const MOST_BUFFERS = 8;
 
 interface WebGpuExecutable extends Executable {
   readonly values: readonly LoweredValue[];
-  readonly steps: readonly LoweredStep[];
-  readonly loaded: readonly LoadedKernel[];
+  readonly steps: readonly LoadedStep[];
   readonly plan: SlotPlan;
-  /** Bind groups of each step, by the ids of what they bind. */
-  readonly groups: readonly Map<string, BoundStep>[];
-}
-
-/** A bind group, and what must be copied aside before: ranges of a buffer that the step also writes. */
-interface BoundStep {
-  readonly group: GPUBindGroup;
-  readonly copies: readonly { readonly from: Range; readonly to: GPUBuffer }[];
 }
 
 /** The backend on an open device. */
@@ -66,7 +56,7 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
     traits: { adapter, software },
     async compile(graph: Graph, options: CompileOptions = {}) {
       const { values, steps } = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS });
-      const loaded = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
+      const kernels = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
       const executable: WebGpuExecutable = {
@@ -75,9 +65,7 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
         kernels: kernelTexts(steps.map(({ kernel }) => kernel)),
         plan: planSlots({ values, steps }, bytesOf),
         values,
-        steps,
-        loaded,
-        groups: steps.map(() => new Map()),
+        steps: steps.map((step, i) => ({ ...step, loaded: kernels[i] as LoadedKernel, groups: new Map() })),
       };
       return executable;
     },
@@ -93,11 +81,12 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
     free: (tensor) => memory.free(tensor),
     run(executable, leaves, outputs = {}) {
       const compiled = executable as WebGpuExecutable, { ranges, results } = bind(memory, compiled, leaves, outputs);
-      submit(device, compiled, ranges);
+      submit(device, compiled.steps, ranges);
       return results;
     },
     [Symbol.asyncDispose]() {
       memory.dispose();
+      pipelines.dispose();
       if (owned) device.destroy();
       return Promise.resolve();
     },
@@ -140,61 +129,6 @@ function bind(
 }
 
 const sameType = (a: TensorType, b: TensorType): boolean => a.dtype === b.dtype && sameShape(a.shape, b.shape);
-
-/** Encodes and submits all steps. */
-function submit(device: GPUDevice, { steps, loaded, groups }: WebGpuExecutable, ranges: readonly Range[]): void {
-  if (steps.length === 0) return;
-  const encoder = device.createCommandEncoder();
-  let pass = encoder.beginComputePass();
-  steps.forEach(({ kernel, bindings }, i) => {
-    const { layout, dispatches } = loaded[i] as LoadedKernel;
-    const { group, copies } = boundStep(
-      device,
-      groups[i] as Map<string, BoundStep>,
-      layout,
-      kernel,
-      bindings.map((b) => ranges[b] as Range),
-    );
-    if (copies.length > 0) {
-      pass.end();
-      for (const { from, to } of copies) encoder.copyBufferToBuffer(from.buffer, from.offset, to, 0, from.size);
-      pass = encoder.beginComputePass();
-    }
-    pass.setBindGroup(0, group);
-    for (const { pipeline, grid } of dispatches) {
-      pass.setPipeline(pipeline);
-      pass.dispatchWorkgroups(...grid);
-    }
-  });
-  pass.end();
-  device.queue.submit([encoder.finish()]);
-}
-
-/** The bind group of a step, made or known. */
-function boundStep(
-  device: GPUDevice,
-  known: Map<string, BoundStep>,
-  layout: GPUBindGroupLayout,
-  { buffers }: KernelSpec,
-  ranges: readonly Range[],
-): BoundStep {
-  const key = ranges.map(({ id }) => id).join(), found = known.get(key);
-  if (found) return found;
-  const copies: { from: Range; to: GPUBuffer }[] = [];
-  const entries = ranges.map((range, binding) => {
-    const shared = buffers[binding]?.use === "read" &&
-      ranges.some(({ buffer }, other) => buffer === range.buffer && buffers[other]?.use !== "read");
-    if (!shared) return { binding, resource: { buffer: range.buffer, offset: range.offset, size: range.size } };
-    const to = device.createBuffer({ size: range.size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });
-    copies.push({ from: range, to });
-    return { binding, resource: { buffer: to } };
-  });
-  const bound = { group: device.createBindGroup({ layout, entries }), copies };
-  const oldest = known.size >= KEPT_GROUPS ? known.keys().next().value : undefined;
-  if (oldest !== undefined) known.delete(oldest);
-  known.set(key, bound);
-  return bound;
-}
 
 /** Texts of kernels, written when they are asked for; names made unique. */
 function kernelTexts(specs: readonly KernelSpec[]): KernelText[] {

@@ -77,7 +77,7 @@ export function startBlock(
         const args = expr.args.map(emit);
         const operand = mapOperand(writer, expr, args);
         const inline = (uses.get(expr) ?? 0) <= 1 && operand.text.length <= LONGEST_INLINE;
-        return inline || args.some((arg) => arg.text === operand.text) ? operand : name("v", operand);
+        return inline || args.some((arg) => arg.text === operand.text) ? operand : name("term", operand);
       }
       default:
         return expr satisfies never;

@@ -16,6 +16,8 @@ export interface WebGpuKernel {
   readonly text: string;
   /** Entry points to run, in this order. */
   readonly dispatches: readonly Dispatch[];
+  /** Uniform tables that the kernel binds behind its buffers. */
+  readonly tables: readonly Uint32Array<ArrayBuffer>[];
 }
 
 /** Entry points of every kind of kernel. */
@@ -36,7 +38,7 @@ function writeEntries(writer: Writer, spec: KernelSpec): { lines: string[]; disp
   }
 }
 
-/** Writing changes what is known of the buffers twice at most: once for single elements, once for shared words. */
+/** One round for the names, and what is known of the buffers changes twice at most: single elements, shared words. */
 const MOST_ROUNDS = 4;
 
 /** Generates the WGSL of a kernel. */
@@ -50,15 +52,25 @@ export function generateKernel(spec: KernelSpec, traits: KernelTraits = PORTABLE
       return entries.lines;
     });
     if (holds(facts, module.facts)) {
-      return { name: spec.name, text: header(spec, module.workgroupBytes, dispatches) + module.body, dispatches };
+      return {
+        name: spec.name,
+        text: header(spec, module.workgroupBytes, dispatches) + module.body,
+        dispatches,
+        tables: module.tables,
+      };
     }
-    facts = { single: join(facts.single, module.facts.single), atomic: join(facts.atomic, module.facts.atomic) };
+    facts = {
+      ...module.facts,
+      single: join(facts.single, module.facts.single),
+      atomic: join(facts.atomic, module.facts.atomic),
+    };
   }
   throw new Error(`Internal error in kernel ${spec.name}: its text does not settle`);
 }
 
 const join = (a: ReadonlySet<number>, b: ReadonlySet<number>): Set<number> => new Set([...a, ...b]);
 const holds = (before: Facts, after: Facts): boolean =>
+  before.words !== undefined &&
   [...after.single].every((buffer) => before.single.has(buffer) || before.atomic.has(buffer)) &&
   [...after.atomic].every((buffer) => before.atomic.has(buffer));
 

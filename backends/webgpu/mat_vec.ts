@@ -6,7 +6,7 @@ import type { DotKernel } from "../kernel.ts";
 import { finishFunction, sumScalar, termFunction } from "./dot.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { operandFunction } from "./operands.ts";
-import { indent, powerAbove, powerBelow, typeText } from "./text.ts";
+import { constantText, indent, powerAbove, powerBelow, typeText } from "./text.ts";
 import type { Writer } from "./writer.ts";
 
 const THREADS = 128;
@@ -43,8 +43,8 @@ export function writeMatVec(writer: Writer, spec: DotKernel): { lines: string[];
     ...counts.map((i) => `  four${i} += w * ${fewSide}(batch, ${i}u, ${group}k);`),
     "}",
   ];
-  const total = (i: number) => `dot(four${i}, ${vec}(${scalar}(1)))`;
-  const body: string[] = counts.map((i) => `var sum${i} = ${sum}(0);`);
+  const total = (i: number) => `dot(four${i}, ${vec}(${constantText(1, scalar)}))`;
+  const body: string[] = counts.map((i) => `var sum${i} = ${constantText(0, sum)};`);
   if (!groups) {
     body.push(
       ...contract("share * 4u", lanes * 4),
@@ -73,12 +73,12 @@ export function writeMatVec(writer: Writer, spec: DotKernel): { lines: string[];
   }
   const blocks = Math.ceil(many / rows), count = batch * blocks, ragged = many % rows !== 0;
   const finish = counts.map((i) => `${finishFunction(writer, spec)}(batch, ${at(i)}, sum${i});`);
+  const place = `part * ${rows}u + lane / ${lanes}u`;
   const lines = [
     ...groupNumber(count, "block"),
     ...coordinates("block", ["batch", "part"], [batch, blocks]),
-    `let row_here = part * ${rows}u + lane / ${lanes}u;`,
     // Invocations beyond the last row compute it once more: all of them have to reach the barriers.
-    ragged ? `let row = min(row_here, ${many - 1}u);` : "let row = row_here;",
+    ...(ragged ? [`let row_here = ${place};`, `let row = min(row_here, ${many - 1}u);`] : [`let row = ${place};`]),
     `let share = lane % ${lanes}u;`,
     ...body,
     `if (share == 0u${ragged ? ` && row_here < ${many}u` : ""}) {`,

@@ -1,14 +1,8 @@
 /** Identifiers for generated WGSL: readable, unique, never a reserved word. */
 
-/** Built-in functions and types that kernels use, names that all of them have, and the keywords and reserved words of WGSL. */
+/** The keywords and reserved words of WGSL. */
 const TAKEN = new Set(
-  `abs all any array atan2 atomic atomicAnd atomicLoad atomicOr bitcast bool ceil clamp cos dot exp f16 f32 floor i32 log mat2x2 max min
-  mix pack4xU8 pow ptr round select sign sin sqrt step trunc u32 unpack2x16float unpack4xI8 unpack4xU8 vec2 vec3 vec4
-  workgroupBarrier workgroupUniformLoad main lane workgroup_id
-  group index quad block column row element value code packed bits shift shift_1 shift_2 shift_4 low high word size square near t tail
-  batch k m n inner sum tile tile_m tile_n at part four share row_here lane_m lane_n m0 n0 w a b half result partial slot i pair piece line other negative mixed
-  a0 a1 a2 a3 b0 b1 b2 b3 sum0 sum1 sum2 sum3 inner0 inner1 inner2 inner3 four0 four1 four2 four3 k0 k1 k2 k3
-  alias break case const const_assert continue continuing default diagnostic discard else enable false fn for if let loop override
+  `alias break case const const_assert continue continuing default diagnostic discard else enable false fn for if let loop override
   requires return struct switch true var while
   NULL Self abstract active alignas alignof as asm asm_fragment async attribute auto await become cast catch class co_await
   co_return co_yield coherent column_major common compile compile_fragment concept const_cast consteval constexpr constinit crate
@@ -24,20 +18,25 @@ const TAKEN = new Set(
 
 /** Gives every wish a name of its own. */
 export interface Names {
-  /** An identifier that says `wish` as nearly as WGSL allows, not given before. */
-  unique(wish: string): string;
+  /** An identifier that says `wish` as nearly as WGSL allows, not given before and none of `avoid`. */
+  unique(wish: string, avoid?: ReadonlySet<string>): string;
 }
 
 /** Starts without any names given. */
 export function createNames(): Names {
   const given = new Set<string>();
   return {
-    unique(wish) {
+    unique(wish, avoid) {
       const plain = wish.replace(/[^A-Za-z0-9]+/g, "_").replace(/^[_0-9]+|_+$/g, "") || "value";
-      let name = TAKEN.has(plain) ? `${plain}_value` : plain;
-      for (let n = 1; given.has(name); n++) name = `${plain}_${n}`;
+      const base = TAKEN.has(plain) || avoid?.has(plain) ? `${plain}_value` : plain;
+      let name = base;
+      for (let n = 1; given.has(name) || avoid?.has(name); n++) name = `${base}_${n}`;
       given.add(name);
       return name;
     },
   };
 }
+
+/** All identifiers in a text, components of vectors aside. */
+export const wordsIn = (text: string): Set<string> =>
+  new Set(text.replace(/\/\/.*/g, "").match(/(?<![.\w])[A-Za-z_]\w*/g) ?? []);

@@ -3,7 +3,7 @@ import type { Expr } from "../kernel.ts";
 import type { Place } from "./access.ts";
 import { coordinates } from "./entry.ts";
 import { splat, startBlock } from "./expressions.ts";
-import { indent, typeText } from "./text.ts";
+import { constantText, indent, typeText } from "./text.ts";
 import type { Writer } from "./writer.ts";
 
 /** What an operand's function is made from. */
@@ -43,7 +43,7 @@ export function operandFunction(writer: Writer, { name, expr, lead, k, scalar }:
   }
   const one = writer.helper(`${name}_one`, (given) => [
     `fn ${given}(${parameters}) -> ${scalar} {`,
-    `  if (k >= ${total}u) { return ${scalar}(0); }`,
+    `  if (k >= ${total}u) { return ${constantText(0, scalar)}; }`,
     ...indent(body(false)),
     "}",
   ]);

@@ -46,7 +46,7 @@ export interface FieldPacking {
 /** Packing of blocks for one buffer. */
 export function packFields(writer: Writer, { name, layout }: BufferView): FieldPacking {
   const width = layout.fields.reduce((sum, bits) => sum + bits, 0);
-  const words = writer.names.unique(`${name}_words`), codes = writer.names.unique(`${name}_codes`);
+  const words = writer.names.unique(`${name}_words`), codes = writer.names.unique(`${name}_four`);
   return {
     declare: [`var ${words}: array<u32, ${width}>;`],
     collect: (

@@ -5,6 +5,8 @@ import { generateKernel, type WebGpuKernel } from "./kernel.ts";
 /** A kernel ready to run. */
 export interface LoadedKernel {
   readonly layout: GPUBindGroupLayout;
+  /** Uniform buffers, bound behind those of the specification. */
+  readonly tables: readonly GPUBuffer[];
   readonly dispatches: readonly {
     readonly pipeline: GPUComputePipeline;
     readonly grid: readonly [number, number, number];
@@ -15,26 +17,38 @@ export interface LoadedKernel {
 export interface PipelineCache {
   /** Compiles a kernel unless one with the same text, names aside, is known. */
   load(spec: KernelSpec): Promise<LoadedKernel>;
+  /** Destroys the tables. */
+  dispose(): void;
 }
 
 /** Starts an empty cache. */
 export function createPipelines(device: GPUDevice): PipelineCache {
   const known = new Map<string, Promise<LoadedKernel>>(), layouts = new Map<string, GPUBindGroupLayout>();
-  const layoutFor = (spec: KernelSpec): GPUBindGroupLayout => {
-    const key = spec.buffers.map(({ use }) => use === "read" ? "r" : "w").join(""), found = layouts.get(key);
+  const tables = new Map<string, GPUBuffer>();
+  const layoutFor = (spec: KernelSpec, tables: number): GPUBindGroupLayout => {
+    const types = spec.buffers.map(({ use }): GPUBufferBindingType => use === "read" ? "read-only-storage" : "storage");
+    types.push(...Array.from({ length: tables }, () => "uniform" as const));
+    const key = types.join(), found = layouts.get(key);
     if (found) return found;
     const layout = device.createBindGroupLayout({
-      entries: spec.buffers.map(({ use }, binding) => ({
-        binding,
-        visibility: GPUShaderStage.COMPUTE,
-        buffer: { type: use === "read" ? "read-only-storage" as const : "storage" as const },
-      })),
+      entries: types.map((type, binding) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } })),
     });
     layouts.set(key, layout);
     return layout;
   };
+  const tableFor = (words: Uint32Array<ArrayBuffer>): GPUBuffer => {
+    const key = words.join(), found = tables.get(key);
+    if (found) return found;
+    const buffer = device.createBuffer({
+      size: words.byteLength,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
+    device.queue.writeBuffer(buffer, 0, words);
+    tables.set(key, buffer);
+    return buffer;
+  };
   const compile = async (spec: KernelSpec): Promise<LoadedKernel> => {
-    const kernel = generateKernel(spec), layout = layoutFor(spec);
+    const kernel = generateKernel(spec), layout = layoutFor(spec, kernel.tables.length);
     // Pushed and popped without a wait in between: the stack of scopes belongs to the whole device.
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ code: kernel.text, label: kernel.name });
@@ -49,7 +63,7 @@ export function createPipelines(device: GPUDevice): PipelineCache {
     }));
     const error = await device.popErrorScope();
     if (error) throw await kernelError(kernel, module, error);
-    return { layout, dispatches };
+    return { layout, dispatches, tables: kernel.tables.map(tableFor) };
   };
   return {
     load(spec) {
@@ -58,6 +72,9 @@ export function createPipelines(device: GPUDevice): PipelineCache {
       const loaded = compile(spec);
       known.set(key, loaded);
       return loaded;
+    },
+    dispose() {
+      for (const table of tables.values()) table.destroy();
     },
   };
 }

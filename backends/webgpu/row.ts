@@ -69,7 +69,7 @@ function phaseLines(state: Row, phase: RowPhase): string[] {
   const { writer, spec, known } = state, { unique } = writer.names;
   const staged = phase.stores.map((store) => stageCodes(state, store));
   const kept = new Map(phase.elements.filter(({ keep }) => keep).map(({ id }) => [id, unique("kept")]));
-  const sums = phase.reductions.map(({ op }) => unique(op));
+  const sums = phase.reductions.map(({ op }) => unique(`running_${op}`));
   const lines: string[] = staged.flatMap((store) => store?.before ?? []);
   for (const { id, value } of phase.elements) {
     const name = kept.get(id);
@@ -93,7 +93,7 @@ function phaseLines(state: Row, phase: RowPhase): string[] {
   }
 
   phase.reductions.forEach(({ id, op, scalar }, i) => {
-    const name = `${sums[i]}_of_row`, total = unique(name);
+    const total = unique(`${op}_of_row`);
     lines.push(`let ${total} = ${reducer(state, op, scalar)}(lane, ${sums[i]});`);
     known.set(id, { text: total, scalar, vector: false });
   });
@@ -130,7 +130,7 @@ function evaluateElements(
   kept: ReadonlyMap<number, string>,
 ): number[] {
   for (const { id, value } of elements) {
-    const operand = block.name("x", block.emit(value)), name = kept.get(id);
+    const operand = block.name("item", block.emit(value)), name = kept.get(id);
     if (name) block.lines.push(`${name}[slot] = ${operand.text};`);
     state.known.set(id, operand);
   }
@@ -198,7 +198,7 @@ function perRow(state: Row, phase: RowPhase): string[] {
     ...phase.scalars.map(({ value }) => value),
     ...rootsOfStores(phase.rowStores),
   ], known);
-  for (const { id, value } of phase.scalars) known.set(id, block.name("s", block.emit(value)));
+  for (const { id, value } of phase.scalars) known.set(id, block.name("of_row", block.emit(value)));
   const stores = phase.rowStores.map((store) => {
     const value = block.emit(store.value).text, row = store.scatter && block.emit(store.scatter.index).text;
     return storeText(state, store, place, row === undefined ? { value } : { value, row });

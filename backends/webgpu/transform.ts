@@ -8,8 +8,7 @@ import type { RowTransform } from "../kernel.ts";
 import { hadamardFactor, hadamardMatrix } from "../../ir/hadamard.ts";
 import { readOne } from "./access.ts";
 import { type Row, sweep } from "./row.ts";
-import { floatText, indent } from "./text.ts";
-import type { Writer } from "./writer.ts";
+import { floatText, indent, sumText } from "./text.ts";
 
 /** Floats of workgroup memory for the exchange, at least; a transform of 4096 needs three quarters of the portable limit otherwise. */
 const EXCHANGE = 2048;
@@ -106,7 +105,8 @@ interface Mixing {
 function mixing(row: Row, { K, block, matrix, exchange, to, last }: Mixing): string[] {
   const columns = Math.max(1, Math.min(block, Math.floor(Math.min(row.length, EXCHANGE) / K))),
     count = Math.ceil(block / columns);
-  const words = Math.ceil(K / 32), table = signTable(row.writer, matrix, K, words);
+  const words = Math.ceil(K / 32), table = row.writer.table(`signs_of_order_${K}`, () => signBits(matrix, K, words));
+  const line = { name: "line", stride: words };
   const at = (line: string) => `${exchange}[${line} * ${columns}u + column]`;
   const inPiece = (body: readonly string[]): string[] => {
     const inner = [`let line = i / ${block}u;`, ...body];
@@ -123,9 +123,8 @@ function mixing(row: Row, { K, block, matrix, exchange, to, last }: Mixing): str
       inPiece([
         "var mixed = 0.0;",
         `for (var other = 0u; other < ${K}u; other++) {`,
-        `  let negative = (${table}[${
-          words === 1 ? "line" : `line * ${words}u + other / 32u`
-        }] >> (other % 32u)) & 1u;`,
+        `  let word = ${sumText(words === 1 ? [line] : [line, { name: "other / 32u", stride: 1 }], 0)};`,
+        `  let negative = (${table}[word / 4u][word % 4u] >> (other % 32u)) & 1u;`,
         `  mixed += select(${at("other")}, -${at("other")}, negative == 1u);`,
         "}",
         `${to}[slot] = mixed${last};`,
@@ -139,15 +138,12 @@ function transpose(matrix: Int8Array, K: number): Int8Array {
   return matrix.map((_, at) => matrix[(at % K) * K + Math.floor(at / K)] ?? 0);
 }
 
-/** A private table with one bit per sign, rows padded to whole words; set bits are negative. */
-function signTable(writer: Writer, matrix: Int8Array, K: number, words: number): string {
-  const table = new Uint32Array(K * words);
+/** One bit per sign, rows padded to whole words; set bits are negative. */
+function signBits(matrix: Int8Array, K: number, words: number): Uint32Array<ArrayBuffer> {
+  const table = new Uint32Array(Math.ceil(K * words / 4) * 4);
   matrix.forEach((sign, at) => {
     const word = Math.floor(at / K) * words + (at % K >> 5);
     if (sign < 0) table[word] = (table[word] ?? 0) | 1 << at % K % 32;
   });
-  const numbers = [...table].map((word) => `0x${word.toString(16)}u`);
-  const lines: string[] = [];
-  for (let at = 0; at < numbers.length; at += 10) lines.push(`  ${numbers.slice(at, at + 10).join(", ")},`);
-  return writer.constant(`signs_of_order_${K}`, `array<u32, ${table.length}>`, lines);
+  return table;
 }

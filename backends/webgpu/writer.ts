@@ -1,13 +1,13 @@
 /**
  * A WGSL module under construction: bindings, workgroup memory and helper functions that its parts ask for.
  *
- * Two facts about a buffer are known only when all accesses are written: whether four elements can always be read at once, and whether
- * words are shared between invocations. So a module is written until its facts agree with those it was written under.
+ * Some facts are known only when everything is written: whether four elements of a buffer can always be read at once, whether words are
+ * shared between invocations, which names the text uses. So a module is written until its facts agree with those it was written under.
  */
 import type { KernelBuffer, KernelSpec } from "../kernel.ts";
 import { typeText as tensorText } from "../../ir/types.ts";
 import { type Layout, layoutOf } from "./layout.ts";
-import { createNames, type Names } from "./names.ts";
+import { createNames, type Names, wordsIn } from "./names.ts";
 
 /** What the kernel generators may assume about a device. */
 export interface KernelTraits {
@@ -24,6 +24,8 @@ export interface Facts {
   readonly single: ReadonlySet<number>;
   /** Buffers with words that several invocations write. */
   readonly atomic: ReadonlySet<number>;
+  /** Identifiers of the module's text, which no buffer may have as its name; unknown in the first round, where buffers have numbers. */
+  readonly words?: ReadonlySet<string>;
 }
 
 /** One buffer as kernels see it. */
@@ -53,8 +55,11 @@ export interface Writer {
   workgroup(wish: string, element: string, count: number): string;
   /** The same, declared once per wish and shared by all that wish it; the size is the largest asked for. */
   shared(wish: string, element: string, count: number): string;
-  /** Declares a table of constants once per wish and returns its name. */
-  constant(wish: string, type: string, lines: readonly string[]): string;
+  /**
+   * Binds a table of constants, once per wish, as a uniform `array<vec4<u32>>`, and returns its name. Compilers copy large constant arrays
+   * into every invocation; lavapipe then takes minutes.
+   */
+  table(wish: string, words: () => Uint32Array<ArrayBuffer>): string;
   /** Bytes of workgroup memory declared so far. */
   workgroupBytes(): number;
   /** Adds a function once per key and returns its name. */
@@ -65,6 +70,8 @@ export interface Writer {
 export interface WrittenModule {
   readonly body: string;
   readonly workgroupBytes: number;
+  /** Contents of the uniform tables, bound behind the buffers; whole vec4s. */
+  readonly tables: readonly Uint32Array<ArrayBuffer>[];
   readonly facts: Facts;
 }
 
@@ -87,14 +94,21 @@ export function writeModule(
   write: (writer: Writer) => readonly string[],
 ): WrittenModule {
   const names = createNames(), single = new Set<number>(), atomic = new Set<number>();
-  const declarations: string[] = [], constants = new Map<string, string>();
+  const tables = new Map<string, { name: string; words: Uint32Array<ArrayBuffer> }>();
   const memory = new Map<string, { name: string; element: string; count: number }>(),
     functions = new Map<string, { name: string; lines: readonly string[] }>();
   const bytes = () => [...memory.values()].reduce((sum, { element, count }) => sum + count * (BYTES[element] ?? 4), 0);
   const buffers = spec.buffers.map((buffer, i): BufferView => {
     const layout = layoutOf(buffer.type);
     const wide = layout.kind === "words" && layout.words % 4 === 0 && !facts.single.has(i);
-    return { index: i, name: names.unique(buffer.name), buffer, layout, wide, atomic: facts.atomic.has(i) };
+    return {
+      index: i,
+      name: names.unique(facts.words ? buffer.name : `buffer ${i}`, facts.words),
+      buffer,
+      layout,
+      wide,
+      atomic: facts.atomic.has(i),
+    };
   });
   const writer: Writer = {
     spec,
@@ -118,10 +132,9 @@ export function writeModule(
       memory.set(wish, { name, element, count: Math.max(count, found?.count ?? 0) });
       return name;
     },
-    constant: (wish, type, lines) => {
-      const found = constants.get(wish), name = found ?? names.unique(wish);
-      if (!found) declarations.push(`const ${name} = ${type}(`, ...lines, ");");
-      constants.set(wish, name);
+    table: (wish, words) => {
+      const found = tables.get(wish), name = found?.name ?? names.unique(wish);
+      if (!found) tables.set(wish, { name, words: words() });
       return name;
     },
     workgroupBytes: bytes,
@@ -136,13 +149,21 @@ export function writeModule(
   const entries = write(writer);
   const lines = [
     ...buffers.map(binding),
-    ...section(declarations),
+    ...[...tables.values()].map(({ name, words }, i) =>
+      `@group(0) @binding(${buffers.length + i}) var<uniform> ${name}: array<vec4<u32>, ${words.length / 4}>;`
+    ),
     ...section([...memory.values()].map(memoryText)),
     ...[...functions.values()].flatMap(({ lines }) => ["", ...lines]),
     "",
     ...entries,
   ];
-  return { body: lines.join("\n") + "\n", workgroupBytes: bytes(), facts: { single, atomic } };
+  const body = lines.join("\n") + "\n";
+  return {
+    body,
+    workgroupBytes: bytes(),
+    tables: [...tables.values()].map(({ words }) => words),
+    facts: { single, atomic, words: facts.words ?? wordsIn(body) },
+  };
 }
 
 const memoryText = ({ name, element, count }: { name: string; element: string; count: number }): string =>

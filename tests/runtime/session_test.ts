@@ -1,30 +1,27 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { openReference } from "../../backends/reference/backend.ts";
+import { artifactBytes } from "../../compiler/artifact/artifact.ts";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
 import { memoryFolder } from "../../compiler/frontends/source.ts";
-import { artifactBytes } from "../../compiler/artifact/artifact.ts";
 import { modelSites } from "../../compiler/model_sites.ts";
+import type { Track } from "../../compiler/recipe.ts";
 import { mostLikely } from "../../runtime/generate.ts";
 import { openSession } from "../../runtime/session.ts";
-import type { BitConfig } from "../../ir/sites.ts";
+import { assertUserError } from "../compiler/frontends/fixtures.ts";
 import { BACKENDS } from "../support/backends.ts";
-import { trueLogits, type Truth } from "../support/elastic_truth.ts";
+import { countingBackend } from "../support/counting_backend.ts";
+import { type Truth, trueLogits } from "../support/elastic_truth.ts";
 import { randomParameters, VARIANTS } from "../support/random_decoder.ts";
 import { maxDifference } from "../support/run_module.ts";
 import { tinyArtifactParts, tinyFolder } from "../support/tiny_artifact.ts";
-import { assertUserError } from "../compiler/frontends/fixtures.ts";
-import type { Track } from "../../compiler/recipe.ts";
 
 const IDS = [1, 9, 4, 4, 16, 7, 2, 11, 5, 13, 8, 3];
 
 async function open(track: Track, config = VARIANTS["tied, grouped queries"]) {
-  const parts = await tinyArtifactParts(track, config);
+  const parts = await tinyArtifactParts(track, config), bytes = await artifactBytes(parts.description, parts.tensors);
   const truth: Truth = { ...parts, load: randomParameters(7) };
-  const bytes = await artifactBytes(parts.description, parts.tensors);
-  return {
-    truth,
-    folder: memoryFolder("tiny", new Map([["model.safetensors", bytes]])),
-    sites: modelSites(parts.description.module),
-  };
+  const folder = memoryFolder("tiny", new Map([["model.safetensors", bytes]]));
+  return { truth, folder, sites: modelSites(parts.description.module) };
 }
 
 for (const [name, openBackend] of Object.entries(BACKENDS)) {
@@ -54,37 +51,97 @@ for (const [name, openBackend] of Object.entries(BACKENDS)) {
     await using backend = await openBackend();
     const { truth, folder, sites } = await open("activations", VARIANTS["all biases, width 20"]);
     const config = configOf(parseBitSpec("w4a4kv4"), sites), expected: number[] = [];
-    for (const _ of IDS) expected.push(mostLikely((await trueLogits(truth, config, [5, 6, ...expected])).at(-1) ?? []));
+    for (const _ of IDS) {
+      expected.push(mostLikely((await trueLogits(truth, config, [5, 6, ...expected])).at(-1) ?? []));
+    }
     await using session = await openSession({ folder, backend, precision: "w4a4kv4" });
     const first = await Array.fromAsync(session.generate([5, 6], { maxTokens: 7 }));
     const rest = await Array.fromAsync(session.generate(first.slice(-1), { maxTokens: 5 }));
     assertEquals([...first, ...rest], expected);
     session.clear();
-    assertEquals(session.length, 0);
-    const stop = expected.findIndex((id, i) => i > 0 && !expected.slice(0, i).includes(id));
-    const ids = await Array.fromAsync(session.generate([5, 6], { maxTokens: 12, stop: [expected[stop] ?? -1] }));
-    assertEquals(ids, stop < 0 ? expected : expected.slice(0, stop));
+    const stop = expected.at(-1) ?? 0, stopped = session.generate([5, 6], { maxTokens: 12, stop: [stop] });
+    assertEquals(await Array.fromAsync(stopped), expected.slice(0, expected.indexOf(stop)));
   });
 
   Deno.test(`session on ${name}: use() switches between two tokens and keeps the cache`, async () => {
     await using backend = await openBackend();
     const { folder } = await open("activations");
-    // What a switch must give: the tokens before it at the old precision, those after it at the new one, on one cache.
-    const switching = await openSession({ folder, backend, precision: "w8a8kv4" });
-    await switching.prefill(IDS.slice(0, 6));
-    const fresh = await openSession({ folder, backend, precision: "w8a8kv4" });
-    await fresh.prefill(IDS.slice(0, 6));
-    const stayed = await fresh.decode(IDS[6] ?? 0);
-    await switching.use("w4a4kv4");
-    assertEquals(switching.length, 6);
-    const switched = await switching.decode(IDS[6] ?? 0);
-    assert(maxDifference(switched, stayed) > 1e-3, "4 bits differ from 8");
-    await switching.use("w8a8kv4");
-    const again = await switching.decode(IDS[7] ?? 0), unswitched = await fresh.decode(IDS[7] ?? 0);
-    // One token was written at 4 bits, everything else is the same.
-    const difference = maxDifference(again, unswitched);
-    assert(difference > 0 && difference < maxDifference(switched, stayed) * 10, "the cache was kept");
-    await switching[Symbol.asyncDispose]();
-    await fresh[Symbol.asyncDispose]();
+    /** Logits of the last of some tokens, each appended at a precision of its own. */
+    const run = async (...steps: readonly (readonly [precision: string, count: number])[]): Promise<Float32Array> => {
+      await using session = await openSession({ folder, backend, precision: "w6a6kv4" });
+      let at = 0, logits: Float32Array = new Float32Array();
+      for (const [precision, count] of steps) {
+        await session.use(precision);
+        if (count > 0) logits = await session.prefill(IDS.slice(at, at + count));
+        at += count;
+        assertEquals(session.length, at);
+      }
+      return logits;
+    };
+    const narrow = await run(["w4a4kv4", 7]), wide = await run(["w8a8kv4", 7]), both = await run(["w8a8kv4", 6], ["w4a4kv4", 1]);
+    // Codes that were made, dropped and made again are the same codes.
+    assertEquals(await run(["w4a4kv4", 0], ["w8a8kv4", 6], ["w5a5kv4", 0], ["w4a4kv4", 1]), both);
+    assertEquals(await run(["w8a8kv4", 6], ["w4a4kv4", 0], ["w8a8kv4", 1]), await run(["w8a8kv4", 6], ["w8a8kv4", 1]));
+    for (const other of [narrow, wide]) assert(maxDifference(both, other) > 1e-3, "old tokens at 8 bits, the new one at 4");
+  });
+
+  Deno.test(`session on ${name}: long texts in any pieces give the same, and the cache grows without loss`, async () => {
+    await using backend = await openBackend();
+    const config = { ...VARIANTS["tied, grouped queries"], maxPositions: 160 };
+    const { truth, folder, sites } = await open("activations", config);
+    const ids = Array.from({ length: 150 }, (_, i) => 1 + i * i % 16);
+    const expected = (await trueLogits(truth, configOf(parseBitSpec("w8a8kv8"), sites), ids)).at(-1) ?? [];
+    await using session = await openSession({ folder, backend, precision: "w8a8kv8" });
+    for (const pieces of [[150], [1, 8, 9, 32, 15, 80, 5], [63, 1, 1, 64, 1, 20]]) {
+      let at = 0, logits: Float32Array = new Float32Array();
+      for (const count of pieces) logits = await session.prefill(ids.slice(at, at += count));
+      assertEquals(session.length, 150);
+      assert(maxDifference(logits, expected) < 1e-3, `pieces ${pieces}`);
+      session.clear();
+    }
+  });
+
+  Deno.test(`session on ${name}: everything is freed in the end`, async () => {
+    await using inner = await openBackend();
+    const { backend, alive } = countingBackend(inner), { folder } = await open("activations");
+    {
+      await using session = await openSession({ folder, backend, precision: "w4a4kv4" });
+      await session.prefill(IDS);
+      const between = alive.size;
+      for (const precision of ["w8kv4", "w16kv4", "w4a4kv4"]) {
+        await session.use(precision);
+        await session.decode(3);
+      }
+      assertEquals(alive.size, between, "as many tensors as before");
+      await assertRejects(() => session.use("w4a4kv8"));
+      await session.decode(3);
+      session.clear();
+      await session.use("w4kv8");
+    }
+    assertEquals(alive.size, 0);
   });
 }
+
+Deno.test("session refuses what its model cannot do, and goes on", async () => {
+  const backend = openReference();
+  await using session = await openSession({ folder: await tinyFolder("activations"), backend, precision: "w8a8kv8" });
+  const before = session.config;
+  await assertUserError(() => session.prefill(Array.from({ length: 33 }, () => 1)), /^Expected at most 32 tokens, the model's context, but found 33; use/);
+  await session.prefill(IDS);
+  await assertUserError(() => session.use("w8a8kv4"), /^Expected 8 bits for "layers\.0\.attention\.key", as its cache has, but found 4; keep/);
+  await assertUserError(() => session.use("w2"), /^Expected 4, 5, 6, 7, 8 or 16 bits for "layers\.0\.attention\.query\.weight" but found 2, in/);
+  await assertUserError(() => session.use("mixed"), /^Expected a model with allocated bits for "mixed" but found none; compile/);
+  await assertUserError(() => session.use({ "layers.7.mlp.input": 4 }), /^Expected a site of the model but found "layers\.7\.mlp\.input"/);
+  await assertUserError(() => session.use("w4b4"), /^Expected a bit specification but found "w4b4"; use/);
+  await assertRejects(() => session.prefill([]), RangeError, "Expected at least one token but found none");
+  assertEquals([session.config, session.length], [before, IDS.length]);
+  const left = await Array.fromAsync(session.generate([1]));
+  assertEquals([left.length, session.length], [20, 32], "generates to the end of the context");
+});
+
+Deno.test("session refuses activation and cache widths of a model with weights alone", async () => {
+  const backend = openReference(), folder = await tinyFolder("weights");
+  const open = (precision: string) => openSession({ folder, backend, precision });
+  await assertUserError(() => open("w4a4"), /^Expected a model with quantizers of activations for "w4a4" but found none; compile/);
+  await assertUserError(() => open("w4kv4"), /^Expected a model with quantizers of cached keys and values for "w4kv4" but found none/);
+});

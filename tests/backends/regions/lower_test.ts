@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { type LoweredProgram, lowerGraph } from "../../../backends/regions/lower.ts";
 import { lossGradients } from "../../../ir/autodiff.ts";
@@ -6,6 +7,14 @@ import { type Builder, createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
+import { widthsAt } from "../../../compiler/calibrate/block.ts";
+import { trainInPlace, trainProgram, withLearnedInputs } from "../../../compiler/calibrate/train_program.ts";
+import { decoderModule } from "../../../compiler/frontends/decoder.ts";
+import { elasticModule, trainFunction } from "../../../compiler/pipeline.ts";
+import { defaultRecipe } from "../../../compiler/recipe.ts";
+import { bindSymbols } from "../../../ir/symbols.ts";
+import { VARIANTS } from "../../support/random_decoder.ts";
+import { randomGraph } from "../../support/random_graphs.ts";
 import { runLowered } from "../../support/run_lowered.ts";
 
 const f32 = (...shape: number[]) => tensorType("f32", shape);
@@ -114,7 +123,7 @@ Deno.test("lowerGraph() computes optimizer states in place in one kernel", () =>
 });
 
 /** A decoder block with a weight quantizer on every linear, its loss and gradients. */
-function trainProgram(): Graph {
+function toyTrainProgram(): Graph {
   const b = createBuilder(), h = b.input("h", f32(2, 5, 8)), target = b.input("target", f32(2, 5, 8)), top = b.input("top", f32(1));
   const trained: Node[] = [];
   const weight = (name: string, rows: number, columns: number) => {
@@ -148,9 +157,38 @@ function trainProgram(): Graph {
 }
 
 Deno.test("lowerGraph() keeps the meaning of a whole train program, within the portable number of buffers", () => {
-  const graph = trainProgram(), program = lowerGraph(graph);
+  const graph = toyTrainProgram(), program = lowerGraph(graph);
   const leaves = { ...leavesFor(graph), top: Float64Array.of(7) };
   assert(program.steps.every(({ kernel }) => kernel.buffers.length <= 8));
   expectSame(graph, program, leaves);
-  // Seven quantizers and their gradients are one kernel each, as are the contractions.
+});
+
+/** Kinds of kernels of a decoder block's train program, as `compiler/calibrate` builds it. */
+function blockKernels(track: "weights" | "activations"): Record<string, number> {
+  const recipe = defaultRecipe(track, 1);
+  const block = elasticModule(decoderModule(VARIANTS["tied, grouped queries"]), recipe).functions.block as Graph;
+  const forward = withLearnedInputs(trainFunction(block, widthsAt(block, recipe, 4), recipe.scheme));
+  const graph = trainProgram(bindSymbols(forward, { B: 2, T: 16 }), 1);
+  const counts: Record<string, number> = {};
+  for (const { kernel } of lowerGraph(graph, { maxBuffers: 64, inPlace: trainInPlace(graph) }).steps) {
+    counts[kernel.kind] = (counts[kernel.kind] ?? 0) + 1;
+  }
+  return counts;
+}
+
+Deno.test("lowerGraph() makes one row kernel of each weight quantizer and one of its gradient", () => {
+  // 7 linears: quantizer and its gradient are 14 rows; two norms, one norm's gradient (the other's is not needed) and the
+  // loss are 4. Contractions: 7 forward, 6 towards inputs less 3 that nobody needs, 7 towards weights, 7 + 14 of adapters.
+  const { row, attention } = blockKernels("weights");
+  assertEquals({ row, attention }, { row: 18, attention: 3 });
+});
+
+Deno.test("lowerGraph() keeps the meaning of random graphs", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 0, max: 1 << 30 }), fc.constantFrom(9, 64), (seed, maxBuffers) => {
+      const { graph, leaves } = randomGraph(seed, { maxNodes: 14 });
+      expectSame(graph, lowerGraph(graph, { maxBuffers }), leaves);
+    }),
+    { numRuns: 150, seed: 11 },
+  );
 });

@@ -1,29 +1,50 @@
-/** Whole programs on WebAssembly against the reference backend. */
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+/** Whole programs on WebAssembly: against the reference, on several threads, in place, and through tensors of all kinds. */
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { type Backend, hostArray, type HostArray } from "../../../backends/backend.ts";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { openWasm } from "../../../backends/wasm/backend.ts";
-import { createBuilder } from "../../../ir/builder.ts";
-import { type Graph, graphOf, leavesOf, nameOf } from "../../../ir/node.ts";
+import { createBuilder, type Builder } from "../../../ir/builder.ts";
+import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/node.ts";
+import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
 import { randomGraph } from "../../support/random_graphs.ts";
 
 const f32 = (...shape: number[]) => tensorType("f32", shape);
+type Leaves = Readonly<Record<string, Float64Array>>;
 
 /** Runs a graph on a backend, from host values to host values. */
-async function runGraph(backend: Backend, graph: Graph, leaves: Readonly<Record<string, Float64Array>>): Promise<Record<string, HostArray>> {
+async function runGraph(backend: Backend, graph: Graph, leaves: Leaves): Promise<Record<string, HostArray>> {
   const executable = await backend.compile(graph);
   const bound = Object.fromEntries(Object.entries(executable.leaves).map(([name, type]) => {
     const values = hostArray(type.dtype, sizeOf(type.shape));
     values.set(leaves[name] ?? []);
     return [name, backend.upload(type, values)];
   }));
-  const results = backend.run(executable, bound);
-  const values: Record<string, HostArray> = {};
+  const results = backend.run(executable, bound), values: Record<string, HostArray> = {};
   for (const [name, tensor] of Object.entries(results)) values[name] = await backend.download(tensor);
   for (const tensor of new Set([...Object.values(bound), ...Object.values(results)])) backend.free(tensor);
   return values;
+}
+
+/** A random graph whose truth values are 0 and 1. */
+function drawn(seed: number): { graph: Graph; leaves: Leaves } {
+  const { graph, leaves } = randomGraph(seed, { maxNodes: 16 });
+  const nodes = [...leavesOf(graph, "input"), ...leavesOf(graph, "param")];
+  const truths = new Set(nodes.filter(({ type }) => type.dtype === "bool").map(nameOf));
+  const values = Object.entries(leaves).map(([name, list]) => [name, truths.has(name) ? list.map((x) => x ? 1 : 0) : list]);
+  return { graph, leaves: Object.fromEntries(values) };
+}
+
+function assertClose(found: Record<string, HostArray>, expected: Leaves): void {
+  for (const [name, values] of Object.entries(expected)) {
+    const got = found[name] as HostArray, magnitude = values.reduce((most, x) => Math.max(most, Math.abs(x)), 1);
+    assertEquals(got.length, values.length);
+    values.forEach((want, i) => {
+      const near = want === got[i] || Math.abs(want - (got[i] ?? NaN)) <= 3e-5 * magnitude;
+      assert(near, `${name}[${i}]: expected ${want} but found ${got[i]}`);
+    });
+  }
 }
 
 const SEEDS = fc.noShrink(fc.integer({ min: 0, max: 2 ** 31 - 1 }));
@@ -32,19 +53,104 @@ Deno.test("openWasm() computes what the reference computes, on random graphs", a
   await using backend = await openWasm();
   await fc.assert(
     fc.asyncProperty(SEEDS, async (seed) => {
-      const { graph, leaves: drawn } = randomGraph(seed, { maxNodes: 16 });
-      const truths = new Set([...leavesOf(graph, "input"), ...leavesOf(graph, "param")].filter(({ type }) => type.dtype === "bool").map(nameOf));
-      const leaves = Object.fromEntries(Object.entries(drawn).map(([name, values]) => [name, truths.has(name) ? values.map((x) => x ? 1 : 0) : values]));
-      const expected = evaluate(graph, leaves);
-      const found = await runGraph(backend, graph, leaves);
-      for (const [name, values] of Object.entries(expected)) {
-        const got = found[name] as HostArray, magnitude = values.reduce((most, x) => Math.max(most, Math.abs(x)), 1);
-        assertEquals(got.length, values.length);
-        values.forEach((want, i) =>
-          assert(want === got[i] || Math.abs(want - (got[i] ?? NaN)) <= 3e-5 * magnitude, `${name}[${i}]: expected ${want} but found ${got[i]}`)
-        );
-      }
+      const { graph, leaves } = drawn(seed);
+      assertClose(await runGraph(backend, graph, leaves), evaluate(graph, leaves));
     }),
-    { numRuns: 300, seed: 3 },
+    { numRuns: 200, seed: 3 },
   );
+});
+
+/** Two linears with a norm between, wide enough that every kernel has many chunks; and their gradients' shapes. */
+function network(b: Builder): Graph {
+  const x = b.input("x", f32(70, 96)), w = b.param("w", f32(160, 96), "checkpoint"), v = b.param("v", f32(96, 160), "checkpoint");
+  const linear = (y: Node, m: Node) => b.dot(y, m, { lhsContract: [1], rhsContract: [1] });
+  const h = linear(x, w), mean = b.mul(b.sum(b.mul(h, h), [1]), 1 / 160);
+  const normal = b.hadamard(b.div(h, b.sqrt(b.add(mean, 1e-5))), 1), y = linear(b.mul(normal, b.sigmoid(normal)), v);
+  return graphOf({ y, columns: b.sum(y, [0]), weights: b.dot(y, x, { lhsContract: [0], rhsContract: [0] }) });
+}
+
+Deno.test("openWasm() gives the same bytes on one, two and three threads", async () => {
+  await using one = await openWasm();
+  await using two = await openWasm({ threads: 2 });
+  await using three = await openWasm({ threads: 3 });
+  const graph = network(createBuilder()), stream = random(1, "network");
+  const leaves = Object.fromEntries([...leavesOf(graph, "param"), ...leavesOf(graph, "input")].map((node) => [
+    nameOf(node),
+    Float64Array.from({ length: sizeOf(node.type.shape) }, () => Math.fround(stream.normal())),
+  ]));
+  const expected = await runGraph(one, graph, leaves);
+  assertClose(expected, evaluate(graph, leaves));
+  for (const backend of [two, three]) assertEquals(await runGraph(backend, graph, leaves), expected);
+  for (let seed = 0; seed < 60; seed++) {
+    const { graph, leaves } = drawn(seed + 5000);
+    assertEquals(await runGraph(two, graph, leaves), await runGraph(one, graph, leaves), `seed ${seed + 5000}`);
+  }
+});
+
+Deno.test("Backend.run() updates leaves in place and returns their tensors", async () => {
+  await using backend = await openWasm({ threads: 2 });
+  const b = createBuilder(), p = b.input("p", f32(5000)), m = b.input("m", f32(5000)), g = b.input("g", f32(5000));
+  const moment = b.add(b.mul(m, 0.5), g);
+  const executable = await backend.compile(graphOf({ p: b.sub(p, b.mul(moment, 0.25)), m: moment }), { inPlace: { p: "p", m: "m" } });
+  const filled = (x: number) => backend.upload(f32(5000), new Float32Array(5000).fill(x));
+  const leaves = { p: filled(1), m: filled(2), g: filled(3) };
+  const results = backend.run(executable, leaves);
+  assertEquals([results.p === leaves.p, results.m === leaves.m], [true, true]);
+  backend.run(executable, leaves);
+  assertEquals(await backend.download(leaves.m), new Float32Array(5000).fill(5));
+  assertEquals(await backend.download(leaves.p), new Float32Array(5000).fill(1 - 1 - 1.25));
+});
+
+Deno.test("Backend.run() writes packed rows of a cache where positions tell", async () => {
+  await using backend = await openWasm();
+  const b = createBuilder(), codes = tensorType("u3", [2, 6, 40]), rows = b.input("rows", tensorType("u3", [2, 1, 40]));
+  const cache = b.update(b.input("cache", codes), rows, b.input("positions", tensorType("i32", [2, 1])));
+  const executable = await backend.compile(graphOf({ cache }));
+  const old = Int32Array.from({ length: 480 }, (_, i) => i % 8), fresh = Int32Array.from({ length: 80 }, (_, i) => 7 - i % 8);
+  const tensor = backend.upload(codes, old);
+  const run = (positions: number[]) =>
+    backend.run(executable, {
+      cache: tensor,
+      rows: backend.upload(tensorType("u3", [2, 1, 40]), fresh),
+      positions: backend.upload(tensorType("i32", [2, 1]), Int32Array.from(positions)),
+    });
+  assertEquals(run([2, 6]).cache, tensor);
+  const expected = old.slice();
+  expected.set(fresh.subarray(0, 40), 2 * 40); // the second sequence's position lies outside
+  assertEquals(await backend.download(tensor), expected);
+});
+
+Deno.test("Backend.view() shares memory, and freed tensors are refused", async () => {
+  await using backend = await openWasm();
+  const tensor = backend.upload(f32(256), Float32Array.from({ length: 256 }, (_, i) => i));
+  const part = backend.view(tensor, 128, f32(2, 8));
+  assertEquals(await backend.download(part), Float32Array.from({ length: 16 }, (_, i) => 128 + i));
+  backend.write(part, new Float32Array(16).fill(7));
+  assertEquals((await backend.download(tensor)).slice(126, 130), Float32Array.of(126, 127, 7, 7));
+  assertThrows(() => backend.view(tensor, 3, f32(4)), RangeError, "a multiple of 64");
+  backend.free(tensor);
+  assertThrows(() => backend.write(part, new Float32Array(16)), TypeError, "has been freed");
+  await using other = await openWasm();
+  assertThrows(() => other.free(part), TypeError, "a tensor of this backend");
+});
+
+Deno.test("Backend.run() names a leaf that is missing or of another type", async () => {
+  await using backend = await openWasm();
+  const b = createBuilder(), executable = await backend.compile(graphOf({ y: b.mul(b.input("x", f32(4)), 2) }));
+  assertThrows(() => backend.run(executable, {}), TypeError, 'expected a tensor for leaf "x" of type f32[4]');
+  assertThrows(() => backend.run(executable, { x: backend.allocate(f32(5)) }), TypeError, "expected f32[4] but found f32[5]");
+  assertThrows(() => backend.upload(f32(4), new Float32Array(3)), TypeError, "expected 4 in a Float32Array but found 3");
+});
+
+Deno.test("Backend.compile() prints kernels headed by what they fuse, and plans their memory", async () => {
+  await using backend = await openWasm();
+  const executable = await backend.compile(network(createBuilder())), [kernel] = executable.kernels;
+  assertStringIncludes(kernel?.text ?? "", `;; ${kernel?.spec.kind} kernel ${kernel?.spec.name}`);
+  assertStringIncludes(kernel?.text ?? "", '(func $run (export "run")');
+  assertEquals(new Set(executable.kernels.map(({ name }) => name)).size, executable.kernels.length);
+  assert(executable.plan.arenaBytes > 0 && executable.plan.entries.every(({ offset }) => offset % 64 === 0));
+});
+
+Deno.test("openWasm() refuses a number of threads that is none", async () => {
+  await assertRejects(async () => await openWasm({ threads: 0 }), RangeError, "expected a positive number of threads but found 0");
 });

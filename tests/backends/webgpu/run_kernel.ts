@@ -16,19 +16,17 @@ export async function runKernel(
   { spec, buffers }: RandomKernel,
   traits?: KernelTraits,
 ): Promise<string> {
-  const { text, dispatches } = generateKernel(spec, traits);
+  const { text, dispatches, tables } = generateKernel(spec, traits);
   const errors = await shaderErrors(device, text);
   assert(errors.length === 0, `naga: ${errors.join("\n")}\n${text}`);
   const tint = await tintCheck(text) ?? [];
   assert(tint.length === 0, `Tint: ${tint.join("\n")}\n${text}`);
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ code: text });
+  const types = spec.buffers.map(({ use }): GPUBufferBindingType => use === "read" ? "read-only-storage" : "storage");
+  types.push(...tables.map(() => "uniform" as const));
   const layout = device.createBindGroupLayout({
-    entries: spec.buffers.map(({ use }, binding) => ({
-      binding,
-      visibility: GPUShaderStage.COMPUTE,
-      buffer: { type: use === "read" ? "read-only-storage" : "storage" },
-    })),
+    entries: types.map((type, binding) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } })),
   });
   const gpuBuffers = spec.buffers.map(({ type }, i) => {
     const size = Math.ceil(bytesOf(type) / 16) * 16;
@@ -39,9 +37,15 @@ export async function runKernel(
     device.queue.writeBuffer(buffer, 0, pack(type, buffers[i] as HostArray));
     return buffer;
   });
+  const tableBuffers = tables.map((words) => {
+    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+    const buffer = device.createBuffer({ size: words.byteLength, usage });
+    device.queue.writeBuffer(buffer, 0, words);
+    return buffer;
+  });
   const group = device.createBindGroup({
     layout,
-    entries: gpuBuffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
+    entries: [...gpuBuffers, ...tableBuffers].map((buffer, binding) => ({ binding, resource: { buffer } })),
   });
   const encoder = device.createCommandEncoder(), pass = encoder.beginComputePass();
   for (const { entryPoint, grid } of dispatches) {

@@ -35,13 +35,13 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
   let block = index % 3u;
   var codes_words: array<u32, 3>;
   for (var quad = 0u; quad < 8u; quad++) {
-    let column_value = block * 32u + quad * 4u;
-    let gate_at = gate[i0 * 24u + column_value / 4u];
-    let up_at = read4_layers_0_up(i0 * 96u + column_value);
-    let v = vec4<i32>(clamp(round((1.0 / (1.0 + exp(min(-gate_at, vec4<f32>(88.0))))) * up_at), vec4<f32>(0.0), vec4<f32>(7.0)));
-    let codes_codes = pack4xU8(vec4<u32>(v));
-    codes_words[quad % 2u] |= (codes_codes & 0x03030303u) << (2u * (quad / 2u));
-    codes_words[2u] |= ((codes_codes >> 2u) & 0x01010101u) << quad;
+    let column = block * 32u + quad * 4u;
+    let gate_at = gate[i0 * 24u + column / 4u];
+    let up_at = read4_layers_0_up(i0 * 96u + column);
+    let term = vec4<i32>(clamp(round((1.0 / (1.0 + exp(min(-gate_at, vec4<f32>(88.0))))) * up_at), vec4<f32>(0.0), vec4<f32>(7.0)));
+    let codes_four = pack4xU8(vec4<u32>(term));
+    codes_words[quad % 2u] |= (codes_four & 0x03030303u) << (2u * (quad / 2u));
+    codes_words[2u] |= ((codes_four >> 2u) & 0x01010101u) << quad;
   }
   for (var word = 0u; word < 3u; word++) {
     codes[i0 * 9u + block * 3u + word] = codes_words[word];
@@ -83,17 +83,17 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
 
   // sweep 1
   var kept: array<f32, 2>;
-  var max_value = (-3.4028234663852886e+38);
+  var running_max = (-3.4028234663852886e+38);
   for (var slot = 0u; slot < 2u; slot++) {
     let i = slot * 32u + lane;
     let x_at = x[row * 64u + i];
     kept[slot] = x_at;
-    max_value = max(max_value, abs(x_at));
+    running_max = max(running_max, abs(x_at));
   }
-  let max_value_of_row = max_over_row_f32(lane, max_value);
-  let s = max(max_value_of_row * 0.0078125, 1e-12);
+  let max_of_row = max_over_row_f32(lane, running_max);
+  let of_row = max(max_of_row * 0.0078125, 1e-12);
   if (lane == 0u) {
-    scale[row] = s;
+    scale[row] = of_row;
   }
 
   // sweep 2
@@ -104,7 +104,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
   for (var slot = 0u; slot < 2u; slot++) {
     let i = slot * 32u + lane;
     let kept_1 = kept[slot];
-    atomicOr(&codes_words[i / 4u], (u32(i32(clamp(round(kept_1 / s), (-128.0), 127.0))) & 255u) << (i % 4u * 8u));
+    atomicOr(&codes_words[i / 4u], (u32(i32(clamp(round(kept_1 / of_row), (-128.0), 127.0))) & 255u) << (i % 4u * 8u));
   }
   workgroupBarrier();
   {
@@ -182,16 +182,15 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
   let block = workgroup_id.x;
   let batch = 0u;
   let part = block;
-  let row_here = part * 2u + lane / 64u;
-  let row = row_here;
+  let row = part * 2u + lane / 64u;
   let share = lane % 64u;
-  var sum0 = f32(0);
+  var sum0 = 0.0;
   var four0 = vec4<f32>();
   for (var k = share * 4u; k < 256u; k += 256u) {
     let w = rhs(batch, row, k);
     four0 += w * lhs(batch, 0u, k);
   }
-  sum0 = sum_of_lanes_f32(lane, dot(four0, vec4<f32>(f32(1))));
+  sum0 = sum_of_lanes_f32(lane, dot(four0, vec4<f32>(1.0)));
   if (share == 0u) {
     finish(batch, 0u, row, sum0);
   }

@@ -1,0 +1,74 @@
+/** @file The main command: a checkpoint in, an elastic artifact and the table of its precisions out. */
+import { UserError } from "../../ir/errors.ts";
+import { type CompileEvent, compileModel } from "../compile_model.ts";
+import { deviceText, openDevice } from "./devices.ts";
+import { type Host, openModel, openTexts } from "./host.ts";
+import type { CompileOptions } from "./options.ts";
+import { demandWrite, mayWrite } from "./permissions.ts";
+import { createClock, type Progress } from "./progress.ts";
+import { rowPrinter } from "./table.ts";
+
+/**
+ * Compiles, and prints the table.
+ *
+ * @throws {UserError} on anything wrong with what was given
+ */
+export async function compileCommand(options: CompileOptions, host: Host): Promise<void> {
+  const { out, bits, seed, master, settings, json } = options, { bundled, progress } = host;
+  if (options.model !== undefined && options.calibration === undefined) {
+    throw new UserError({ what: "Expected a text to calibrate on but found none", mend: "give one with --calib FILE" });
+  }
+  if (out !== undefined) await demandWrite(out);
+  const model = await openModel(options.model, host);
+  const calibration = options.calibration === undefined ? bundled.calibration : await openTexts(options.calibration);
+  const ownText = options.model === undefined && options.calibration === undefined ? bundled.evaluation : undefined;
+  const evaluation = options.evaluation === undefined ? ownText : await openTexts(options.evaluation);
+  await using backend = await openDevice(options);
+  progress.line(`Compiling ${model.name} for ${bits} on ${deviceText(backend)}`);
+  const print = rowPrinter(json, host.print), report = reporter(progress);
+  await compileModel({
+    model,
+    backend,
+    calibration,
+    ...(evaluation ? { evaluation } : {}),
+    bits,
+    ...(out === undefined ? {} : { out }),
+    seed,
+    master,
+    settings,
+    report: (event) => {
+      if (event.kind !== "result") return report(event);
+      progress.end();
+      print(event.row);
+    },
+  });
+  progress.line(out === undefined ? await nothingSaved() : `Saved to ${out}`);
+}
+
+async function nothingSaved(): Promise<string> {
+  return `Nothing saved; to save, ${await mayWrite() ? "" : "run with -P and "}give --out DIR`;
+}
+
+/** Events as words. */
+function reporter({ line, status, end }: Progress): (event: Exclude<CompileEvent, { kind: "result" }>) => void {
+  const calibrating = createClock(), measuring = createClock();
+  return (event) => {
+    switch (event.kind) {
+      case "note":
+        return line(event.text);
+      case "calibration": {
+        const { block, blocks, step, steps, loss } = event.progress, left = calibrating((block + step / steps) / blocks);
+        return status(
+          [`Calibrating block ${block + 1} of ${blocks}`, `step ${step} of ${steps}`, `loss ${loss.toPrecision(4)}`, left].filter(Boolean).join(", "),
+        );
+      }
+      case "sensitivity": {
+        const left = measuring(event.done / event.all);
+        status([`Measuring sensitivities: ${event.done} of ${event.all}`, left].filter(Boolean).join(", "));
+        return event.done === event.all ? end() : undefined;
+      }
+      default:
+        return event satisfies never;
+    }
+  };
+}

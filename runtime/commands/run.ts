@@ -1,0 +1,48 @@
+/** @file Continuing a prompt with a checkpoint or an artifact at one setting, greedily. */
+import { createRunner } from "../../backends/runner.ts";
+import { parseBitSpec } from "../../compiler/bit_spec.ts";
+import { parseDecoderConfig } from "../../compiler/frontends/config.ts";
+import { openTokenizer } from "../../compiler/frontends/tokenizer.ts";
+import { quote, UserError } from "../../ir/errors.ts";
+import { createSession } from "../session.ts";
+import { vocabularyOf } from "../vocabulary.ts";
+import { deviceText, openDevice } from "./devices.ts";
+import { type Host, openModel } from "./host.ts";
+import { openSource } from "./models.ts";
+import type { RunOptions } from "./options.ts";
+
+/**
+ * Prints the prompt and what follows it, as it is generated.
+ *
+ * @throws {UserError} on anything wrong with what was given
+ */
+export async function runCommand({ model, prompt, bits, maxTokens, json, ...device }: RunOptions, host: Host): Promise<void> {
+  const spec = parseBitSpec(bits), folder = await openModel(model, host), tokenizer = await openTokenizer(folder);
+  const { eosTokenIds } = parseDecoderConfig(await folder.read("config.json"), `${folder.name}/config.json`);
+  await using backend = await openDevice(device);
+  const source = (await openSource(folder, createRunner(backend)))(spec), ids = tokenizer.encode(prompt), known = vocabularyOf(source.module);
+  const foreign = ids.find((id) => id >= known);
+  if (ids.length === 0 || foreign !== undefined) {
+    throw new UserError({
+      what: foreign === undefined
+        ? `Expected a prompt of at least one token but found ${quote(prompt)}`
+        : `Expected token ids below the model's vocabulary size ${known} but found ${foreign}`,
+      mend: foreign === undefined ? "give some text to --prompt" : "use the tokenizer that belongs to the model",
+    });
+  }
+  await using session = await createSession(source, spec);
+  host.progress.line(`Running ${folder.name} at ${spec.text} on ${deviceText(backend)}`);
+  const stream = tokenizer.stream(ids), write = json ? () => {} : host.write, start = performance.now();
+  let text = "", tokens = 0;
+  write(prompt);
+  for await (const id of session.generate(ids, { maxTokens, stop: [...eosTokenIds, ...tokenizer.eosIds] })) {
+    const piece = stream.push(id);
+    write(piece);
+    text += piece;
+    tokens++;
+  }
+  const rest = stream.end(), seconds = (performance.now() - start) / 1000;
+  write(`${rest}\n`);
+  if (json) host.print(JSON.stringify({ bits: spec.text, prompt, text: text + rest, tokens, seconds }));
+  host.progress.line(`${tokens} tokens in ${seconds.toFixed(2)} s, prompt and compilation of its programs included`);
+}

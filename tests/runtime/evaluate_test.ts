@@ -1,0 +1,118 @@
+import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { createRunner } from "../../backends/runner.ts";
+import { artifactBytes, openArtifact } from "../../compiler/artifact/artifact.ts";
+import { decoderModule } from "../../compiler/frontends/decoder.ts";
+import { memoryFolder } from "../../compiler/frontends/source.ts";
+import type { Track } from "../../compiler/recipe.ts";
+import { artifactSource } from "../../runtime/artifact_source.ts";
+import { preparedSource } from "../../runtime/checkpoint_source.ts";
+import { configurationOf } from "../../runtime/configuration.ts";
+import { score } from "../../runtime/evaluate.ts";
+import { BACKENDS } from "../support/backends.ts";
+import { countingBackend } from "../support/counting_backend.ts";
+import { type Truth, trueLogits } from "../support/elastic_truth.ts";
+import { randomParameters, VARIANTS } from "../support/random_decoder.ts";
+import { runModule, tokenInputs } from "../support/run_module.ts";
+import { tinyArtifactParts, tinyRecipe } from "../support/tiny_artifact.ts";
+
+const CONFIG = { ...VARIANTS["tied, grouped queries"], maxPositions: 160 };
+/** Lengths on both sides of a bucket's end; a single token predicts nothing. */
+const SEQUENCES = [12, 2, 70, 64, 1, 65, 5].map((length, row) =>
+  Int32Array.from({ length }, (_, i) => (3 + row * 5 + i * i) % 17)
+);
+
+async function open(track: Track): Promise<{ truth: Truth; bytes: Uint8Array<ArrayBuffer> }> {
+  const parts = await tinyArtifactParts(track, CONFIG);
+  return { truth: { ...parts, load: randomParameters(7) }, bytes: await artifactBytes(parts.description, parts.tensors) };
+}
+
+const openBytes = (bytes: Uint8Array<ArrayBuffer>) =>
+  openArtifact(memoryFolder("tiny", new Map([["model.safetensors", bytes]])));
+
+type Logits = (ids: readonly number[]) => Promise<readonly Float64Array[]>;
+
+/** Mean loss and divergence of all predicted tokens, the straightforward way and in double precision. */
+async function trueScore(model: Logits, reference: Logits): Promise<{ perplexity: number; kl: number; tokens: number }> {
+  let loss = 0, kl = 0, tokens = 0;
+  for (const ids of SEQUENCES.map((sequence) => [...sequence])) {
+    const [own, original] = [await model(ids), await reference(ids)];
+    for (let t = 0; t + 1 < ids.length; t++) {
+      const p = logSoftmax(own[t] ?? []), q = logSoftmax(original[t] ?? []);
+      loss -= p[ids[t + 1] ?? 0] ?? NaN;
+      kl += q.reduce((sum, value, v) => sum + Math.exp(value) * (value - (p[v] ?? NaN)), 0);
+      tokens++;
+    }
+  }
+  return { perplexity: Math.exp(loss / tokens), kl: kl / tokens, tokens };
+}
+
+function logSoftmax(logits: ArrayLike<number>): number[] {
+  const values = Array.from(logits), top = Math.max(...values);
+  const total = Math.log(values.reduce((sum, x) => sum + Math.exp(x - top), 0));
+  return values.map((x) => x - top - total);
+}
+
+for (const [name, openBackend] of Object.entries(BACKENDS)) {
+  Deno.test(`score() on ${name} equals the straightforward computation at every configuration`, async () => {
+    await using inner = await openBackend();
+    for (const [track, texts] of [["weights", ["16", "2", "mixed@2.5"]], ["activations", ["8", "w4a4kv4"]]] as const) {
+      const { backend, alive } = countingBackend(inner), { truth, bytes } = await open(track);
+      const source = artifactSource(await openBytes(bytes), createRunner(backend));
+      const full = configurationOf(source, "16"), configs = texts.map((text) => configurationOf(source, text));
+      const reference = { source, config: full }, scorers = configs.map((config) => ({ source, config }));
+      const reported: number[] = [];
+      const scores = await score({ reference, scorers, sequences: SEQUENCES, report: (_, i) => reported.push(i) });
+      assertEquals(alive.size, 0, "everything is freed");
+      assertEquals(reported, texts.map((_, i) => i));
+      for (const [i, config] of configs.entries()) {
+        const logits: Logits = (ids) => trueLogits(truth, config, ids);
+        const expected = await trueScore(logits, (ids) => trueLogits(truth, full, ids));
+        const { perplexity, kl, tokens, seconds } = scores[i] ?? { perplexity: NaN, kl: NaN, tokens: 0, seconds: 0 };
+        assertEquals(tokens, expected.tokens);
+        assertAlmostEquals(perplexity, expected.perplexity, 1e-4 * expected.perplexity, texts[i]);
+        assertAlmostEquals(kl, expected.kl, 1e-5 + 1e-3 * expected.kl, texts[i]);
+        assert(seconds > 0);
+      }
+    }
+  });
+
+  Deno.test(`score() on ${name} does not depend on how many tokens are in memory`, async () => {
+    await using inner = await openBackend();
+    const { backend, alive } = countingBackend(inner), { bytes } = await open("weights");
+    const source = artifactSource(await openBytes(bytes), createRunner(backend));
+    const reference = { source, config: configurationOf(source, "16") }, scorers = [reference, { source, config: configurationOf(source, "3") }];
+    const whole = await score({ reference, scorers, sequences: SEQUENCES });
+    const waves = await score({ reference, scorers, sequences: SEQUENCES, waveTokens: 64 });
+    assertEquals(alive.size, 0);
+    assertEquals(waves.map(({ seconds: _, ...rest }) => rest), whole.map(({ seconds: _, ...rest }) => rest));
+    assertEquals(whole[0]?.kl, 0, "a model does not diverge from itself");
+    assert((whole[1]?.kl ?? 0) > 1e-3);
+  });
+
+  Deno.test(`score() on ${name}: a checkpoint at 16 bits is full precision, and what its artifact diverges from`, async () => {
+    await using backend = await openBackend();
+    const load = randomParameters(7), module = decoderModule(CONFIG), runner = createRunner(backend);
+    const logits: Logits = async (ids) => {
+      const { logits = new Float64Array() } = await runModule(module, tokenInputs(ids), load);
+      return ids.map((_, t) => logits.slice(t * CONFIG.vocabSize, (t + 1) * CONFIG.vocabSize));
+    };
+    for (const track of ["weights", "activations"] as const) {
+      const source = preparedSource(runner, {
+        name: "random",
+        module,
+        recipe: tinyRecipe(track),
+        contextLimit: CONFIG.maxPositions,
+        parameter: async (name, type) => Float32Array.from(await load(name, type)),
+      });
+      const { truth, bytes } = await open(track), artifact = artifactSource(await openBytes(bytes), runner);
+      const full = { source, config: configurationOf(source, "16") }, master = { source: artifact, config: configurationOf(artifact, "16") };
+      const nearest = { source, config: configurationOf(source, "8") };
+      const [exact, stored, rounded] = await score({ reference: full, scorers: [full, master, nearest], sequences: SEQUENCES });
+      const expected = await trueScore(logits, logits);
+      assertAlmostEquals(exact?.perplexity ?? NaN, expected.perplexity, 1e-4 * expected.perplexity);
+      const expectedStored = await trueScore((ids) => trueLogits(truth, master.config, ids), logits);
+      assertAlmostEquals(stored?.kl ?? NaN, expectedStored.kl, 1e-5 + 1e-3 * expectedStored.kl);
+      assert((rounded?.kl ?? 0) > 1e-6 && (rounded?.kl ?? 1) < 0.05, `8 bits to nearest are near: ${rounded?.kl}`);
+    }
+  });
+}
