@@ -65,9 +65,9 @@ function parseElement(text: string): readonly BitSpec[] {
     const widths = WIDTHS.filter((width) => width >= low && width <= high);
     if (widths.length > 0) return widths.map((width) => uniform(String(width), width));
   }
-  const single = /^(\d+)$/.exec(text);
+  const single = /^([1-9]\d*)$/.exec(text);
   if (single && isWidth(Number(single[1]), 2)) return [uniform(text, Number(single[1]))];
-  const parts = /^w(\d+)(?:a(\d+))?(?:kv(\d+))?$/.exec(text);
+  const parts = /^w([1-9]\d*)(?:a([1-9]\d*))?(?:kv([1-9]\d*))?$/.exec(text);
   if (parts) {
     const [weights, activations, cache] = [1, 2, 3].map((i) => Number(parts[i] ?? FULL_WIDTH)) as [
       number,

@@ -28,10 +28,14 @@ const blockPass = (name: string, change: (graph: Graph) => Graph): NamedPass => 
   run: (module) => mapBlocks(module, change),
 });
 
-/** Passes that change how weights and activations are represented, but not what the model computes. */
+/**
+ * Passes that change how weights and activations are represented, but not what the model computes. Norm gains are fused only
+ * where rotations need it: as column factors they spread a weight's range, and rounding to nearest at 3 bits then costs a
+ * third more perplexity (stories260K: 13.75 with, 10.32 without).
+ */
 export function structurePasses({ rotate, cache, seed }: Recipe): readonly NamedPass[] {
-  const rotations = [rotateResidual({ seed }), rotateHeads({ seed }), onlineHadamard({ keys: cache })];
-  return [simplify, fuseNorms, ...(rotate ? rotations : []), simplify];
+  if (!rotate) return [simplify];
+  return [simplify, fuseNorms, rotateResidual({ seed }), rotateHeads({ seed }), onlineHadamard({ keys: cache }), simplify];
 }
 
 /** Passes that mark what can be quantized. */

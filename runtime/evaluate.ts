@@ -67,7 +67,9 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
       tokens += sums.tokens;
     }
     const seconds = (performance.now() - start) / 1000;
-    const result = { perplexity: Math.exp(loss / tokens), kl: divergence / tokens, tokens, seconds };
+    // A model does not diverge from itself, though two kernels that compute its logits may round differently.
+    const kl = scorer === reference ? 0 : divergence / tokens;
+    const result = { perplexity: Math.exp(loss / tokens), kl, tokens, seconds };
     scores.push(result);
     report?.(result, index);
   }

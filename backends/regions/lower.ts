@@ -75,21 +75,26 @@ export function lowerGraph(graph: Graph, { inPlace = {}, maxBuffers = 8 }: Lower
   for (let attempt = 0; attempt <= 2 * canonical.nodes.length + 2; attempt++) {
     const parts = partition(canonical, { forced, alone });
     const context: LoweringContext = { partition: parts, position, alias: (node) => homes.get(node) };
-    try {
-      const kernels = parts.units.flatMap((unit) => lowerUnit(unit, context, maxBuffers));
-      return assemble(canonical, parts, context, kernels);
-    } catch (error) {
-      if (!(error instanceof CannotLower)) throw error;
-      constrain(error, forced, alone);
+    const kernels: LoweredKernel[] = [], failures: CannotLower[] = [];
+    for (const unit of parts.units) {
+      try {
+        kernels.push(...lowerUnit(unit, context, maxBuffers));
+      } catch (error) {
+        if (!(error instanceof CannotLower)) throw error;
+        failures.push(error);
+      }
     }
+    if (failures.length === 0) return assemble(canonical, parts, context, kernels);
+    for (const failure of failures) constrain(failure, forced, alone);
   }
   throw new Error("Internal error in lowerGraph: no partition can be lowered");
 }
 
+/** Keeps the failed result out of its unit or, where it is alone already, stores the value it could not reach. */
 function constrain({ unit, root, reason, message }: CannotLower, forced: Set<Node>, alone: Set<Node>): void {
   const shares = unit.anchors.length + unit.attached.length > 1 && unit.anchors[0] !== root;
   if (shares && !alone.has(root)) alone.add(root);
-  else if (!isBoundLeaf(reason) && !forced.has(reason)) forced.add(reason);
+  else if (!isBoundLeaf(reason)) forced.add(reason);
   else throw new Error(message);
 }
 

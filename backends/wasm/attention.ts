@@ -4,201 +4,60 @@
  * behind what a query sees are never touched.
  */
 import type { AttentionKernel, Expr } from "../kernel.ts";
-import { f32x4, i32, i32x4, type Local, memory, v128 } from "./assembler.ts";
+import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
+import { addMultiples, copyRow, type HeldRow, hold, multiplyFour, multiplyRows, weightedSum } from "./attention_products.ts";
 import { rowsOf, type Rows, type Vectors } from "./attention_rows.ts";
 import type { Emitter } from "./kernel.ts";
-import { combineLanes, sumLanes } from "./lanes.ts";
+import { combineLanes } from "./lanes.ts";
 import { smaller, vectorLoop } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 
 /** Queries of a chunk: enough that dequantized keys are used often. */
 const QUERIES = 32;
-/** Vectors of a weighted sum that are kept in registers. */
-const REGISTERS = 8;
+/** Multiply-adds of a head below which a kernel is one chunk, per point that is small for other kernels. */
+const SMALL_PRODUCT = 32;
 
 /** Writes the kernel; returns its number of chunks. */
 export function emitAttention(spec: AttentionKernel, emitter: Emitter): number {
-  const { code, from, to, reserve, small } = emitter, { b } = code;
+  const { code: { b }, from, to, small } = emitter;
   const { batch, tokens, context, heads, kvHeads, width, valueWidth } = spec, group = heads / kvHeads;
-  const resultOf = (name: AttentionKernel["results"][number]["of"]) => {
-    const found = spec.results.find(({ of }) => of === name);
-    return found && code.buffers[found.buffer]?.base;
-  };
-  const wants = { q: resultOf("q"), k: resultOf("k"), v: resultOf("v") };
-  const gradient = wants.q !== undefined || wants.k !== undefined || wants.v !== undefined;
-  const queries = wants.k || wants.v ? tokens : Math.min(tokens, QUERIES), blocks = Math.ceil(tokens / queries);
-  const queryExtents = [batch, tokens, heads], keyExtents = [batch, context, kvHeads];
-  const rows = (expr: Expr | undefined, extents: readonly number[], length: number): Rows | undefined =>
-    expr && rowsOf(emitter, expr, [...extents, length]);
-  const q = rows(spec.q, queryExtents, width), k = rows(spec.k, keyExtents, width), v = rows(spec.v, keyExtents, valueWidth);
-  const dy = rows(spec.dy, queryExtents, valueWidth), output = rows(spec.output, queryExtents, valueWidth);
-  if (!q || !k || !v) throw new Error("Internal error: attention lacks an operand");
-  const one = { query: q.room(1), dy: dy?.room(1), output: output?.room(1) };
-  const all = { keys: k.room(context), values: v.room(context) };
-  const scores = reserve(4 * (context + 4)), slopes = gradient ? reserve(4 * (context + 4)) : scores;
-  const sums = {
-    k: wants.k && reserve(4 * q.padded * context),
-    v: wants.v && reserve(4 * v.padded * context),
-  };
-  const places = {
-    bias: createPlace(code, [batch, heads, tokens, context]),
-    positions: createPlace(code, [batch, tokens]),
-    logSumExp: createPlace(code, queryExtents),
-  };
-
-  /** Number of keys that a query sees. */
-  const seen = (sequence: Index, token: Index): Index => {
-    if (!spec.causal) return i32.const(context);
-    let last: Index = token;
-    const { positions } = spec;
-    if (positions) {
-      places.positions.within(0, sequence, undefined, () =>
-        places.positions.within(1, token, undefined, () => {
-          last = i32x4.extract_lane(places.positions.value(positions), 0);
-        }));
-    }
-    const count = b.let("count", i32.add(last, 1));
-    const bounded = b.let("bounded", smaller(count, i32.const(context)));
-    return b.let("seen", i32.mul(bounded, i32.gt_s(bounded, 0)));
-  };
+  const gradient = gradientOf(spec, emitter), forward = gradient ? undefined : forwardOf(spec, emitter);
+  const queries = gradient?.sums ? tokens : Math.min(tokens, QUERIES), blocks = Math.ceil(tokens / queries);
+  const keyExtents = [batch, context, kvHeads];
+  const q = rowsOf(emitter, spec.q, [batch, tokens, heads, width]), k = rowsOf(emitter, spec.k, [...keyExtents, width]);
+  const v = rowsOf(emitter, spec.v, [...keyExtents, valueWidth]);
+  const room = { query: q.room(1), keys: k.room(context), values: v.room(context) };
+  const seen = seenOf(spec, emitter);
 
   const chunk = (index: Index) => {
     const block = b.let("block", i32.rem_u(index, blocks)), rest = b.let("rest", i32.div_u(index, blocks));
     const head = b.let("kv_head", i32.rem_u(rest, kvHeads)), sequence = b.let("sequence", i32.div_u(rest, kvHeads));
     const start = b.let("first_query", i32.mul(block, queries));
     const end = b.let("last_query", smaller(i32.add(start, queries), i32.const(tokens)));
-    const most = b.local("most", "i32");
+    const most = b.let("most", i32.const(spec.causal ? 0 : context));
     if (spec.causal) {
-      b.set(most, 0);
       b.for("token", start, end, 1, (token) => {
         const count = seen(sequence, token);
         b.set(most, i32.sub(i32.add(most, count), smaller(most, count)));
       });
-    } else b.set(most, context);
-    const keys = k.fill(all.keys, [sequence, i32.const(0), head], 1, most);
-    const values = v.fill(all.values, [sequence, i32.const(0), head], 1, most);
-    if (sums.k) b.emit(memory.fill(sums.k, 0, 4 * q.padded * context));
-    if (sums.v) b.emit(memory.fill(sums.v, 0, 4 * v.padded * context));
+    }
+    const first = [sequence, i32.const(0), head];
+    const keys = k.fill(room.keys, first, 1, most), values = v.fill(room.values, first, 1, most);
+    gradient?.begin();
     b.for("group", 0, group, 1, (member) => {
       const own = b.let("head", i32.add(i32.mul(head, group), member));
       b.for("token", start, end, 1, (token) => {
         const at = [sequence, token, own], count = seen(sequence, token);
         const row = b.let("row", i32.add(i32.mul(i32.add(i32.mul(sequence, tokens), token), heads), own));
-        const query = q.fill(one.query, at, 1, i32.const(1));
-        const context_ = { at, count, row, query, keys, values };
-        if (gradient) backward(context_);
-        else forward(context_);
+        const query = hold(b, q.fill(room.query, at, 1, i32.const(1)));
+        (gradient ?? forward)?.query({ at, count, row, query, keys, values });
       });
     });
-    const finish = (result: Index | undefined, sum: Index | undefined, vectors: Rows, length: number) => {
-      if (!result || !sum) return;
-      b.for("key", 0, context, 1, (key) => {
-        const row = i32.add(i32.mul(i32.add(i32.mul(sequence, context), key), kvHeads), head);
-        const target = b.let("target", i32.add(result, i32.mul(row, 4 * length)));
-        const source = b.let("source", i32.add(sum, i32.mul(key, 4 * vectors.padded)));
-        copyRow(emitter, source, target, length);
-      });
-    };
-    finish(wants.k, sums.k, q, width);
-    finish(wants.v, sums.v, v, valueWidth);
-  };
-
-  interface Query {
-    readonly at: readonly Index[];
-    readonly count: Index;
-    readonly row: Index;
-    readonly query: Vectors;
-    readonly keys: Vectors;
-    readonly values: Vectors;
-  }
-
-  /** Runs over the keys that a query sees, four at a time; `use` receives their index, their bias and which lanes count. */
-  const sweep = ({ at, count }: Query, use: (key: Index, bias: Vector | undefined, active: Vector) => void) => {
-    const { bias } = spec, place = places.bias, [sequence, token, head] = at;
-    if (!sequence || !token || !head) return;
-    const limit = b.let("limit", i32x4.splat(count)), upTo = b.let("up_to", i32.and(i32.add(count, 3), -4));
-    const run = () =>
-      vectorLoop(place, 3, context, (key) => {
-        const active = b.let("active", i32x4.lt_s(i32x4.add(i32x4.splat(key), i32x4.const(0, 1, 2, 3)), limit));
-        use(key, bias && place.value(bias), active);
-      }, { from: i32.const(0), to: upTo });
-    place.within(0, sequence, undefined, () =>
-      place.within(1, head, undefined, () =>
-        place.within(2, token, undefined, () => {
-          if (bias) place.prepare([bias]);
-          run();
-        })));
-  };
-
-  const scoreAt = (key: Index): Index => b.let("at", i32.add(scores, i32.shl(key, 2)));
-
-  const forward = (query: Query) => {
-    const { count, row, keys, values } = query, largest = b.let("largest", f32x4.const(-Infinity));
-    sweep(query, (key, bias, active) => {
-      const product = f32x4.mul(dotFour(emitter, query.query, keys, key, context), f32x4.const(spec.scale));
-      const score = v128.bitselect(bias ? f32x4.add(product, bias) : product, f32x4.const(-Infinity), active);
-      const kept = b.let("score", score);
-      b.emit(v128.store(scoreAt(key), kept));
-      b.set(largest, f32x4.max(largest, kept));
-    });
-    const top = b.let("top", combineLanes(b, f32x4.max, largest)), sum = b.let("sum", f32x4.const(0));
-    const upTo = b.let("up_to", i32.and(i32.add(count, 3), -4));
-    b.for("key", 0, upTo, 4, (key) => {
-      const address = scoreAt(key);
-      const p = b.let("p", code.math.f32x4.exp(b, f32x4.sub(v128.load(address), top)));
-      b.emit(v128.store(address, p));
-      b.set(sum, f32x4.add(sum, p));
-    });
-    const total = b.let("total", combineLanes(b, f32x4.add, sum)), none = i32x4.splat(i32.eqz(count));
-    const logSumExp = resultOf("logSumExp"), result = resultOf("output");
-    if (logSumExp) {
-      const value = f32x4.add(top, code.math.f32x4.log(b, total));
-      const guarded = v128.bitselect(value, f32x4.const(-Infinity), i32x4.eq(none, i32x4.const(0)));
-      b.emit(v128.store32_lane(i32.add(logSumExp, i32.shl(row, 2)), guarded, 0));
-    }
-    if (result) {
-      const inverse = b.let("inverse", v128.bitselect(f32x4.div(f32x4.const(1), total), f32x4.const(0), i32x4.eq(none, i32x4.const(0))));
-      weightedSum(emitter, { weights: scores, count, rows: values, scale: inverse, length: valueWidth, to: i32.add(result, i32.mul(row, 4 * valueWidth)) });
-    }
-  };
-
-  const backward = (query: Query) => {
-    const { at, count, row, keys, values } = query, { logSumExp } = spec;
-    if (!dy || !output || !one.dy || !one.output || !logSumExp) throw new Error("Internal error: a gradient of attention lacks an operand");
-    const gradientRow = dy.fill(one.dy, at, 1, i32.const(1)), outputRow = output.fill(one.output, at, 1, i32.const(1));
-    const zero = i32.const(0), delta = b.let("delta", combineLanes(b, f32x4.add, dotRow(emitter, gradientRow, outputRow, zero, 1)));
-    const place = places.logSumExp, largest = b.local("log_sum_exp", "v128");
-    openAll(place, at, () => b.set(largest, place.value(logSumExp)));
-    sweep(query, (key, bias, active) => {
-      const product = f32x4.mul(dotFour(emitter, query.query, keys, key, context), f32x4.const(spec.scale));
-      const score = f32x4.sub(bias ? f32x4.add(product, bias) : product, largest);
-      const p = b.let("p", v128.and(code.math.f32x4.exp(b, score), active));
-      const dp = dotFour(emitter, gradientRow, values, key, context);
-      const slope = f32x4.mul(f32x4.mul(p, f32x4.sub(dp, delta)), f32x4.const(spec.scale));
-      b.emit(v128.store(scoreAt(key), p));
-      b.emit(v128.store(i32.add(slopes, i32.shl(key, 2)), v128.and(slope, active)));
-    });
-    if (wants.q) {
-      const to = i32.add(wants.q, i32.mul(row, 4 * width));
-      weightedSum(emitter, { weights: slopes, count, rows: keys, scale: f32x4.const(1), length: width, to });
-    }
-    const spread = (sum: Index | undefined, weights: Index, source: Vectors) => {
-      if (!sum) return;
-      b.for("key", 0, count, 1, (key) => {
-        const weight = b.let("weight", v128.load32_splat(i32.add(weights, i32.shl(key, 2))));
-        const target = b.let("target", i32.add(sum, i32.mul(key, 4 * source.padded)));
-        const from = source.row(i32.const(0));
-        for (let i = 0; i < source.padded; i += 4) {
-          b.emit(v128.store(target, code.math.madd(weight, v128.load(from, 4 * i), v128.load(target, 4 * i)), 4 * i));
-        }
-      });
-    };
-    spread(sums.k, slopes, query.query);
-    spread(sums.v, scores, gradientRow);
+    gradient?.end(sequence, head);
   };
 
   const total = batch * kvHeads * blocks, work = batch * heads * tokens * context * (width + valueWidth);
-  if (work < small * 32) {
+  if (work < small * SMALL_PRODUCT) {
     b.for("chunk", 0, total, 1, chunk);
     return 1;
   }
@@ -206,64 +65,160 @@ export function emitAttention(spec: AttentionKernel, emitter: Emitter): number {
   return total;
 }
 
+/** One query and what it looks at. */
+interface Query {
+  /** Sequence, token, head. */
+  readonly at: readonly Index[];
+  /** Number of keys it sees. */
+  readonly count: Index;
+  /** Its row among all queries. */
+  readonly row: Index;
+  readonly query: HeldRow;
+  readonly keys: Vectors;
+  readonly values: Vectors;
+}
+
+/** What is done for a query, and for a chunk before and after. */
+interface Gradient {
+  /** Whether gradients are summed over queries. */
+  readonly sums: boolean;
+  begin(): void;
+  query(query: Query): void;
+  end(sequence: Index, head: Index): void;
+}
+
+/** Address of a result, or undefined when it is not asked for. */
+function resultOf(spec: AttentionKernel, { code }: Emitter, of: AttentionKernel["results"][number]["of"]): Index | undefined {
+  const found = spec.results.find((result) => result.of === of);
+  return found && code.buffers[found.buffer]?.base;
+}
+
+/** A writer of the number of keys that a query sees. */
+function seenOf({ causal, positions, context, batch, tokens }: AttentionKernel, { code }: Emitter) {
+  const { b } = code, place = createPlace(code, [batch, tokens]);
+  return (sequence: Index, token: Index): Index => {
+    if (!causal) return i32.const(context);
+    let last: Index = token;
+    if (positions) openAll(place, [sequence, token], () => last = i32x4.extract_lane(place.value(positions), 0));
+    const bounded = b.let("bounded", smaller(b.let("count", i32.add(last, 1)), i32.const(context)));
+    return b.let("seen", i32.mul(bounded, i32.gt_s(bounded, 0)));
+  };
+}
+
+/** A writer of loops over the keys that a query sees, four at a time; lanes behind them are not active. */
+function sweepOf({ bias, scale, batch, heads, tokens, context }: AttentionKernel, { code }: Emitter) {
+  const { b } = code, place = createPlace(code, [batch, heads, tokens, context]);
+  return (query: Query, use: (four: { key: Index; score: Vector; active: Vector; lanes: number }) => void) => {
+    const [sequence, token, head] = query.at as [Index, Index, Index], { count } = query;
+    const limit = b.let("limit", i32x4.splat(count)), upTo = b.let("up_to", i32.and(i32.add(count, 3), -4));
+    openAll(place, [sequence, head, token], () => {
+      if (bias) place.prepare([bias]);
+      vectorLoop(place, 3, context, (key) => {
+        const active = b.let("active", i32x4.lt_s(i32x4.add(i32x4.splat(key), i32x4.const(0, 1, 2, 3)), limit));
+        const { lanes } = place, product = multiplyFour(code, query.query, query.keys, { first: key, lanes, last: context - 1 });
+        const scaled = f32x4.mul(product, f32x4.const(scale));
+        use({ key, score: bias ? f32x4.add(scaled, place.value(bias)) : scaled, active, lanes });
+      }, { range: { from: i32.const(0), to: upTo } });
+    });
+  };
+}
+
+/** Opens the first variables of a place. */
 function openAll(place: Place, at: readonly Index[], body: () => void, variable = 0): void {
   const index = at[variable];
   if (!index) return body();
   place.within(variable, index, undefined, () => openAll(place, at, body, variable + 1));
 }
 
-/** The sum over vectors of x · y, not yet across lanes. */
-function dotRow({ code: { b, math } }: Emitter, x: Vectors, y: Vectors, row: Index, _: number): Vector {
-  const left = x.row(row), right = y.row(row), sum = b.let("sum", f32x4.const(0));
-  for (let i = 0; i < x.padded; i += 4) b.set(sum, math.madd(v128.load(left, { offset: 4 * i, align: 4 }), v128.load(right, { offset: 4 * i, align: 4 }), sum));
-  return sum;
+/** Address of the f32 of a key in a list. */
+const entry = (list: Index, key: Index): Index => i32.add(list, i32.shl(key, 2));
+
+/** softmax(scale · q kᵀ + bias) v and the log-sum-exp of the scores. */
+function forwardOf(spec: AttentionKernel, emitter: Emitter): Pick<Gradient, "query"> {
+  const { code, reserve } = emitter, { b, math } = code, { context, valueWidth } = spec;
+  const weights = reserve(4 * (context + 4)), sweep = sweepOf(spec, emitter);
+  const logSumExp = resultOf(spec, emitter, "logSumExp"), output = resultOf(spec, emitter, "output");
+  return {
+    query(query) {
+      const { count, row, values } = query, largest = b.let("largest", f32x4.const(-Infinity));
+      sweep(query, ({ key, score, active }) => {
+        const kept = b.let("score", v128.bitselect(score, f32x4.const(-Infinity), active));
+        b.emit(v128.store(entry(weights, key), kept));
+        b.set(largest, f32x4.max(largest, kept));
+      });
+      const top = combineLanes(b, f32x4.max, largest), sum = b.let("sum", f32x4.const(0));
+      b.for("key", 0, b.let("up_to", i32.and(i32.add(count, 3), -4)), 4, (key) => {
+        const at = b.let("at", entry(weights, key));
+        const p = b.let("p", math.f32x4.exp(b, f32x4.sub(v128.load(at), top)));
+        b.emit(v128.store(at, p));
+        b.set(sum, f32x4.add(sum, p));
+      });
+      const total = combineLanes(b, f32x4.add, sum), some = b.let("some", i32x4.gt_s(i32x4.splat(count), i32x4.const(0)));
+      if (logSumExp) {
+        const value = f32x4.add(top, math.f32x4.log(b, total));
+        b.emit(v128.store32_lane(entry(logSumExp, row), v128.bitselect(value, f32x4.const(-Infinity), some), 0));
+      }
+      if (output) {
+        const scale = b.let("inverse", v128.and(f32x4.div(f32x4.const(1), total), some));
+        const to = i32.add(output, i32.mul(row, 4 * valueWidth));
+        weightedSum(code, { weights, rows: values, count }, { scale, length: valueWidth, to });
+      }
+    },
+  };
 }
 
-/** x · y for four rows of y from `first` on; rows behind the last one are that one. */
-function dotFour({ code: { b, math } }: Emitter, x: Vectors, y: Vectors, first: Index, rows: number): Vector {
-  const left = x.row(i32.const(0));
-  const pointers = [0, 1, 2, 3].map((i) => y.row(b.let("key", smaller(i32.add(first, i), i32.const(rows - 1)))));
-  const sums = pointers.map((): Local<"v128"> => b.let("sum", f32x4.const(0)));
-  for (let i = 0; i < x.padded; i += 4) {
-    const a = b.let("a", v128.load(left, { offset: 4 * i, align: 4 }));
-    sums.forEach((sum, r) => {
-      const pointer = pointers[r];
-      if (pointer) b.set(sum, math.madd(a, v128.load(pointer, { offset: 4 * i, align: 4 }), sum));
-    });
-  }
-  return b.let("product", sumLanes(b, sums, f32x4.add));
-}
-
-interface WeightedSum {
-  readonly weights: Index;
-  readonly count: Index;
-  readonly rows: Vectors;
-  readonly scale: Vector;
-  readonly length: number;
-  readonly to: Index;
-}
-
-/** scale · Σ weight · row, for `count` rows, stored to f32 at `to`. */
-function weightedSum({ code: { b, math } }: Emitter, { weights, count, rows, scale, length, to }: WeightedSum): void {
-  const target = b.let("target", to);
-  for (let start = 0; start < length; start += 4 * REGISTERS) {
-    const vectors = Math.min(REGISTERS, Math.ceil((length - start) / 4));
-    const sums = Array.from({ length: vectors }, () => b.let("sum", f32x4.const(0)));
-    b.for("key", 0, count, 1, (key) => {
-      const weight = b.let("weight", v128.load32_splat(i32.add(weights, i32.shl(key, 2)))), row = rows.row(key);
-      sums.forEach((sum, i) => b.set(sum, math.madd(weight, v128.load(row, { offset: 4 * (start + 4 * i), align: 4 }), sum)));
-    });
-    sums.forEach((sum, i) => storeFirst(b, target, b.let("scaled", f32x4.mul(sum, scale)), start + 4 * i, length));
-  }
-}
-
-/** Copies a row of f32 whose source is padded to whole vectors. */
-function copyRow({ code: { b } }: Emitter, from: Index, to: Index, length: number): void {
-  for (let i = 0; i < length; i += 4) storeFirst(b, to, b.let("x", v128.load(from, 4 * i)), i, length);
-}
-
-/** Stores the lanes of elements `at` … that lie before `length`. */
-function storeFirst(b: Emitter["code"]["b"], to: Index, value: Vector, at: number, length: number): void {
-  if (at + 4 <= length) return b.emit(v128.store(to, value, { offset: 4 * at, align: 4 }));
-  for (let lane = 0; at + lane < length; lane++) b.emit(v128.store32_lane(to, value, lane, 4 * (at + lane)));
+/** Gradients in q, k and v, where any is asked for; probabilities are computed again from the log-sum-exp. */
+function gradientOf(spec: AttentionKernel, emitter: Emitter): Gradient | undefined {
+  const { code, reserve } = emitter, { b, math } = code, { batch, tokens, context, heads, kvHeads, width, valueWidth, scale } = spec;
+  const [intoQ, intoK, intoV] = (["q", "k", "v"] as const).map((of) => resultOf(spec, emitter, of));
+  if (!intoQ && !intoK && !intoV) return undefined;
+  const operand = (expr: Expr | undefined): Expr => {
+    if (expr) return expr;
+    throw new Error("Internal error: a gradient of attention lacks an operand");
+  };
+  const extents = [batch, tokens, heads], logSumExp = operand(spec.logSumExp), place = createPlace(code, extents);
+  const dy = rowsOf(emitter, operand(spec.dy), [...extents, valueWidth]), dyRoom = dy.room(1);
+  const output = rowsOf(emitter, operand(spec.output), [...extents, valueWidth]), outputRoom = output.room(1);
+  const weights = reserve(4 * (context + 4)), slopes = reserve(4 * (context + 4)), sweep = sweepOf(spec, emitter);
+  const sumRows = (length: number): Vectors & { readonly address: Index; readonly bytes: number } => {
+    const padded = Math.ceil(length / 4) * 4, stride = 4 * padded, bytes = stride * context, address = reserve(bytes);
+    return { padded, stride, bytes, address, row: (index) => b.let("row", i32.add(address, i32.mul(index, stride))) };
+  };
+  const sums = { k: intoK && sumRows(width), v: intoV && sumRows(valueWidth) };
+  return {
+    sums: intoK !== undefined || intoV !== undefined,
+    begin() {
+      for (const sum of [sums.k, sums.v]) if (sum) b.emit(memory.fill(sum.address, 0, sum.bytes));
+    },
+    query(query) {
+      const { at, count, row, keys, values } = query;
+      const slope = hold(b, dy.fill(dyRoom, at, 1, i32.const(1)));
+      const share = combineLanes(b, f32x4.add, multiplyRows(code, slope, output.fill(outputRoom, at, 1, i32.const(1))));
+      const normalizer = b.local("log_sum_exp", "v128");
+      openAll(place, at, () => b.set(normalizer, place.value(logSumExp)));
+      sweep(query, ({ key, score, active, lanes }) => {
+        const p = b.let("p", v128.and(math.f32x4.exp(b, f32x4.sub(score, normalizer)), active));
+        const product = multiplyFour(code, slope, values, { first: key, lanes, last: context - 1 });
+        const change = f32x4.mul(f32x4.mul(p, f32x4.sub(product, share)), f32x4.const(scale));
+        b.emit(v128.store(entry(weights, key), p), v128.store(entry(slopes, key), v128.and(change, active)));
+      });
+      if (intoQ) {
+        const to = i32.add(intoQ, i32.mul(row, 4 * width));
+        weightedSum(code, { weights: slopes, rows: keys, count }, { scale: f32x4.const(1), length: width, to });
+      }
+      if (sums.k) addMultiples(code, { weights: slopes, rows: sums.k, count }, query.query);
+      if (sums.v) addMultiples(code, { weights, rows: sums.v, count }, slope);
+    },
+    end(sequence, head) {
+      const finish = (result: Index | undefined, sum: Vectors | undefined, length: number) => {
+        if (!result || !sum) return;
+        b.for("key", 0, context, 1, (key) => {
+          const row = i32.add(i32.mul(i32.add(i32.mul(sequence, context), key), kvHeads), head);
+          copyRow(b, sum.row(key), b.let("target", i32.add(result, i32.mul(row, 4 * length))), length);
+        });
+      };
+      finish(intoK, sums.k, width);
+      finish(intoV, sums.v, valueWidth);
+    },
+  };
 }

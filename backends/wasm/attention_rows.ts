@@ -10,6 +10,8 @@ import { createPlace, type Index } from "./place.ts";
 /** Rows at hand: each `padded` f32 long, a multiple of 4, zeros behind its end. */
 export interface Vectors {
   readonly padded: number;
+  /** Bytes from one row to the next. */
+  readonly stride: number;
   /** Address of a row. */
   row(index: Index): Index;
 }
@@ -45,7 +47,7 @@ export function rowsOf({ code, reserve }: Emitter, expr: Expr, extents: readonly
             start = b.let("rows", i32.add(base, offset));
           });
           const stride = 4 * (access.strides[variable] ?? 0);
-          return { padded, row: (index) => b.let("row", i32.add(start, i32.mul(index, stride))) };
+          return { padded, stride, row: (index) => b.let("row", i32.add(start, i32.mul(index, stride))) };
         },
       };
     }
@@ -64,7 +66,7 @@ export function rowsOf({ code, reserve }: Emitter, expr: Expr, extents: readonly
             b.emit(v128.store(target, firstLanes(place.value(expr), place.lanes)));
           });
         }));
-      return { padded, row: (index) => b.let("row", i32.add(room, i32.mul(index, 4 * padded))) };
+      return { padded, stride: 4 * padded, row: (index) => b.let("row", i32.add(room, i32.mul(index, 4 * padded))) };
     },
   };
 }

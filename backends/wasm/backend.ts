@@ -115,7 +115,7 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
       const { kernel, grid, tables: needed } = loaded[i] as LoadedKernel;
       const args: StepArgument[] = bindings.map((index) => ({ slot: index }));
       for (let t = 0; t < TABLES; t++) args.push(needed[t] ? tableAddress(needed[t] as Table) : 0);
-      args.push({ slot: scratchSlot }, scratchBytes, traits.threads, grid);
+      args.push({ slot: scratchSlot }, traits.threads);
       return { kernel, export: ENTRY, args, grid, barrier: barriers[i] ?? true };
     });
     return { program: pool.program(steps), scratchBytes };

@@ -117,7 +117,7 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
       b.for("row", ranges.rows.from, ranges.rows.to, 1, (index) =>
         place.within(ROW, index, undefined, () => {
           prepare();
-          vectorLoop(place, COLUMN, n, body, ranges.columns);
+          vectorLoop(place, COLUMN, n, body, { range: ranges.columns });
         }));
     };
     place.within(BATCH, batchIndex, undefined, () => {
@@ -192,6 +192,6 @@ function arrange(spec: DotKernel, { layouts }: Emitter): { contraction: Contract
   extents = simple.extents.length > first ? simple.extents : [...simple.extents, 1];
   const axes = [...extents.keys()].slice(first), inner = axes.slice(1).reduce((x, v) => x * (extents[v] ?? 1), 1);
   const length = extents[first] ?? 1, wanted = Math.max(1, BLOCK_LENGTH / inner), count = Math.ceil(length / Math.max(1, wanted * 1.5));
-  const block = Math.min(length, multiple(length / count, inner === 1 ? 8 : 1));
+  const block = Math.min(length, multiple(length / count, inner === 1 ? 16 : 1));
   return { contraction: { extents, scalar: spec.scalar, lhs, rhs, axes, block, inner }, term, stores };
 }

@@ -116,6 +116,6 @@ function emitAlongColumns(block: Block, { flat, origin, length, rows, add, addTo
   block.places(1, (places) => {
     const [place] = places;
     place?.prepare([rhs]);
-    vectorLoop(places, COLUMN, extents[COLUMN] ?? 1, (column) => body(places, column), { from: next, to: columns.to });
+    vectorLoop(places, COLUMN, extents[COLUMN] ?? 1, (column) => body(places, column), { range: { from: next, to: columns.to } });
   });
 }

@@ -2,7 +2,7 @@
 import type { Access, Expr } from "../kernel.ts";
 import type { Block, Contraction } from "./dot.ts";
 import type { Emitter } from "./kernel.ts";
-import { nestedLoops, usesOf, vectorCost, vectorLoop, withinAll } from "./nest.ts";
+import { nestedLoops, unpacksAlong, usesOf, vectorCost, vectorLoop, withinAll } from "./nest.ts";
 import type { Place } from "./place.ts";
 import { staysInside } from "./loads.ts";
 
@@ -28,7 +28,7 @@ export function runsAlongK(expr: Expr, variable: number, { extents, axes }: Cont
 
 /** Runs over the contracted axes of a block, the last one in vectors or not. */
 export function sweepK(
-  { contraction: { axes, extents }, k }: Block,
+  { contraction: { axes, extents }, k, emitter: { layouts } }: Block,
   places: readonly Place[],
   roots: readonly Expr[],
   vectors: boolean,
@@ -37,12 +37,13 @@ export function sweepK(
   const prepare = () => places.forEach((place) => place.prepare(roots));
   const [first = 0, ...inner] = axes, [place] = places, last = axes.at(-1) ?? 0;
   if (!place) return;
+  const sixteen = unpacksAlong(roots, layouts, last);
   prepare();
   const innermost = () => {
-    if (vectors) vectorLoop(places, last, extents[last] ?? 1, body);
+    if (vectors) vectorLoop(places, last, extents[last] ?? 1, body, { sixteen });
     else nestedLoops(places, [last], prepare, body);
   };
-  if (inner.length === 0 && vectors) return vectorLoop(places, first, extents[first] ?? 1, body, k);
+  if (inner.length === 0 && vectors) return vectorLoop(places, first, extents[first] ?? 1, body, { range: k, sixteen });
   place.code.b.for("k", k.from, k.to, 1, (index) =>
     withinAll(places, first, index, undefined, () => {
       prepare();

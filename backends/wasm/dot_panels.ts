@@ -98,7 +98,7 @@ function packPanels(block: Block, expr: Expr, variable: number, width: number, t
           const at = place.affine(flat, 4 * width, { key: "panel", index: base });
           b.emit(v128.store(at, place.value(expr)));
         });
-      }, range);
+      }, { range });
     });
   }
   block.places(4, (places) => {

@@ -1,7 +1,7 @@
 /** Turns a kernel specification into a WebAssembly module with one exported function. */
 import type { KernelSpec } from "../kernel.ts";
 import { typeText } from "../../ir/types.ts";
-import { createModule, i32, type Local, type ModuleBuilder, type ValueType } from "./assembler.ts";
+import { call, createModule, i32, type Local, type ModuleBuilder } from "./assembler.ts";
 import { emitAttention } from "./attention.ts";
 import { emitDot } from "./dot.ts";
 import { type Layout, layoutOf } from "./layout.ts";
@@ -9,6 +9,7 @@ import { emitMap } from "./map.ts";
 import { createMath } from "./math.ts";
 import { emitRow } from "./row.ts";
 import { emitTopK } from "./top_k.ts";
+import { smaller } from "./nest.ts";
 import type { Bound, Index, KernelCode } from "./place.ts";
 
 /** Numbers a kernel needs in memory beside its buffers: they are the same for every run. */
@@ -35,7 +36,7 @@ export interface Emitter {
 
 /** A kernel, generated. */
 export interface GeneratedKernel {
-  /** Name of the exported function: `(…buffers, …tables, scratch, scratchBytes, threads, grid, from, to)`, all i32. */
+  /** Name of the exported function: `(…buffers, …tables, scratch, threads, from, to)`, all i32. */
   readonly name: string;
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Number of chunks; depends on shapes only. */
@@ -76,29 +77,24 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
   module.memory("memory", { shared });
   const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [];
   const names = spec.buffers.map(({ name }, i) => `${name}_${i}`);
-  const params: Record<string, ValueType> = {};
-  for (const name of [...names, ...Array.from({ length: TABLES }, (_, i) => `table${i}`)]) params[name] = "i32";
-  for (const name of ["scratch", "scratch_bytes", "threads", "grid", "from", "to"]) params[name] = "i32";
+  const tableNames = Array.from({ length: TABLES }, (_, i) => `table_${i}`);
+  const addresses: Record<string, "i32"> = Object.fromEntries([...names, ...tableNames].map((name) => [name, "i32"]));
   let grid = 1, scratchBytes = 0;
-  const run = module.func(ENTRY, params, (b, p) => {
-    const at = (name: string): Local<"i32"> => {
-      const local = p[name];
-      if (!local || local.type !== "i32") throw new Error(`Internal error: no parameter "${name}"`);
-      return local as Local<"i32">;
+  const chunks = module.func(`${spec.kind}_chunks`, { ...addresses, scratch: "i32", from: "i32", to: "i32" }, (b, p) => {
+    const at = (name: string): Index => {
+      const local = (p as Record<string, Local<"i32">>)[name];
+      if (!local) throw new Error(`Internal error: no parameter "${name}"`);
+      return local;
     };
     const buffers = spec.buffers.map(({ name, type }, i): Bound => {
       const layout = layoutOf(type);
       return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
     });
     const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, buffers };
-    let own: Local<"i32"> | undefined;
     const reserve = (bytes: number): Index => {
-      // Shares of chunks are contiguous, so that of ⌊grid·t/threads⌋ as the first one, thread t is the ceiling of first·threads/grid.
-      const thread = () => i32.div_u(i32.sub(i32.add(i32.mul(at("from"), at("threads")), at("grid")), 1), at("grid"));
-      own ??= b.let("own", i32.add(at("scratch"), i32.mul(at("scratch_bytes"), thread())));
       const offset = scratchBytes;
       scratchBytes += Math.ceil(bytes / 64) * 64;
-      return b.let("reserved", i32.add(own, offset));
+      return b.let("reserved", i32.add(at("scratch"), offset));
     };
     const table = (wanted: Table): Index => {
       const known = tables.findIndex(({ key }) => key === wanted.key);
@@ -106,12 +102,49 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
       if (tables.length > TABLES) {
         throw new Error(`Internal error: kernel "${spec.name}" needs more than ${TABLES} tables`);
       }
-      return at(`table${known < 0 ? tables.length - 1 : known}`);
+      return at(tableNames[known < 0 ? tables.length - 1 : known] ?? "");
     };
     grid = emit(spec, { code, layouts, from: at("from"), to: at("to"), reserve, table, small });
   });
+  const run = module.func(ENTRY, { ...addresses, scratch: "i32", threads: "i32", from: "i32", to: "i32" }, (b, p) => {
+    const { scratch, threads, from, to, ...rest } = p as Record<string, Local<"i32">>;
+    if (!scratch || !threads || !from || !to) throw new Error("Internal error: a kernel lacks a parameter");
+    // Shares of chunks are contiguous, so that of ⌊grid·t/threads⌋ as the first one, thread t is the ceiling of first·threads/grid.
+    const thread = i32.div_u(i32.add(i32.mul(from, threads), grid - 1), grid);
+    const own = scratchBytes === 0 ? scratch : b.let("own", i32.add(scratch, i32.mul(thread, scratchBytes)));
+    if (grid === 1) return b.emit(call(chunks, { ...rest, scratch: own, from, to }));
+    const step = Math.max(1, Math.floor(CALL_WORK * grid / workOf(spec)));
+    b.for("chunk", from, to, step, (chunk) => {
+      b.emit(call(chunks, { ...rest, scratch: own, from: chunk, to: smaller(i32.add(chunk, step), to) }));
+    });
+  });
   module.export(run);
   return { module, grid, scratchBytes, tables };
+}
+
+/**
+ * Vectors of work that one call of the inner function does, at least where chunks allow. An engine replaces a function's first, slow
+ * code by optimised code only where it is called again, so that a kernel in a single call would run slowly for its whole first time.
+ */
+const CALL_WORK = 2 ** 15;
+
+/** About how many vectors of four lanes a kernel computes. */
+function workOf(spec: KernelSpec): number {
+  const product = (extents: readonly number[]) => extents.reduce((x, y) => x * y, 1);
+  switch (spec.kind) {
+    case "map":
+      return product(spec.dims) / 4;
+    case "row":
+      return product([...spec.outer, ...spec.row]) * spec.phases.length / 4;
+    case "dot":
+      return spec.batch * spec.m * spec.n * product(spec.k) / 4;
+    case "attention":
+      return spec.batch * spec.heads * spec.tokens * spec.context * (spec.width + spec.valueWidth) / 4;
+    case "topK":
+      return spec.outer * spec.n;
+    default:
+      return spec satisfies never;
+  }
 }
 
 function emit(spec: KernelSpec, emitter: Emitter): number {

@@ -8,7 +8,7 @@ import {
   rewriteStores,
   simplifyLoops,
   smaller,
-  unflatten,
+  unflatten, unpacksAlong,
   usesOf,
   vectorCost,
   vectorLoop,
@@ -19,7 +19,7 @@ import { emitStores } from "./stores.ts";
 
 /** Outer iterations that are enough to share among threads. */
 const ENOUGH = 16;
-/** Elements of a chunk where the innermost loop has to be shared; a multiple of four. */
+/** Elements of a chunk where the innermost loop has to be shared; a multiple of sixteen. */
 const CHUNK = 1024;
 
 /** Writes the kernel; returns its number of chunks. */
@@ -56,6 +56,7 @@ export function emitMap(spec: MapKernel, { code, layouts, from, to, reserve, sma
   };
   const outer = [...extents.keys()].slice(0, parallel), inner = [...extents.keys()].slice(parallel, vector);
   const body = () => emitStores(place, staging.stores);
+  const sixteen = unpacksAlong(roots, layouts, vector);
   prepare();
 
   const pieces = most === extents.length && units < ENOUGH && packed.length === 0 ? Math.ceil(length / CHUNK) : 1;
@@ -64,11 +65,11 @@ export function emitMap(spec: MapKernel, { code, layouts, from, to, reserve, sma
     unflatten(place, outer, unit, () => {
       prepare();
       nestedLoops(place, inner, prepare, () => {
-        if (pieces === 1) vectorLoop(place, vector, length, body);
+        if (pieces === 1) vectorLoop(place, vector, length, body, { sixteen });
         else {
           const start = b.let("start", i32.mul(i32.sub(chunk, i32.mul(unit, pieces)), CHUNK));
           const end = b.let("end", smaller(i32.add(start, CHUNK), i32.const(length)));
-          vectorLoop(place, vector, length, body, { from: start, to: end });
+          vectorLoop(place, vector, length, body, { range: { from: start, to: end }, sixteen });
         }
         staging.finish();
       });

@@ -17,7 +17,7 @@ import {
   rewriteExpr,
   rewriteStores,
   simplifyLoops,
-  unflatten,
+  unflatten, unpacksAlong,
   usesOf,
   vectorCost,
   vectorLoop,
@@ -75,7 +75,7 @@ export function emitRow(spec: RowKernel, emitter: Emitter): number {
       unflatten(place, parallel.slice(0, -1), unit, () => {
         prepare();
         const range = { from: start, to: b.let("end", i32.add(start, 4)) };
-        vectorLoop(place, vector, extent, row, range);
+        vectorLoop(place, vector, extent, row, { range });
       });
     });
     return units * groups;
@@ -206,7 +206,7 @@ const flatAccess = ({ place, flat }: Sweep): Access => ({
 });
 
 function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
-  const { place, rowVariables, kept, across } = sweep, { b } = place.code, position = elementAccess(sweep);
+  const { place, emitter, rowVariables, kept, across } = sweep, { b } = place.code, position = elementAccess(sweep);
   const sums = phase.reductions.map(({ op, scalar }) => b.let(op, REDUCTIONS[op][scalar].start));
   const roots = [
     ...[...phase.elements, ...phase.reductions].map(({ value }) => value),
@@ -245,7 +245,7 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
     if (across) nestedLoops(place, rowVariables, prepare, element);
     else {
       nestedLoops(place, rowVariables.slice(0, -1), prepare, () => {
-        vectorLoop(place, last, place.extents[last] ?? 1, element);
+        vectorLoop(place, last, place.extents[last] ?? 1, element, { sixteen: unpacksAlong(roots, emitter.layouts, last) });
         staging.finish();
       });
     }

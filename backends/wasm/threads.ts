@@ -273,13 +273,15 @@ function check({ kernel, export: name, grid }: Step, module: WebAssembly.Module 
  * to its next single-chunk step, with no other thread still at work on something earlier.
  */
 function withBarriers(steps: readonly Step[]): StepRecord[] {
-  let othersAtWork = false;
+  let othersAtWork = false, owed = false;
   return steps.map((step, i) => {
     othersAtWork ||= step.grid > 1;
+    owed ||= step.barrier !== false;
     const next = steps[i + 1];
     const alone = !othersAtWork && next?.grid === 1;
-    const barrier = next === undefined || (step.barrier !== false && !alone);
-    if (barrier) othersAtWork = false;
+    // A meeting that thread 0 skips while it works alone is owed until others come in: they rely on it.
+    const barrier = next === undefined || (owed && !alone);
+    if (barrier) othersAtWork = owed = false;
     return { kernel: step.kernel.id, export: step.export, args: step.args, grid: step.grid, barrier };
   });
 }

@@ -10,7 +10,7 @@ import { configurationOf } from "../../runtime/configuration.ts";
 import { score } from "../../runtime/evaluate.ts";
 import { BACKENDS } from "../support/backends.ts";
 import { countingBackend } from "../support/counting_backend.ts";
-import { type Truth, trueLogits } from "../support/elastic_truth.ts";
+import { trueLogits, type Truth } from "../support/elastic_truth.ts";
 import { randomParameters, VARIANTS } from "../support/random_decoder.ts";
 import { runModule, tokenInputs } from "../support/run_module.ts";
 import { tinyArtifactParts, tinyRecipe } from "../support/tiny_artifact.ts";
@@ -23,7 +23,10 @@ const SEQUENCES = [12, 2, 70, 64, 1, 65, 5].map((length, row) =>
 
 async function open(track: Track): Promise<{ truth: Truth; bytes: Uint8Array<ArrayBuffer> }> {
   const parts = await tinyArtifactParts(track, CONFIG);
-  return { truth: { ...parts, load: randomParameters(7) }, bytes: await artifactBytes(parts.description, parts.tensors) };
+  return {
+    truth: { ...parts, load: randomParameters(7) },
+    bytes: await artifactBytes(parts.description, parts.tensors),
+  };
 }
 
 const openBytes = (bytes: Uint8Array<ArrayBuffer>) =>
@@ -32,7 +35,10 @@ const openBytes = (bytes: Uint8Array<ArrayBuffer>) =>
 type Logits = (ids: readonly number[]) => Promise<readonly Float64Array[]>;
 
 /** Mean loss and divergence of all predicted tokens, the straightforward way and in double precision. */
-async function trueScore(model: Logits, reference: Logits): Promise<{ perplexity: number; kl: number; tokens: number }> {
+async function trueScore(
+  model: Logits,
+  reference: Logits,
+): Promise<{ perplexity: number; kl: number; tokens: number }> {
   let loss = 0, kl = 0, tokens = 0;
   for (const ids of SEQUENCES.map((sequence) => [...sequence])) {
     const [own, original] = [await model(ids), await reference(ids)];
@@ -80,7 +86,8 @@ for (const [name, openBackend] of Object.entries(BACKENDS)) {
     await using inner = await openBackend();
     const { backend, alive } = countingBackend(inner), { bytes } = await open("weights");
     const source = artifactSource(await openBytes(bytes), createRunner(backend));
-    const reference = { source, config: configurationOf(source, "16") }, scorers = [reference, { source, config: configurationOf(source, "3") }];
+    const reference = { source, config: configurationOf(source, "16") },
+      scorers = [reference, { source, config: configurationOf(source, "3") }];
     const whole = await score({ reference, scorers, sequences: SEQUENCES });
     const waves = await score({ reference, scorers, sequences: SEQUENCES, waveTokens: 64 });
     assertEquals(alive.size, 0);
@@ -105,9 +112,14 @@ for (const [name, openBackend] of Object.entries(BACKENDS)) {
         parameter: async (name, type) => Float32Array.from(await load(name, type)),
       });
       const { truth, bytes } = await open(track), artifact = artifactSource(await openBytes(bytes), runner);
-      const full = { source, config: configurationOf(source, "16") }, master = { source: artifact, config: configurationOf(artifact, "16") };
+      const full = { source, config: configurationOf(source, "16") },
+        master = { source: artifact, config: configurationOf(artifact, "16") };
       const nearest = { source, config: configurationOf(source, "8") };
-      const [exact, stored, rounded] = await score({ reference: full, scorers: [full, master, nearest], sequences: SEQUENCES });
+      const [exact, stored, rounded] = await score({
+        reference: full,
+        scorers: [full, master, nearest],
+        sequences: SEQUENCES,
+      });
       const expected = await trueScore(logits, logits);
       assertAlmostEquals(exact?.perplexity ?? NaN, expected.perplexity, 1e-4 * expected.perplexity);
       const expectedStored = await trueScore((ids) => trueLogits(truth, master.config, ids), logits);

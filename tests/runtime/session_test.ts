@@ -10,7 +10,7 @@ import { openSession } from "../../runtime/session.ts";
 import { assertUserError } from "../compiler/frontends/fixtures.ts";
 import { BACKENDS } from "../support/backends.ts";
 import { countingBackend } from "../support/counting_backend.ts";
-import { type Truth, trueLogits } from "../support/elastic_truth.ts";
+import { trueLogits, type Truth } from "../support/elastic_truth.ts";
 import { randomParameters, VARIANTS } from "../support/random_decoder.ts";
 import { maxDifference } from "../support/run_module.ts";
 import { tinyArtifactParts, tinyFolder } from "../support/tiny_artifact.ts";
@@ -78,11 +78,15 @@ for (const [name, openBackend] of Object.entries(BACKENDS)) {
       }
       return logits;
     };
-    const narrow = await run(["w4a4kv4", 7]), wide = await run(["w8a8kv4", 7]), both = await run(["w8a8kv4", 6], ["w4a4kv4", 1]);
+    const narrow = await run(["w4a4kv4", 7]),
+      wide = await run(["w8a8kv4", 7]),
+      both = await run(["w8a8kv4", 6], ["w4a4kv4", 1]);
     // Codes that were made, dropped and made again are the same codes.
     assertEquals(await run(["w4a4kv4", 0], ["w8a8kv4", 6], ["w5a5kv4", 0], ["w4a4kv4", 1]), both);
     assertEquals(await run(["w8a8kv4", 6], ["w4a4kv4", 0], ["w8a8kv4", 1]), await run(["w8a8kv4", 6], ["w8a8kv4", 1]));
-    for (const other of [narrow, wide]) assert(maxDifference(both, other) > 1e-3, "old tokens at 8 bits, the new one at 4");
+    for (const other of [narrow, wide]) {
+      assert(maxDifference(both, other) > 1e-3, "old tokens at 8 bits, the new one at 4");
+    }
   });
 
   Deno.test(`session on ${name}: long texts in any pieces give the same, and the cache grows without loss`, async () => {
@@ -126,12 +130,27 @@ Deno.test("session refuses what its model cannot do, and goes on", async () => {
   const backend = openReference();
   await using session = await openSession({ folder: await tinyFolder("activations"), backend, precision: "w8a8kv8" });
   const before = session.config;
-  await assertUserError(() => session.prefill(Array.from({ length: 33 }, () => 1)), /^Expected at most 32 tokens, the model's context, but found 33; use/);
+  await assertUserError(
+    () => session.prefill(Array.from({ length: 33 }, () => 1)),
+    /^Expected at most 32 tokens, the model's context, but found 33; use/,
+  );
   await session.prefill(IDS);
-  await assertUserError(() => session.use("w8a8kv4"), /^Expected 8 bits for "layers\.0\.attention\.key", as its cache has, but found 4; keep/);
-  await assertUserError(() => session.use("w2"), /^Expected 4, 5, 6, 7, 8 or 16 bits for "layers\.0\.attention\.query\.weight" but found 2, in/);
-  await assertUserError(() => session.use("mixed"), /^Expected a model with allocated bits for "mixed" but found none; compile/);
-  await assertUserError(() => session.use({ "layers.7.mlp.input": 4 }), /^Expected a site of the model but found "layers\.7\.mlp\.input"/);
+  await assertUserError(
+    () => session.use("w8a8kv4"),
+    /^Expected 8 bits for "layers\.0\.attention\.key", as its cache has, but found 4; keep/,
+  );
+  await assertUserError(
+    () => session.use("w2"),
+    /^Expected 4, 5, 6, 7, 8 or 16 bits for "layers\.0\.attention\.query\.weight" but found 2, in/,
+  );
+  await assertUserError(
+    () => session.use("mixed"),
+    /^Expected a model with allocated bits for "mixed" but found none; compile/,
+  );
+  await assertUserError(
+    () => session.use({ "layers.7.mlp.input": 4 }),
+    /^Expected a site of the model but found "layers\.7\.mlp\.input"/,
+  );
   await assertUserError(() => session.use("w4b4"), /^Expected a bit specification but found "w4b4"; use/);
   await assertRejects(() => session.prefill([]), RangeError, "Expected at least one token but found none");
   assertEquals([session.config, session.length], [before, IDS.length]);
@@ -142,6 +161,12 @@ Deno.test("session refuses what its model cannot do, and goes on", async () => {
 Deno.test("session refuses activation and cache widths of a model with weights alone", async () => {
   const backend = openReference(), folder = await tinyFolder("weights");
   const open = (precision: string) => openSession({ folder, backend, precision });
-  await assertUserError(() => open("w4a4"), /^Expected a model with quantizers of activations for "w4a4" but found none; compile/);
-  await assertUserError(() => open("w4kv4"), /^Expected a model with quantizers of cached keys and values for "w4kv4" but found none/);
+  await assertUserError(
+    () => open("w4a4"),
+    /^Expected a model with quantizers of activations for "w4a4" but found none; compile/,
+  );
+  await assertUserError(
+    () => open("w4kv4"),
+    /^Expected a model with quantizers of cached keys and values for "w4kv4" but found none/,
+  );
 });

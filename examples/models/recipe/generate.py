@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import count, cycle, islice
 from pathlib import Path
 
-from story import Fact, Sampler, probability, tell
+from probability import probability
+from story import Fact, Sampler, tell
 
 CALIBRATION, EVALUATION, CLOZE = 192, 64, 204
 KINDS = ["agreement", "comparison", "house", "meeting", "place", "plural", "pronoun", "recall", "rest", "sum", "toy", "where"]

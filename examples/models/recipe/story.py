@@ -1,14 +1,13 @@
 """A story is a program that makes random choices and speaks as it goes.
 
 Each choice has known odds, so the probability of a story is the product of the odds of what was chosen. `Sampler` makes the
-choices by chance; `probability` makes all of them that agree with a given text, and so finds the exact probability of a text
-whether or not several lines of choice could lead to it.
+choices by chance; `probability` in probability.py finds the exact probability of a given text.
 """
 
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import exp, log
+from math import log
 from typing import Protocol
 
 from words import (AGES, ANIMALS, BOYS, COLOURS, DUSKS, GIRLS, HOMES, HOURS, MOODS, OPENINGS, OWNED, PACES, PLACES, RELATIONS,
@@ -434,54 +433,3 @@ def tell(chooser: Chooser) -> Teller:
         previous = name
     end(t)
     return t
-
-
-# --- The exact probability of a text ---------------------------------------------------------------------------------
-
-
-class _Strayed(Exception):
-    """The story departed from the given text."""
-
-
-class _Undecided(Exception):
-    """The given choices are used up: the next one may be any of these."""
-
-    def __init__(self, odds: list[float]) -> None:
-        super().__init__()
-        self.odds = odds
-
-
-class _Follower:
-    """Makes given choices, as long as the story agrees with a given text."""
-
-    def __init__(self, target: str, choices: tuple[int, ...]) -> None:
-        self.target, self.choices, self.made, self.heard = target, choices, 0, 0
-
-    def choose(self, odds: list[float]) -> int:
-        if self.made == len(self.choices):
-            raise _Undecided(odds)
-        self.made += 1
-        return self.choices[self.made - 1]
-
-    def hear(self, text: str) -> None:
-        if not self.target.startswith(text, self.heard):
-            raise _Strayed
-        self.heard += len(text)
-
-
-def probability(text: str) -> tuple[float, int]:
-    """The exact log probability of a story's text and the number of ways to tell it."""
-    total, ways = 0.0, 0
-    stack: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
-    while stack:
-        choices, log_odds = stack.pop()
-        try:
-            follower = _Follower(text, choices)
-            tell(follower)
-            if follower.heard == len(text):
-                total, ways = total + exp(log_odds), ways + 1
-        except _Strayed:
-            pass
-        except _Undecided as undecided:
-            stack += [((*choices, index), log_odds + log(odds)) for index, odds in enumerate(undecided.odds) if odds > 0]
-    return (log(total) if ways else float("-inf")), ways

@@ -112,8 +112,8 @@ PLACES = {
         Place("bridge", "on", {"stone": 3, "leaf": 2, "button": 2}, {"goat": 4, "dog": 2, "frog": 2}),
     )
 }
-VISITED = {"garden": 5, "forest": 4, "beach": 4, "market": 3, "farm": 3, "school": 2, "hill": 2, "kitchen": 2, "castle": 2, "lake": 2,
-           "bridge": 2}
+VISITED = {"garden": 5, "forest": 4, "beach": 4, "market": 3, "farm": 3, "school": 2, "hill": 2, "kitchen": 2, "castle": 2,
+           "lake": 2, "bridge": 2}
 
 ANIMALS = {
     animal.one: animal

@@ -1,0 +1,107 @@
+import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import type { Backend, Tensor } from "../../backends/backend.ts";
+import { openReference } from "../../backends/reference/backend.ts";
+import { createRunner, runCalls } from "../../backends/runner.ts";
+import { createBuilder } from "../../ir/builder.ts";
+import type { Call, Module } from "../../ir/module.ts";
+import { graphOf } from "../../ir/node.ts";
+import { tensorType } from "../../ir/types.ts";
+import { countingBackend } from "../support/counting_backend.ts";
+
+const f32 = (...shape: (number | string)[]) => tensorType("f32", shape);
+
+/** y = x·w for x [T,2], and z = x. */
+function scale() {
+  const b = createBuilder(), x = b.input("x", f32("T", 2)), w = b.param("w", f32(2), "checkpoint");
+  return graphOf({ y: b.mul(x, b.broadcast(w, x.type.shape)), z: b.add(x, 0) });
+}
+
+/** `h = scale(h)` with two prefixes; `z` has no name in the module. */
+const CALLS: readonly Call[] = ["a.", "b."].map((prefix) => ({
+  function: "scale",
+  prefix,
+  inputs: { x: "h" },
+  outputs: { y: "h" },
+}));
+const MODULE: Module = { functions: { scale: scale() }, calls: CALLS, inputs: ["h"], outputs: ["h"], derived: {} };
+
+function counted() {
+  const { backend, alive } = countingBackend(openReference());
+  let compiled = 0;
+  const counting: Backend = {
+    ...backend,
+    compile: (graph, options) => {
+      compiled++;
+      return backend.compile(graph, options);
+    },
+  };
+  return { backend: counting, alive, compiled: () => compiled };
+}
+
+Deno.test("createRunner() compiles once per graph, sizes and options", async () => {
+  const { backend, compiled } = counted(), runner = createRunner(backend), graph = scale();
+  const first = await runner.program(graph, { T: 3 });
+  assertStrictEquals(await runner.program(graph, { T: 3, S: 9 }), first, "symbols that the graph lacks do not count");
+  assertEquals(compiled(), 1);
+  assertEquals((await runner.program(graph, { T: 4 })).outputs.y, f32(4, 2));
+  await runner.program(graph, { T: 4 }, { inPlace: { y: "x" } });
+  await Promise.all([runner.program(scale(), { T: 3 }), runner.program(graph, { T: 3 })]);
+  assertEquals(compiled(), 4, "another graph object is another program");
+});
+
+Deno.test("createRunner() reports a failed compilation to whoever asks, and tries again", async () => {
+  const backend = openReference();
+  let attempts = 0;
+  const runner = createRunner({
+    ...backend,
+    compile: (graph) => attempts++ ? backend.compile(graph) : Promise.reject(new Error("no room")),
+  });
+  const graph = scale();
+  await assertRejects(() => runner.program(graph, { T: 1 }), Error, "no room");
+  assertEquals((await runner.program(graph, { T: 1 })).outputs.y, f32(1, 2));
+});
+
+Deno.test("runCalls() walks calls, streams parameters and frees what has no name any more", async () => {
+  const { backend, alive } = counted(), runner = createRunner(backend);
+  const values = new Map([["h", backend.upload(f32(1, 2), Float32Array.of(1, 2))]]), most: number[] = [];
+  const load = ({ prefix }: Call) => {
+    const w = backend.upload(f32(2), prefix === "a." ? Float32Array.of(3, 5) : Float32Array.of(2, 1));
+    most.push(alive.size);
+    return { w };
+  };
+  await runCalls(runner, MODULE, CALLS, { T: 1 }, values, load, { release: (_, { w }) => backend.free(w as Tensor) });
+  assertEquals([...await backend.download(values.get("h") as Tensor)], [6, 10]);
+  assertEquals(most, [2, 2], "one call's parameters at a time");
+  assertEquals([...alive], [values.get("h")]);
+});
+
+Deno.test("runCalls() keeps protected tensors and those that another name stands for", async () => {
+  const { backend, alive } = counted(), runner = createRunner(backend);
+  const start = backend.upload(f32(1, 2), Float32Array.of(1, 2)), w = backend.upload(f32(2), Float32Array.of(3, 5));
+  const kept = new Map([["h", start]]);
+  await runCalls(runner, MODULE, CALLS, { T: 1 }, kept, () => ({ w }), { keep: new Set([start]) });
+  assertEquals([...alive], [start, w, kept.get("h")]);
+  const named = new Map([["h", start], ["residual", start]]);
+  await runCalls(runner, MODULE, CALLS, { T: 1 }, named, () => ({ w }));
+  assertEquals([...await backend.download(named.get("residual") as Tensor)], [1, 2]);
+});
+
+Deno.test("runCalls() binds lasting leaves and leaves their results alone", async () => {
+  const { backend, alive } = counted(), runner = createRunner(backend), b = createBuilder();
+  const sum = b.input("sum", f32(2)), total = graphOf({ sum: b.add(sum, b.input("x", f32(2))) });
+  const module: Module = { ...MODULE, functions: { scale: total } }, lasting = backend.allocate(f32(2));
+  const values = new Map([["h", backend.upload(f32(2), Float32Array.of(1, 2))]]);
+  const state = () => ({ leaves: { sum: lasting }, options: { inPlace: { sum: "sum" } } });
+  await runCalls(runner, module, CALLS, {}, values, () => ({}), { state });
+  assertEquals([...await backend.download(lasting)], [2, 4]);
+  assertEquals(alive, new Set([lasting, values.get("h") as Tensor]));
+});
+
+Deno.test("runCalls() names what a call lacks", async () => {
+  const runner = createRunner(openReference()), values = new Map([["v", runner.backend.allocate(f32(1, 2))]]);
+  await assertRejects(
+    () => runCalls(runner, MODULE, CALLS, { T: 1 }, values, () => ({})),
+    RangeError,
+    'Cannot call "scale": expected a value "h" for its input "x" but found "v"',
+  );
+});

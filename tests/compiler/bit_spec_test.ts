@@ -1,0 +1,185 @@
+import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import fc from "fast-check";
+import { type BitSpec, configOf, parseBitSpec, parseBitSpecs, storageBytes } from "../../compiler/bit_spec.ts";
+import type { Frontier } from "../../compiler/artifact/description.ts";
+import { meanBits, type ModelSite } from "../../compiler/model_sites.ts";
+import { UserError } from "../../ir/errors.ts";
+
+const weights = fc.constantFrom(2, 3, 4, 5, 6, 7, 8, 16), activations = fc.constantFrom(4, 5, 6, 7, 8, 16);
+const texts = (specs: readonly BitSpec[]) => specs.map(({ text }) => text);
+
+const weight = (name: string, rows: number, columns: number): ModelSite => ({
+  name,
+  role: "weight",
+  parameters: rows * columns,
+  rows,
+});
+const SITES: readonly ModelSite[] = [
+  weight("up.weight", 10, 6),
+  { name: "up.input", role: "activation", parameters: 0, rows: 0 },
+  { name: "key", role: "key", parameters: 0, rows: 0 },
+  { name: "value", role: "value", parameters: 0, rows: 0 },
+  weight("down.weight", 5, 4),
+];
+const FRONTIER: Frontier = {
+  sites: ["down.weight", "up.weight"],
+  parameters: [20, 60],
+  points: [["22", 9], ["32", 5], ["33", 3], ["84", 1]].map(([widths, loss]) => {
+    const [down, up] = [...String(widths)].map(Number);
+    return { widths: String(widths), loss: Number(loss), meanBits: (20 * (down ?? 0) + 60 * (up ?? 0)) / 80 };
+  }),
+};
+
+Deno.test("parseBitSpec() reads every form back, and keeps what the user wrote", () => {
+  fc.assert(fc.property(weights, fc.option(activations), fc.option(weights), (w, a, kv) => {
+    const text = `w${w}${a === null ? "" : `a${a}`}${kv === null ? "" : `kv${kv}`}`;
+    assertEquals(parseBitSpec(` ${text} `), {
+      kind: "uniform",
+      text,
+      weights: w,
+      activations: a ?? 16,
+      cache: kv ?? 16,
+    });
+  }));
+  fc.assert(fc.property(weights, (w) => {
+    assertEquals(parseBitSpec(`${w}`), { kind: "uniform", text: `${w}`, weights: w, activations: 16, cache: 16 });
+  }));
+  fc.assert(fc.property(fc.integer({ min: 200, max: 800 }), (hundredths) => {
+    const text = `mixed@${hundredths / 100}`;
+    assertEquals(parseBitSpec(text), { kind: "mixed", text, budget: hundredths / 100 });
+  }));
+  assertEquals(parseBitSpec("mixed"), { kind: "mixed", text: "mixed", budget: 3 });
+});
+
+Deno.test("parseBitSpecs() expands ranges, splits lists and drops repetitions", () => {
+  assertEquals(texts(parseBitSpecs("2-8")), ["2", "3", "4", "5", "6", "7", "8"]);
+  assertEquals(texts(parseBitSpecs("2,3, mixed@3")), ["2", "3", "mixed@3"]);
+  assertEquals(texts(parseBitSpecs("16,3-4,4,w4a4,3")), ["16", "3", "4", "w4a4"]);
+  const element = fc.oneof(weights.map(String), fc.constantFrom("mixed", "w4a4", "w4kv8"));
+  fc.assert(fc.property(fc.array(element, { minLength: 1 }), (list) => {
+    assertEquals(texts(parseBitSpecs(list.join(","))), [...new Set(list)]);
+  }));
+});
+
+Deno.test("parseBitSpecs() refuses every other text in one line that names the forms", () => {
+  const wrong = [
+    "",
+    ",",
+    "4,",
+    "1",
+    "9",
+    "0",
+    "04",
+    "w04",
+    "-4",
+    "4.0",
+    "8-2",
+    "1-8",
+    "2-9",
+    "w",
+    "w9",
+    "w4a",
+    "w4a3",
+    "w4a2",
+    "w4kv1",
+    "a4",
+    "kv4",
+    "w4kv4a4",
+  ];
+  for (
+    const text of [
+      ...wrong,
+      "W4A4",
+      "mixed@",
+      "mixed@1.99",
+      "mixed@8.01",
+      "mixed@x",
+      "mixed@3.",
+      "mixed3",
+      "4 4",
+      "four",
+    ]
+  ) {
+    assertThrows(() => parseBitSpecs(text), UserError, "Expected a bit specification but found ");
+  }
+  fc.assert(fc.property(fc.string(), (text) => {
+    try {
+      for (const spec of parseBitSpecs(text)) assert(spec.kind === "mixed" || spec.weights >= 2);
+    } catch (error) {
+      assert(error instanceof UserError && !error.message.includes("\n") && error.message.includes('use "4"'));
+    }
+  }));
+  assertThrows(() => parseBitSpec("2-3"), UserError, 'Expected one bit specification but found the 2 of "2-3"');
+});
+
+Deno.test("configOf() gives every site the width of its role", () => {
+  assertEquals(configOf(parseBitSpec("w3a5kv2"), SITES), {
+    "up.weight": 3,
+    "up.input": 5,
+    key: 2,
+    value: 2,
+    "down.weight": 3,
+  });
+  assertEquals(configOf(parseBitSpec("16"), SITES), {
+    "up.weight": 16,
+    "up.input": 16,
+    key: 16,
+    value: 16,
+    "down.weight": 16,
+  });
+  fc.assert(fc.property(weights, (w) => assertEquals(meanBits(configOf(parseBitSpec(`${w}`), SITES), SITES), w)));
+});
+
+Deno.test("configOf() refuses what a model has no quantizers for", () => {
+  const bare = SITES.filter(({ role }) => role === "weight");
+  assertThrows(
+    () => configOf(parseBitSpec("w4a4"), bare),
+    UserError,
+    'quantizers of activations for "w4a4" but found none',
+  );
+  assertThrows(
+    () => configOf(parseBitSpec("w4kv4"), bare),
+    UserError,
+    'cached keys and values for "w4kv4" but found none',
+  );
+  assertEquals(configOf(parseBitSpec("w4a16kv16"), bare), { "up.weight": 4, "down.weight": 4 });
+});
+
+Deno.test("configOf() takes the largest point of the frontier within the budget", () => {
+  const widths = (text: string) => {
+    const config = configOf(parseBitSpec(text), SITES, FRONTIER);
+    assertEquals([config["up.input"], config.key, config.value], [16, 16, 16]);
+    return `${config["down.weight"]}${config["up.weight"]}`;
+  };
+  assertEquals(["mixed@2", "mixed@2.2", "mixed@2.25", "mixed", "mixed@4.9", "mixed@8"].map(widths), [
+    "22",
+    "22",
+    "32",
+    "33",
+    "33",
+    "84",
+  ]);
+  fc.assert(fc.property(fc.integer({ min: 200, max: 800 }), (hundredths) => {
+    const spec = parseBitSpec(`mixed@${hundredths / 100}`), bits = meanBits(configOf(spec, SITES, FRONTIER), SITES);
+    assert(bits <= hundredths / 100 + 1e-6);
+    assert(FRONTIER.points.every((point) => point.meanBits <= bits + 1e-9 || point.meanBits > hundredths / 100));
+  }));
+  assertThrows(() => configOf(parseBitSpec("mixed"), SITES), UserError, 'allocated bits for "mixed" but found none');
+  const rich = { ...FRONTIER, points: FRONTIER.points.slice(2) };
+  assertThrows(
+    () => configOf(parseBitSpec("mixed@2.5"), SITES, rich),
+    UserError,
+    'at least 3.00 mean bits, the least this model has, but found "mixed@2.5"; use "mixed@3.00"',
+  );
+});
+
+Deno.test("storageBytes() counts codes, scales and zero points", () => {
+  const groupSizes = { 2: 4, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 };
+  const bytes = (text: string) => storageBytes(configOf(parseBitSpec(text), SITES), SITES, { groupSizes });
+  // 80 weights; at 4 bits a scale and a zero point for each of 15 rows, at 2 bits for 2 groups in each row of 6 columns.
+  assertEquals(bytes("4"), Math.ceil((80 * 4 + 15 * 20) / 8));
+  assertEquals(bytes("2"), Math.ceil((80 * 2 + 25 * 18) / 8));
+  assertEquals(bytes("16"), 160);
+  assertEquals(bytes("w4a4kv4"), bytes("4"), "activations and caches are not stored");
+  assertAlmostEquals(meanBits({ "up.weight": 2 }, SITES), (60 * 2 + 20 * 16) / 80);
+});
