@@ -115,7 +115,7 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
       const { kernel, grid, tables: needed } = loaded[i] as LoadedKernel;
       const args: StepArgument[] = bindings.map((index) => ({ slot: index }));
       for (let t = 0; t < TABLES; t++) args.push(needed[t] ? tableAddress(needed[t] as Table) : 0);
-      args.push({ slot: scratchSlot }, traits.threads);
+      args.push({ slot: scratchSlot }, scratchBytes, traits.threads);
       return { kernel, export: ENTRY, args, grid, barrier: barriers[i] ?? true };
     });
     return { program: pool.program(steps), scratchBytes };
@@ -294,26 +294,30 @@ function barriersOf(
   };
   const meets = (list: readonly Range[], range: Range) =>
     list.some((other) => other.space === range.space && other.from < range.to && range.from < other.to);
-  const barriers = steps.map(() => true);
-  let reads: Range[] = [], writes: Range[] = [];
+  const grids = kernels.map(({ grid }) => grid), alone = (i: number) => grids[i] === 1;
+  const uneven = kernels.map(({ scratchBytes, grid }) => scratchBytes > 0 && grid > 1 && grid < threads);
+  const barriers = steps.map(() => false);
+  let since: { readonly step: number; readonly reads: Range[]; readonly writes: Range[] }[] = [];
   steps.forEach(({ kernel, bindings }, i) => {
-    const { grid, scratchBytes } = kernels[i] as LoadedKernel, before = steps[i - 1] && kernels[i - 1];
-    const mine = { reads: [] as Range[], writes: [] as Range[] };
+    const mine = { step: i, reads: [] as Range[], writes: [] as Range[] };
     kernel.buffers.forEach(({ use }, j) => {
       const range = rangeOf(bindings[j] ?? 0);
       if (use !== "write") mine.reads.push(range);
       if (use !== "read") mine.writes.push(range);
     });
-    const uneven = (step: { grid: number; scratchBytes: number }) => step.scratchBytes > 0 && step.grid > 1 && step.grid < threads;
-    const free = before && !uneven(before) && !uneven({ grid, scratchBytes }) &&
-      !mine.reads.some((range) => meets(writes, range)) &&
-      !mine.writes.some((range) => meets(writes, range) || meets(reads, range));
-    // One thread runs neighbours of one chunk each in order, and the pool drops the barrier between them: nobody has met.
-    const onOneThread = before?.grid === 1 && grid === 1;
-    if (free) barriers[i - 1] = false;
-    else if (!onOneThread) [reads, writes] = [[], []];
-    reads.push(...mine.reads);
-    writes.push(...mine.writes);
+    const waits = since.some(({ step, reads, writes }) => {
+      if (alone(step) && alone(i)) return false; // one thread runs both, in order
+      return uneven[step] || uneven[i] || mine.reads.some((range) => meets(writes, range)) ||
+        mine.writes.some((range) => meets(writes, range) || meets(reads, range));
+    });
+    if (waits) {
+      // Threads never meet between two steps of one chunk; what lies between the place found and here is all on one thread.
+      let after = i - 1;
+      while (alone(after) && alone(after + 1)) after--;
+      barriers[after] = true;
+      since = since.filter(({ step }) => step > after);
+    }
+    since.push(mine);
   });
   return barriers;
 }

@@ -36,7 +36,7 @@ export interface Emitter {
 
 /** A kernel, generated. */
 export interface GeneratedKernel {
-  /** Name of the exported function: `(…buffers, …tables, scratch, threads, from, to)`, all i32. */
+  /** Name of the exported function: `(…buffers, …tables, scratch, stride, threads, from, to)`, all i32; `stride` bytes of scratch memory per thread. */
   readonly name: string;
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Number of chunks; depends on shapes only. */
@@ -106,12 +106,12 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
     };
     grid = emit(spec, { code, layouts, from: at("from"), to: at("to"), reserve, table, small });
   });
-  const run = module.func(ENTRY, { ...addresses, scratch: "i32", threads: "i32", from: "i32", to: "i32" }, (b, p) => {
-    const { scratch, threads, from, to, ...rest } = p as Record<string, Local<"i32">>;
-    if (!scratch || !threads || !from || !to) throw new Error("Internal error: a kernel lacks a parameter");
+  const run = module.func(ENTRY, { ...addresses, scratch: "i32", stride: "i32", threads: "i32", from: "i32", to: "i32" }, (b, p) => {
+    const { scratch, stride, threads, from, to, ...rest } = p as Record<string, Local<"i32">>;
+    if (!scratch || !stride || !threads || !from || !to) throw new Error("Internal error: a kernel lacks a parameter");
     // Shares of chunks are contiguous, so that of ⌊grid·t/threads⌋ as the first one, thread t is the ceiling of first·threads/grid.
     const thread = i32.div_u(i32.add(i32.mul(from, threads), grid - 1), grid);
-    const own = scratchBytes === 0 ? scratch : b.let("own", i32.add(scratch, i32.mul(thread, scratchBytes)));
+    const own = scratchBytes === 0 ? scratch : b.let("own", i32.add(scratch, i32.mul(thread, stride)));
     if (grid === 1) return b.emit(call(chunks, { ...rest, scratch: own, from, to }));
     const step = Math.max(1, Math.floor(CALL_WORK * grid / workOf(spec)));
     b.for("chunk", from, to, step, (chunk) => {

@@ -257,12 +257,25 @@ const replaceBits = (target: string, mask: string, bits: string): string[] => [
   `atomicOr(&${target}, ${bits});`,
 ];
 
+/** The function `half_bits(x)`, nearest and ties to even; `pack2x16float` rounds as the device likes. */
+export const halfBits = (writer: Writer): string =>
+  writer.helper("half_bits", (name) => [
+    `fn ${name}(x: f32) -> u32 {`,
+    "  let bits = bitcast<u32>(x);",
+    "  let sign = (bits >> 16u) & 0x8000u;",
+    "  let magnitude = bits & 0x7fffffffu;",
+    "  if (magnitude >= 0x477ff000u) { return sign | select(0x7c00u, 0x7e00u, magnitude > 0x7f800000u); }",
+    "  if (magnitude < 0x38800000u) { return sign | u32(round(abs(x) * 16777216.0)); }",
+    "  return sign | ((magnitude + 0xfffu + ((magnitude >> 13u) & 1u) - 0x38000000u) >> 13u);",
+    "}",
+  ]);
+
 const halfWriter = (writer: Writer, view: BufferView): string =>
   writer.helper(`write_${view.name}`, (name) => [
     `fn ${name}(element: u32, value: f32) {`,
     "  let shift = element % 2u * 16u;",
     ...indent(
-      replaceBits(`${view.name}[element / 2u]`, "0xffffu << shift", "pack2x16float(vec2<f32>(value, 0.0)) << shift"),
+      replaceBits(`${view.name}[element / 2u]`, "0xffffu << shift", `${halfBits(writer)}(value) << shift`),
     ),
     "}",
   ]);

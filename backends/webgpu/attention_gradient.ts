@@ -47,9 +47,9 @@ function queryGradient(
   const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(spec, tokens, fours);
   const { query, key, value, dy, seen, bias, logSumExp } = attentionOperands(writer, spec),
     delta = deltaFunction(writer, spec);
-  const queries = writer.workgroup("queries", "vec4<f32>", rows * widthFours),
-    dys = writer.workgroup("dys", "vec4<f32>", rows * valueFours);
-  const slopes = writer.workgroup("slopes", "f32", rows * chunk), bound = writer.workgroup("keys_bound", "u32", 1);
+  const queries = writer.shared("row_tile", "vec4<f32>", rows * widthFours),
+    dys = writer.shared("value_tile", "vec4<f32>", rows * valueFours);
+  const slopes = writer.shared("slopes", "f32", rows * chunk), bound = writer.workgroup("keys_bound", "u32", 1);
   const blocks = Math.ceil(tokens / rows), count = batch * heads * blocks;
   const fill = (tile: string, of: string, size: number) => [
     `for (var at = lane; at < ${rows * size}u; at += ${threads}u) {`,
@@ -132,10 +132,10 @@ function keyGradient(
   const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(spec, context, fours);
   const { query, key, value, dy, seen, bias, logSumExp } = attentionOperands(writer, spec),
     delta = deltaFunction(writer, spec);
-  const keys = writer.workgroup("keys", "vec4<f32>", rows * widthFours),
-    values = writer.workgroup("values", "vec4<f32>", rows * valueFours);
+  const keys = writer.shared("row_tile", "vec4<f32>", rows * widthFours),
+    values = writer.shared("value_tile", "vec4<f32>", rows * valueFours);
   const chances = writer.workgroup("chances", "f32", rows * chunk),
-    slopes = writer.shared("key_slopes", "f32", rows * chunk);
+    slopes = writer.shared("slopes", "f32", rows * chunk);
   const deltas = writer.workgroup("deltas", "f32", chunk), logs = writer.workgroup("logs", "f32", chunk);
   const sight = writer.workgroup("sight", "u32", chunk),
     blocks = Math.ceil(context / rows),

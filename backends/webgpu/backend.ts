@@ -50,6 +50,9 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
     const { error } = event as GPUUncapturedErrorEvent;
     failure ??= new Error(`Internal error in WebGPU: ${error.message}`, { cause: error });
   });
+  device.lost.then(({ reason, message }) => {
+    if (reason !== "destroyed") failure ??= new Error(`The WebGPU device was lost: ${message}`);
+  });
   const memory = createMemory(device, () => failure), pipelines = createPipelines(device);
   const backend: Backend = {
     name: "webgpu",

@@ -156,7 +156,7 @@ function storeLines(
   }
   const at = locate(view.layout, access, place, row && chosen(row.text)), four = vectorText(value);
   const stepless = !row?.vector;
-  if (whole && stepless) return guarded(packWord(view, at, four), [row && inside(row.text)]);
+  if (whole && stepless) return guarded(packWord(writer, view, at, four), [row && inside(row.text)]);
   if (view.layout.kind === "words" && view.wide && at.aligned && stepless && extent % 4 === 0) {
     const written = view.buffer.type.dtype === "bool" ? `vec4<u32>(${four})` : four;
     return guarded([`${view.name}[${at.quad}] = ${written};`], [row && inside(row.text)]);

@@ -1,5 +1,5 @@
 /** Writes of whole words of narrow types: four neighbours as a word of bytes, 32 as the words of a block of split fields. */
-import { hex } from "./access.ts";
+import { halfBits, hex } from "./access.ts";
 import { BLOCK, type Layout } from "./layout.ts";
 import { sumText, wrap } from "./text.ts";
 import type { BufferView, Writer } from "./writer.ts";
@@ -12,17 +12,22 @@ interface Start {
 }
 
 /** Lines that write four neighbours, `four`, as a word of bytes or as two words of half floats. */
-export function packWord({ name, layout }: BufferView, { flat, row, column }: Start, four: string): string[] {
-  if (layout.kind === "halves") {
-    return [
-      `let pair_${name} = ${flat};`,
-      `${name}[pair_${name} / 2u] = pack2x16float((${four}).xy);`,
-      `${name}[pair_${name} / 2u + 1u] = pack2x16float((${four}).zw);`,
-    ];
-  }
+export function packWord(writer: Writer, view: BufferView, { flat, row, column }: Start, four: string): string[] {
+  const { name, layout } = view;
+  if (layout.kind === "halves") return [`${fourHalvesWriter(writer, view)}(${flat}, ${four});`];
   const packed = layout.signed ? `pack4xI8(${four})` : `pack4xU8(vec4<u32>(${four}))`;
   return [`${name}[${rowStart(row, layout.rowWords)}${wrap(column)} / 4u] = ${packed};`];
 }
+
+const fourHalvesWriter = (writer: Writer, { name: buffer }: BufferView): string => {
+  const half = halfBits(writer);
+  return writer.helper(`write4_${buffer}`, (name) => [
+    `fn ${name}(element: u32, four: vec4<f32>) {`,
+    `  ${buffer}[element / 2u] = ${half}(four.x) | (${half}(four.y) << 16u);`,
+    `  ${buffer}[element / 2u + 1u] = ${half}(four.z) | (${half}(four.w) << 16u);`,
+    "}",
+  ]);
+};
 
 const rowStart = (row: string, rowWords: number): string =>
   row === "0u" ? "" : `${sumText([{ name: wrap(row), stride: rowWords }], 0)} + `;

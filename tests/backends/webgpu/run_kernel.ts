@@ -77,7 +77,7 @@ export async function runKernel(
 }
 
 /**
- * Fails unless the device and the interpreter agree: integers exactly, floats up to `relative` of the larger of 1 and the value
+ * Fails unless the device and the interpreter agree: integers and half floats (which only hold exact values) exactly, floats up to `relative` of the larger of 1 and the value
  * (rounded sums and functions; the default is some 80 units in the last place).
  */
 export async function checkKernel(
@@ -92,7 +92,7 @@ export async function checkKernel(
   const text = await runKernel(device, { spec: kernel.spec, buffers: found }, traits);
   kernel.spec.buffers.forEach(({ name, type, use }, b) => {
     if (use === "read") return;
-    const margin = type.dtype === "f32" ? relative : type.dtype === "f16" ? 1e-3 : 0;
+    const margin = type.dtype === "f32" ? relative : 0;
     expected[b]?.forEach((value, i) => {
       const other = found[b]?.[i] ?? NaN;
       const off = Math.abs(value - other);
