@@ -72,7 +72,11 @@ async function main(args: readonly string[]): Promise<number> {
     }
     // A reader such as `head` has seen enough.
     if (error instanceof Deno.errors.BrokenPipe) return 0;
-    progress.line(`internal error: ${error instanceof Error ? error.message : error}; please report it with the command and its input`);
+    progress.line(
+      `internal error: ${
+        error instanceof Error ? error.message : error
+      }; please report it with the command and its input`,
+    );
     return 1;
   }
 }

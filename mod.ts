@@ -48,13 +48,18 @@ export { type Artifact, openArtifact } from "./compiler/artifact/artifact.ts";
 export { type BitSpec, parseBitSpec, parseBitSpecs } from "./compiler/bit_spec.ts";
 export { type CalibrationSettings, defaultSettings } from "./compiler/calibrate/settings.ts";
 export { defaultRecipe, type Recipe, type Track } from "./compiler/recipe.ts";
-export { type CompiledModel, type CompileEvent, compileModel, type CompileModelOptions } from "./runtime/compile_model.ts";
+export {
+  type CompiledModel,
+  type CompileEvent,
+  compileModel,
+  type CompileModelOptions,
+} from "./runtime/compile_model.ts";
 
 // Running and measuring.
 export { artifactSource } from "./runtime/artifact_source.ts";
 export { checkpointSource } from "./runtime/checkpoint_source.ts";
 export type { ElasticSource } from "./runtime/elastic_source.ts";
-export { type ResultRow, scoreSettings, type ScoreSettings } from "./runtime/result_row.ts";
+export { type ResultRow, type ScoreSettings, scoreSettings } from "./runtime/result_row.ts";
 export { createSession, openSession, type Session, type SessionOptions } from "./runtime/session.ts";
 
 // Programs as text.

@@ -6,7 +6,7 @@ import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
 import { frontierOf } from "../compiler/allocate/frontier.ts";
 import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
-import { type Artifact, type ArtifactTensor, openArtifact } from "../compiler/artifact/artifact.ts";
+import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
 import { type BitSpec, parseBitSpecs } from "../compiler/bit_spec.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
@@ -24,15 +24,16 @@ import { openTokenizer } from "../compiler/frontends/tokenizer.ts";
 import { modelSites } from "../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../compiler/pipeline.ts";
 import { defaultRecipe, type Recipe } from "../compiler/recipe.ts";
+import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
 import { concreteShape, type TensorType } from "../ir/types.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { checkpointSource } from "./checkpoint_source.ts";
-import { holdOut } from "./hold_out.ts";
+import { type HeldOut, holdOut } from "./hold_out.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
 import { openOutput } from "./output_folder.ts";
 import { checkSettings, tableSettings, trackOf } from "./precision_table.ts";
-import { EVALUATION_TOKENS, type ResultRow, scoreSettings } from "./result_row.ts";
+import { EVALUATION_TOKENS, type ResultRow, scoreSettings, settingOf } from "./result_row.ts";
 import { VERSION } from "./version.ts";
 import { sha256, verifyCheckpoint } from "./verify_checkpoint.ts";
 
@@ -60,6 +61,8 @@ export interface CompileModelOptions {
 
 /** What happens while a model is compiled. */
 export type CompileEvent =
+  /** What was given is in order, and work begins. */
+  | { readonly kind: "start" }
   /** Something worth knowing: a sentence without a final period. */
   | { readonly kind: "note"; readonly text: string }
   | { readonly kind: "calibration"; readonly progress: CalibrationProgress }
@@ -85,23 +88,54 @@ const SENSITIVITY_TOKENS = 2048;
  * @throws {UserError} on anything wrong with what was given, before anything is written
  */
 export async function compileModel(options: CompileModelOptions): Promise<CompiledModel> {
-  const { model, backend, seed = 0, out, report = () => {} } = options, note = (text: string) => report({ kind: "note", text });
+  const { model, backend, seed = 0, out, report = () => {} } = options;
   const specs = parseBitSpecs(options.bits ?? "mixed"), recipe = recipeOf(specs, seed, options.master ?? "int8");
   checkSettings(specs, recipe);
+  if (await isArtifact(model)) {
+    throw new UserError({
+      what: `Expected a checkpoint but found the artifact in ${quote(model.name)}`,
+      mend: "give the checkpoint that it was made of",
+    });
+  }
   const checkpoint = await openCheckpoint(model), { config } = checkpoint;
   const settings = settingsOf(recipe, options.settings, contextLimit(config));
-  const texts = options.evaluation ? { calibration: options.calibration, evaluation: options.evaluation } : splitTexts(options.calibration, note);
+  const texts: HeldOut = options.evaluation
+    ? { calibration: options.calibration, evaluation: options.evaluation }
+    : holdOut(options.calibration);
   const tokenizer = await openTokenizer(model), cut = { vocabSize: config.vocabSize };
-  const sequences = tokenizeTexts(texts.calibration, tokenizer, { ...cut, maxTokens: settings.tokens, maxSequences: settings.sequences });
-  const evaluation = tokenizeTexts(texts.evaluation, tokenizer, { ...cut, maxTokens: Math.min(EVALUATION_TOKENS, contextLimit(config)) });
+  const sequences = tokenizeTexts(texts.calibration, tokenizer, {
+    ...cut,
+    maxTokens: settings.tokens,
+    maxSequences: settings.sequences,
+  });
+  const evaluation = tokenizeTexts(texts.evaluation, tokenizer, {
+    ...cut,
+    maxTokens: Math.min(EVALUATION_TOKENS, contextLimit(config)),
+  });
   const module = decoderModule(config), modelSha256 = await verifyCheckpoint(checkpoint, module);
   const dataSha256 = await sha256(new TextEncoder().encode(texts.calibration.texts.join("\n")));
 
-  // Everything that was given is in order: from here on files are written.
+  // From here on files are written.
   const output = out === undefined ? undefined : await openOutput(out);
-  const fingerprint = { version: VERSION, model: modelSha256, data: dataSha256, settings, recipe, seed, backend: backend.name };
-  const saved = output && await openFolderStore(output.calibration, fingerprint), store: CallStore = saved ?? memoryStore();
-  if (saved && saved.finished > 0) note(`Going on with ${saved.finished} of ${module.calls.length} calls from ${output.calibration}`);
+  const fingerprint = {
+    version: VERSION,
+    model: modelSha256,
+    data: dataSha256,
+    settings,
+    recipe,
+    seed,
+    backend: backend.name,
+  };
+  const saved = output && await openFolderStore(output.calibration, fingerprint),
+    store: CallStore = saved ?? memoryStore();
+  report({ kind: "start" });
+  if (texts.note) report({ kind: "note", text: texts.note });
+  if (saved && saved.finished > 0) {
+    report({
+      kind: "note",
+      text: `Going on from an interrupted run: ${saved.finished} of ${module.calls.length} calls are finished`,
+    });
+  }
 
   const learned = await learn({ checkpoint, module, recipe, settings, sequences, store, backend, seed, report });
   const description: ArtifactDescription = {
@@ -111,14 +145,16 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     provenance: { seed, dataSha256, version: VERSION, settings: { ...settings } },
   };
   const tensors = await artifactTensors(module, store, saved);
-  const artifact = output ? await saveAndOpen(output, model, description, specs, tensors) : memoryArtifact(model.name, description, tensors);
+  const artifact = output
+    ? await saveAndOpen(output, model, description, specs, tensors)
+    : memoryArtifact(model.name, description, tensors);
 
   const runner = createRunner(backend), elastic = artifactSource(artifact, runner);
   const original = checkpointSource(checkpoint, runner, defaultRecipe("weights", seed));
   const [full, ...others] = tableSettings(specs, recipe), rows: ResultRow[] = [];
   await scoreSettings({
     reference: original,
-    settings: [{ source: original, spec: full }, ...others.map((spec) => ({ source: elastic, spec }))],
+    settings: [settingOf(original, full), ...others.map((spec) => settingOf(elastic, spec))],
     sequences: evaluation,
     report: (row) => {
       rows.push(row);
@@ -139,12 +175,6 @@ function settingsOf(recipe: Recipe, changes: Partial<CalibrationSettings> = {}, 
   return { ...settings, tokens: Math.min(settings.tokens, limit) };
 }
 
-function splitTexts(data: TextData, note: (text: string) => void): { calibration: TextData; evaluation: TextData } {
-  const { note: text, ...parts } = holdOut(data);
-  note(text);
-  return parts;
-}
-
 interface Learning {
   readonly checkpoint: Checkpoint;
   readonly module: Module;
@@ -163,7 +193,8 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const noted = { note: (text: string) => report({ kind: "note", text }) };
   const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
-  const load = async (name: string, { shape }: TensorType) => (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
+  const load = async (name: string, { shape }: TensorType) =>
+    (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
   const common = { programs, structure, elastic, recipe, load, sequences, store };
   await calibrate({ ...common, settings, seed, report: (progress) => report({ kind: "calibration", progress }) });
   const sensitivities = await measureSensitivities({
@@ -177,10 +208,16 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
 }
 
 /** What the artifact holds; values in files stay there until they are asked for. */
-async function artifactTensors({ calls }: Module, store: CallStore, saved: FolderStore | undefined): Promise<readonly ArtifactTensor[]> {
+async function artifactTensors(
+  { calls }: Module,
+  store: CallStore,
+  saved: FolderStore | undefined,
+): Promise<readonly ArtifactTensor[]> {
   const all: ArtifactTensor[] = [];
   for (const [index, { prefix }] of calls.entries()) {
-    const tensors = saved ? await saved.tensors(index) : (await store.load(index))?.map((tensor) => ({ ...tensor, values: () => tensor.values }));
+    const tensors = saved
+      ? await saved.tensors(index)
+      : (await store.load(index))?.map((tensor) => ({ ...tensor, values: () => tensor.values }));
     if (!tensors) throw new Error(`Internal error in compileModel: the call "${prefix}" is not calibrated`);
     all.push(...tensors);
   }

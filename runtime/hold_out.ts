@@ -1,12 +1,12 @@
 /** @file Evaluation text where none is given: the end of the calibration text, which is then not calibrated on. */
 import type { TextData } from "../compiler/frontends/dataset.ts";
 
-/** A text split in two. */
+/** Texts for both purposes. */
 export interface HeldOut {
   readonly calibration: TextData;
   readonly evaluation: TextData;
-  /** What was done, for the user: a sentence without a final period. */
-  readonly note: string;
+  /** What was done, for the user, where anything was: a sentence without a final period. */
+  readonly note?: string;
 }
 
 /** The part of the text that is calibrated on. */

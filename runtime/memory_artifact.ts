@@ -9,7 +9,11 @@ import { tensorType } from "../ir/types.ts";
  *
  * @param name what messages call it
  */
-export function memoryArtifact(name: string, description: ArtifactDescription, tensors: readonly ArtifactTensor[]): Artifact {
+export function memoryArtifact(
+  name: string,
+  description: ArtifactDescription,
+  tensors: readonly ArtifactTensor[],
+): Artifact {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const find = (wanted: string): ArtifactTensor => {
     const found = byName.get(wanted);

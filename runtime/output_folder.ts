@@ -22,7 +22,12 @@ export interface OutputFolder {
    * @param model the checkpoint, whose tokenizer and configuration are copied
    * @param specs settings to plan and to write the kernels of
    */
-  save(model: Folder, description: ArtifactDescription, specs: readonly BitSpec[], tensors: readonly ArtifactTensor[]): Promise<void>;
+  save(
+    model: Folder,
+    description: ArtifactDescription,
+    specs: readonly BitSpec[],
+    tensors: readonly ArtifactTensor[],
+  ): Promise<void>;
 }
 
 /** Files of the checkpoint that belong to the artifact as well. */
@@ -59,8 +64,13 @@ export async function openOutput(path: string): Promise<OutputFolder> {
 }
 
 /** What `plan.json` holds: widths, memory and kernels of every setting; fills the catalogue. */
-function planFile({ module, recipe, frontier, config }: ArtifactDescription, specs: readonly BitSpec[], catalogue: KernelCatalogue): unknown {
-  const sites = modelSites(module), limit = contextLimit(parseDecoderConfig(utf8(JSON.stringify(config)), "config.json"));
+function planFile(
+  { module, recipe, frontier, config }: ArtifactDescription,
+  specs: readonly BitSpec[],
+  catalogue: KernelCatalogue,
+): unknown {
+  const sites = modelSites(module),
+    limit = contextLimit(parseDecoderConfig(utf8(JSON.stringify(config)), "config.json"));
   const settings = specs.map((spec) => {
     const widths = configOf(spec, sites, frontier);
     return {
@@ -71,7 +81,12 @@ function planFile({ module, recipe, frontier, config }: ArtifactDescription, spe
       programs: planSteps({ module, scheme: recipe.scheme }, widths, usualSizes(limit), catalogue),
     };
   });
-  const kernels = catalogue.kernels.map(({ name, spec }) => ({ name, file: `${KERNELS}/${name}.wgsl`, kind: spec.kind, fuses: spec.fuses.split("\n") }));
+  const kernels = catalogue.kernels.map(({ name, spec }) => ({
+    name,
+    file: `${KERNELS}/${name}.wgsl`,
+    kind: spec.kind,
+    fuses: spec.fuses.split("\n"),
+  }));
   return { version: 1, generator: `vernier ${VERSION}`, settings, kernels };
 }
 

@@ -26,13 +26,14 @@ export function elasticSnapshots(module: Module, recipe: Recipe): Snapshots {
 }
 
 /** The steps from an elastic function to its step program, as `deployFunctionWithCache` takes them. */
-const DEPLOY_STEPS: readonly (readonly [string, (graph: Graph, widths: LocalWidths, scheme: QuantizationScheme) => Graph])[] = [
-  ["specialize", (graph, widths, scheme) => specialize(graph, widths, scheme, "deploy")],
-  ["insert cache", (graph) => insertCache(graph)],
-  ["contract integers", (graph) => contractIntegers(graph)],
-  ["simplify specialized", (graph) => simplifyGraph(graph)],
-  ["stage", (graph) => stage(graph).step],
-];
+const DEPLOY_STEPS:
+  readonly (readonly [string, (graph: Graph, widths: LocalWidths, scheme: QuantizationScheme) => Graph])[] = [
+    ["specialize", (graph, widths, scheme) => specialize(graph, widths, scheme, "deploy")],
+    ["insert cache", (graph) => insertCache(graph)],
+    ["contract integers", (graph) => contractIntegers(graph)],
+    ["simplify specialized", (graph) => simplifyGraph(graph)],
+    ["stage", (graph) => stage(graph).step],
+  ];
 
 /** Names of the passes that need widths. */
 export const DEPLOY_PASSES: readonly string[] = DEPLOY_STEPS.map(([name]) => name);
@@ -45,18 +46,28 @@ export function deploySnapshots(module: Module, config: BitConfig, scheme: Quant
   const split = splitByWidths(module, config), snapshots = new Map<string, Module>();
   let functions = split.module.functions;
   for (const [name, run] of DEPLOY_STEPS) {
-    functions = Object.fromEntries(Object.entries(functions).map(([key, graph]) => [key, run(graph, split.widths.get(key) ?? {}, scheme)]));
+    functions = Object.fromEntries(
+      Object.entries(functions).map(([key, graph]) => [key, run(graph, split.widths.get(key) ?? {}, scheme)]),
+    );
     snapshots.set(name, { ...split.module, functions });
   }
   return snapshots;
 }
 
-function splitByWidths(module: Module, config: BitConfig): { module: Module; widths: ReadonlyMap<string, LocalWidths> } {
-  const names = new Map<string, string>(), widths = new Map<string, LocalWidths>(), functions: Record<string, Graph> = {};
+function splitByWidths(
+  module: Module,
+  config: BitConfig,
+): { module: Module; widths: ReadonlyMap<string, LocalWidths> } {
+  const names = new Map<string, string>(),
+    widths = new Map<string, LocalWidths>(),
+    functions: Record<string, Graph> = {};
   const renamed = module.calls.map((call): Call => {
-    const graph = functionOf(module, call), all = localWidths(config, call.prefix), sites = new Set(sitesOf(graph).map(({ name }) => name));
+    const graph = functionOf(module, call),
+      all = localWidths(config, call.prefix),
+      sites = new Set(sitesOf(graph).map(({ name }) => name));
     const own = Object.fromEntries(Object.entries(all).filter(([site]) => sites.has(site)).sort());
-    const key = JSON.stringify([call.function, own]), variants = [...names.keys()].filter((known) => JSON.parse(known)[0] === call.function);
+    const key = JSON.stringify([call.function, own]),
+      variants = [...names.keys()].filter((known) => JSON.parse(known)[0] === call.function);
     const name = names.get(key) ?? (variants.length === 0 ? call.function : `${call.function} ${variants.length + 1}`);
     names.set(key, name);
     widths.set(name, own);

@@ -6,7 +6,8 @@ import { FULL_WIDTH } from "../ir/sites.ts";
 
 /** The recipe that settings need: weights and activations as soon as one of them quantizes activations or the cache. */
 export function trackOf(specs: readonly BitSpec[]): Track {
-  const beyondWeights = (spec: BitSpec) => spec.kind === "uniform" && (spec.activations < FULL_WIDTH || spec.cache < FULL_WIDTH);
+  const beyondWeights = (spec: BitSpec) =>
+    spec.kind === "uniform" && (spec.activations < FULL_WIDTH || spec.cache < FULL_WIDTH);
   return specs.some(beyondWeights) ? "activations" : "weights";
 }
 
@@ -18,10 +19,14 @@ export function trackOf(specs: readonly BitSpec[]): Track {
 export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: Recipe): void {
   const widths: readonly number[] = bitGroups.flat(), least = Math.min(...widths), most = Math.max(...widths);
   for (const spec of specs) {
-    const known = spec.kind === "mixed" ? spec.budget >= least : spec.weights >= FULL_WIDTH || widths.includes(spec.weights);
+    const known = spec.kind === "mixed"
+      ? spec.budget >= least
+      : spec.weights >= FULL_WIDTH || widths.includes(spec.weights);
     if (known) continue;
     throw new UserError({
-      what: `Expected ${least} to ${most} bits per weight${track === "activations" ? " beside quantized activations" : ""} but found ${quote(spec.text)}`,
+      what: `Expected ${least} to ${most} bits per weight${
+        track === "activations" ? " beside quantized activations" : ""
+      } but found ${quote(spec.text)}`,
       where: "--bits",
       mend: "compile settings of weights alone without settings such as w4a4",
     });
@@ -29,7 +34,10 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
 }
 
 /** Full precision first, then every calibrated width from the highest down, and what else was asked for, in the user's words. */
-export function tableSettings(specs: readonly BitSpec[], { bitGroups, track }: Recipe): readonly [BitSpec, ...BitSpec[]] {
+export function tableSettings(
+  specs: readonly BitSpec[],
+  { bitGroups, track }: Recipe,
+): readonly [BitSpec, ...BitSpec[]] {
   const wording = (text: string): BitSpec => {
     const usual = parseBitSpec(text);
     return specs.find((spec) => sameWidths(spec, usual)) ?? usual;
@@ -41,4 +49,5 @@ export function tableSettings(specs: readonly BitSpec[], { bitGroups, track }: R
 }
 
 const sameWidths = (a: BitSpec, b: BitSpec): boolean =>
-  a.kind === "uniform" && b.kind === "uniform" && a.weights === b.weights && a.activations === b.activations && a.cache === b.cache;
+  a.kind === "uniform" && b.kind === "uniform" && a.weights === b.weights && a.activations === b.activations &&
+  a.cache === b.cache;

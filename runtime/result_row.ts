@@ -1,6 +1,7 @@
 /** @file One line of a table of results: what a setting costs, and what it does to a text. */
 import { type BitSpec, storageBytes } from "../compiler/bit_spec.ts";
 import { meanBits } from "../compiler/model_sites.ts";
+import type { BitConfig } from "../ir/sites.ts";
 import { configurationOf } from "./configuration.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import { score } from "./evaluate.ts";
@@ -16,6 +17,7 @@ export interface ResultRow {
   readonly meanBits: number;
   /** What the weights of all linears take. */
   readonly bytes: number;
+  /** exp of the mean negative log-likelihood of the predicted tokens. */
   readonly perplexity: number;
   /** Mean divergence of the next-token distributions from the reference, in nats. */
   readonly kl: number;
@@ -25,32 +27,49 @@ export interface ResultRow {
   readonly seconds: number;
 }
 
+/** A model at a setting that it can run at. */
+export interface Setting {
+  readonly source: ElasticSource;
+  readonly spec: BitSpec;
+  readonly config: BitConfig;
+}
+
+/**
+ * A setting of a model.
+ *
+ * @throws {UserError} if the model cannot run at it
+ */
+export const settingOf = (source: ElasticSource, spec: BitSpec): Setting => ({
+  source,
+  spec,
+  config: configurationOf(source, spec),
+});
+
 /** What to score on which text. */
 export interface ScoreSettings {
   /** The model whose full precision divergences are measured from. */
   readonly reference: ElasticSource;
-  readonly settings: readonly { readonly source: ElasticSource; readonly spec: BitSpec }[];
+  /** What to score. */
+  readonly settings: readonly Setting[];
+  /** Token ids. */
   readonly sequences: readonly Int32Array[];
   /** Called with every row as it is there, in order. */
   readonly report: (row: ResultRow) => void;
 }
 
-/**
- * Scores settings of models on one text; all sources must be on one runner.
- *
- * @throws {UserError} if a model cannot run at one of the settings, before any is scored
- */
+/** Scores settings of models on one text; all sources must be on one runner. */
 export async function scoreSettings({ reference, settings, sequences, report }: ScoreSettings): Promise<void> {
-  const scorers = settings.map(({ source, spec }) => ({ source, spec, config: configurationOf(source, spec) }));
   await score({
     reference: { source: reference, config: configurationOf(reference, "16") },
-    scorers,
+    scorers: settings,
     sequences,
-    report: (result, index) => {
-      const scorer = scorers[index];
-      if (!scorer) return;
-      const { source: { sites, scheme }, config, spec } = scorer;
-      report({ bits: spec.text, meanBits: meanBits(config, sites), bytes: storageBytes(config, sites, scheme), ...result });
+    report: ({ perplexity, kl, tokens, seconds }, index) => {
+      const setting = settings[index];
+      if (!setting) return;
+      const { source: { sites, scheme }, config, spec } = setting;
+      const costs = { bits: spec.text, meanBits: meanBits(config, sites), bytes: storageBytes(config, sites, scheme) };
+      // Rounding takes the divergence of a model from itself a little below zero.
+      report({ ...costs, perplexity, kl: Math.max(0, kl), tokens, seconds });
     },
   });
 }

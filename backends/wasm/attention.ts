@@ -5,8 +5,16 @@
  */
 import type { AttentionKernel, Expr } from "../kernel.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
-import { addMultiples, copyRow, type HeldRow, hold, multiplyFour, multiplyRows, weightedSum } from "./attention_products.ts";
-import { rowsOf, type Rows, type Vectors } from "./attention_rows.ts";
+import {
+  addMultiples,
+  copyRow,
+  type HeldRow,
+  hold,
+  multiplyFour,
+  multiplyRows,
+  weightedSum,
+} from "./attention_products.ts";
+import { rowsOf, type Vectors } from "./attention_rows.ts";
 import type { Emitter } from "./kernel.ts";
 import { combineLanes } from "./lanes.ts";
 import { smaller, vectorLoop } from "./nest.ts";
@@ -88,7 +96,11 @@ interface Gradient {
 }
 
 /** Address of a result, or undefined when it is not asked for. */
-function resultOf(spec: AttentionKernel, { code }: Emitter, of: AttentionKernel["results"][number]["of"]): Index | undefined {
+function resultOf(
+  spec: AttentionKernel,
+  { code }: Emitter,
+  of: AttentionKernel["results"][number]["of"],
+): Index | undefined {
   const found = spec.results.find((result) => result.of === of);
   return found && code.buffers[found.buffer]?.base;
 }
@@ -115,7 +127,8 @@ function sweepOf({ bias, scale, batch, heads, tokens, context }: AttentionKernel
       if (bias) place.prepare([bias]);
       vectorLoop(place, 3, context, (key) => {
         const active = b.let("active", i32x4.lt_s(i32x4.add(i32x4.splat(key), i32x4.const(0, 1, 2, 3)), limit));
-        const { lanes } = place, product = multiplyFour(code, query.query, query.keys, { first: key, lanes, last: context - 1 });
+        const { lanes } = place,
+          product = multiplyFour(code, query.query, query.keys, { first: key, lanes, last: context - 1 });
         const scaled = f32x4.mul(product, f32x4.const(scale));
         use({ key, score: bias ? f32x4.add(scaled, place.value(bias)) : scaled, active, lanes });
       }, { range: { from: i32.const(0), to: upTo } });
@@ -153,7 +166,8 @@ function forwardOf(spec: AttentionKernel, emitter: Emitter): Pick<Gradient, "que
         b.emit(v128.store(at, p));
         b.set(sum, f32x4.add(sum, p));
       });
-      const total = combineLanes(b, f32x4.add, sum), some = b.let("some", i32x4.gt_s(i32x4.splat(count), i32x4.const(0)));
+      const total = combineLanes(b, f32x4.add, sum),
+        some = b.let("some", i32x4.gt_s(i32x4.splat(count), i32x4.const(0)));
       if (logSumExp) {
         const value = f32x4.add(top, math.f32x4.log(b, total));
         b.emit(v128.store32_lane(entry(logSumExp, row), v128.bitselect(value, f32x4.const(-Infinity), some), 0));
@@ -169,7 +183,9 @@ function forwardOf(spec: AttentionKernel, emitter: Emitter): Pick<Gradient, "que
 
 /** Gradients in q, k and v, where any is asked for; probabilities are computed again from the log-sum-exp. */
 function gradientOf(spec: AttentionKernel, emitter: Emitter): Gradient | undefined {
-  const { code, reserve } = emitter, { b, math } = code, { batch, tokens, context, heads, kvHeads, width, valueWidth, scale } = spec;
+  const { code, reserve } = emitter,
+    { b, math } = code,
+    { batch, tokens, context, heads, kvHeads, width, valueWidth, scale } = spec;
   const [intoQ, intoK, intoV] = (["q", "k", "v"] as const).map((of) => resultOf(spec, emitter, of));
   if (!intoQ && !intoK && !intoV) return undefined;
   const operand = (expr: Expr | undefined): Expr => {

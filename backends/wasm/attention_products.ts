@@ -25,7 +25,9 @@ export function hold(b: FunctionBuilder, { padded, row }: Vectors): HeldRow {
 /** The product of two rows, not yet summed across lanes. */
 export function multiplyRows({ b, math }: KernelCode, x: HeldRow, y: Vectors): Vector {
   const right = y.row(i32.const(0)), sum = b.let("sum", f32x4.const(0));
-  for (let i = 0; i < y.padded / 4; i++) b.set(sum, math.madd(x(i), v128.load(right, { offset: 16 * i, align: 4 }), sum));
+  for (let i = 0; i < y.padded / 4; i++) {
+    b.set(sum, math.madd(x(i), v128.load(right, { offset: 16 * i, align: 4 }), sum));
+  }
   return sum;
 }
 
@@ -77,7 +79,8 @@ export function weightedSum(
       for (let r = 0; r < number; r++) {
         const weight = b.let("weight", v128.load32_splat(weightAt, 4 * r));
         for (let i = 0; i < vectors; i++) {
-          const sum = sums[r * vectors + i], row = v128.load(first, { offset: r * rows.stride + 4 * (start + 4 * i), align: 4 });
+          const sum = sums[r * vectors + i],
+            row = v128.load(first, { offset: r * rows.stride + 4 * (start + 4 * i), align: 4 });
           if (sum) b.set(sum, math.madd(weight, row, sum));
         }
       }

@@ -7,12 +7,13 @@
 import type { Graph } from "../../ir/node.ts";
 import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
 import type { Backend, CompileOptions, Executable, HostArray, KernelText, MemoryPlan, Tensor } from "../backend.ts";
-import type { KernelSpec } from "../kernel.ts";
+import type { KernelBuffer, KernelSpec } from "../kernel.ts";
 import { planMemory } from "../plan.ts";
-import { lowerGraph, type LoweredProgram, type LoweredValue } from "../regions/lower.ts";
+import { type LoweredProgram, type LoweredValue, lowerGraph } from "../regions/lower.ts";
 import { probeFeatures } from "./assembler.ts";
+import { placeBarriers, type Span, type TouchingStep } from "./barriers.ts";
 import { createHeap, type Heap } from "./heap.ts";
-import { ENTRY, generateKernel, type GeneratedKernel, printKernel, type Table, TABLES } from "./kernel.ts";
+import { ENTRY, type GeneratedKernel, generateKernel, printKernel, type Table, TABLES } from "./kernel.ts";
 import { kernelKey } from "./kernel_key.ts";
 import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
 import { createPool, type Kernel, type Pool, type Program, type Step, type StepArgument } from "./threads.ts";
@@ -51,21 +52,36 @@ interface WasmExecutable extends Executable {
 /**
  * Opens the backend.
  *
- * @throws {Error} if the engine lacks SIMD; where it lacks shared memory, one thread runs everything.
+ * One thread runs everything where there is no shared memory, and where this thread must not wait (a browser's main thread).
+ *
+ * @throws {Error} if the engine lacks SIMD
  */
 export function openWasm({ threads: wanted = 1 }: WasmOptions = {}): Promise<Backend> {
   const features = probeFeatures();
-  if (!features.simd) throw new Error(`Cannot open the WebAssembly backend: this engine lacks SIMD; use the reference backend`);
-  if (!Number.isInteger(wanted) || wanted < 1) {
-    throw new RangeError(`Cannot open the WebAssembly backend: expected a positive number of threads but found ${wanted}`);
+  if (!features.simd) {
+    throw new Error(`Cannot open the WebAssembly backend: this engine lacks SIMD; use the reference backend`);
   }
-  const threads = features.threads ? wanted : 1, shared = threads > 1;
-  const heap = createHeap({ shared }), pool = createPool({ threads, memory: heap.memory });
-  const traits = { simd: true, relaxed: features["relaxed-simd"], threads };
+  if (!Number.isInteger(wanted) || wanted < 1) {
+    throw new RangeError(
+      `Cannot open the WebAssembly backend: expected a positive number of threads but found ${wanted}`,
+    );
+  }
+  const shared = features.threads && wanted > 1, heap = createHeap({ shared });
+  let pool = createPool({ threads: shared ? wanted : 1, memory: heap.memory });
+  if (!pool.participates) {
+    pool[Symbol.dispose]();
+    pool = createPool({ threads: 1, memory: heap.memory });
+  }
+  const traits = { simd: true, relaxed: features["relaxed-simd"], threads: pool.threads };
   return Promise.resolve(createBackend(heap, pool, traits, shared));
 }
 
-function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threads: number }, shared: boolean): Backend {
+function createBackend(
+  heap: Heap,
+  pool: Pool,
+  traits: { relaxed: boolean; threads: number },
+  shared: boolean,
+): Backend {
   const { memory } = heap, kernels = new Map<string, LoadedKernel>(), tables = new Map<string, number>();
   const tensors = new WeakSet<Tensor>();
   const arena = createRegion(heap), scratch = createRegion(heap);
@@ -85,7 +101,11 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
   const check = (type: TensorType, values: HostArray) => {
     const count = sizeOf(type.shape), kind = isFloat(type.dtype) ? Float32Array : Int32Array;
     if (values.length !== count || !(values instanceof kind)) {
-      throw new TypeError(`Cannot store values as ${typeText(type)}: expected ${count} in a ${kind.name} but found ${values.length} in a ${values.constructor.name}`);
+      throw new TypeError(
+        `Cannot store values as ${
+          typeText(type)
+        }: expected ${count} in a ${kind.name} but found ${values.length} in a ${values.constructor.name}`,
+      );
     }
   };
 
@@ -106,11 +126,14 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
     return address;
   };
 
-  const makeProgram = (lowered: LoweredProgram, offsets: ReadonlyMap<number, number>): { program: Program; scratchBytes: number } => {
+  const makeProgram = (
+    lowered: LoweredProgram,
+    offsets: ReadonlyMap<number, number>,
+  ): { program: Program; scratchBytes: number } => {
     const loaded = lowered.steps.map(({ kernel }) => load(kernel)), scratchSlot = lowered.values.length;
     // One stride for all kernels: without a barrier between them, threads are in different kernels at one time.
     const scratchBytes = Math.max(0, ...loaded.map((kernel) => kernel.scratchBytes));
-    const barriers = barriersOf(lowered, loaded, offsets, traits.threads);
+    const barriers = placeBarriers(touchesOf(lowered, loaded, offsets), traits.threads);
     const steps = lowered.steps.map(({ bindings }, i): Step => {
       const { kernel, grid, tables: needed } = loaded[i] as LoadedKernel;
       const args: StepArgument[] = bindings.map((index) => ({ slot: index }));
@@ -123,7 +146,10 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
 
   /** Puts the addresses of everything that does not change between runs into the slots. */
   const fill = (executable: WasmExecutable) => {
-    const at = { arena: arena.require(executable.plan.arenaBytes), scratch: scratch.require(executable.scratchBytes * traits.threads) };
+    const at = {
+      arena: arena.require(executable.plan.arenaBytes),
+      scratch: scratch.require(executable.scratchBytes * traits.threads),
+    };
     const { filled, slots, offsets, values } = executable;
     if (at.arena === filled.arena && at.scratch === filled.scratch) return;
     for (const [index, offset] of offsets) slots[index] = at.arena + offset;
@@ -140,7 +166,9 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
       const { program, scratchBytes } = makeProgram(lowered, offsets);
       const plan: MemoryPlan = { arenaBytes, entries };
       const typesOf = (role: "leaf" | "output") =>
-        Object.fromEntries(lowered.values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
+        Object.fromEntries(
+          lowered.values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]),
+        );
       const executable: WasmExecutable = {
         leaves: typesOf("leaf"),
         outputs: typesOf("output"),
@@ -181,7 +209,9 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
         offset + count <= sizeOf(whole.type.shape);
       if (!fits) {
         throw new RangeError(
-          `Cannot view ${typeText(type)} at element ${offset} of ${typeText(whole.type)}: expected f32 or i32 inside the tensor, at a multiple of 64`,
+          `Cannot view ${typeText(type)} at element ${offset} of ${
+            typeText(whole.type)
+          }: expected f32 or i32 inside the tensor, at a multiple of 64`,
         );
       }
       return newTensor(type, whole.address + offset * size, whole.parent ?? whole);
@@ -202,7 +232,9 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
         let tensor: WasmTensor;
         if (leaf !== undefined) {
           const bound = leaves[leaf];
-          if (!bound) throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
+          if (!bound) {
+            throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
+          }
           tensor = own(bound, `bind leaf "${leaf}"`);
         } else {
           const home = inPlaceOf === undefined ? undefined : homeOf(values, inPlaceOf).leaf;
@@ -211,7 +243,9 @@ function createBackend(heap: Heap, pool: Pool, traits: { relaxed: boolean; threa
           results[output ?? ""] = tensor;
         }
         if (!sameType(tensor.type, type)) {
-          throw new TypeError(`Cannot bind "${value.name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`);
+          throw new TypeError(
+            `Cannot bind "${value.name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`,
+          );
         }
         slots[i] = tensor.address;
       }
@@ -272,52 +306,24 @@ function texts(specs: readonly KernelSpec[], options: { relaxed: boolean; shared
   });
 }
 
-/**
- * After which steps threads must meet: where a later step touches what one since the last meeting writes, or writes what one reads.
- * Temporaries are compared by their place in the arena. Scratch memory belongs to a thread only in steps with a chunk for each.
- */
-function barriersOf(
+/** What the steps of a program touch. Temporaries are told apart by their place in the arena, tensors by the value they hold. */
+function touchesOf(
   { values, steps }: LoweredProgram,
   kernels: readonly LoadedKernel[],
   offsets: ReadonlyMap<number, number>,
-  threads: number,
-): boolean[] {
-  interface Range {
-    readonly space: number;
-    readonly from: number;
-    readonly to: number;
-  }
-  const rangeOf = (index: number): Range => {
-    const home = values.indexOf(homeOf(values, index)), offset = offsets.get(home), { type } = values[home] as LoweredValue;
-    // Tensors that a caller binds are taken to be apart; the arena is space -1.
-    return offset === undefined ? { space: home, from: 0, to: 1 } : { space: -1, from: offset, to: offset + bytesOf(type) };
+): TouchingStep[] {
+  const spanOf = (index: number): Span => {
+    const home = values.indexOf(homeOf(values, index)),
+      offset = offsets.get(home),
+      { type } = values[home] as LoweredValue;
+    return offset === undefined
+      ? { space: home, from: 0, to: 1 }
+      : { space: -1, from: offset, to: offset + bytesOf(type) };
   };
-  const meets = (list: readonly Range[], range: Range) =>
-    list.some((other) => other.space === range.space && other.from < range.to && range.from < other.to);
-  const grids = kernels.map(({ grid }) => grid), alone = (i: number) => grids[i] === 1;
-  const uneven = kernels.map(({ scratchBytes, grid }) => scratchBytes > 0 && grid > 1 && grid < threads);
-  const barriers = steps.map(() => false);
-  let since: { readonly step: number; readonly reads: Range[]; readonly writes: Range[] }[] = [];
-  steps.forEach(({ kernel, bindings }, i) => {
-    const mine = { step: i, reads: [] as Range[], writes: [] as Range[] };
-    kernel.buffers.forEach(({ use }, j) => {
-      const range = rangeOf(bindings[j] ?? 0);
-      if (use !== "write") mine.reads.push(range);
-      if (use !== "read") mine.writes.push(range);
-    });
-    const waits = since.some(({ step, reads, writes }) => {
-      if (alone(step) && alone(i)) return false; // one thread runs both, in order
-      return uneven[step] || uneven[i] || mine.reads.some((range) => meets(writes, range)) ||
-        mine.writes.some((range) => meets(writes, range) || meets(reads, range));
-    });
-    if (waits) {
-      // Threads never meet between two steps of one chunk; what lies between the place found and here is all on one thread.
-      let after = i - 1;
-      while (alone(after) && alone(after + 1)) after--;
-      barriers[after] = true;
-      since = since.filter(({ step }) => step > after);
-    }
-    since.push(mine);
+  return steps.map(({ kernel, bindings }, i) => {
+    const { grid, scratchBytes } = kernels[i] as LoadedKernel;
+    const spans = (unless: KernelBuffer["use"]) =>
+      kernel.buffers.flatMap(({ use }, j) => use === unless ? [] : [spanOf(bindings[j] ?? 0)]);
+    return { grid, usesScratch: scratchBytes > 0, reads: spans("write"), writes: spans("read") };
   });
-  return barriers;
 }

@@ -64,14 +64,17 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const work = extents.reduce((x, y) => x * y, 1), tiny = work < small * SMALL_PRODUCT;
   const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL.columns)) } : chunkSize(m, n, tiny);
   const rows = Math.min(m, size.rows), columns = Math.min(n, size.columns);
-  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), total = batch * rowBlocks * columnBlocks;
+  const rowBlocks = Math.ceil(m / rows),
+    columnBlocks = Math.ceil(n / columns),
+    total = batch * rowBlocks * columnBlocks;
   const width = multiple(columns, PANEL.columns), height = multiple(rows, PANEL.rows), bytes = 4 * width * height;
   const sums = reserve(bytes), tile = spec.groups ? reserve(bytes) : sums;
   const strategy = (few ? emitInline : emitPanels)(contraction, emitter, rows, columns);
   const place = createPlace(code, extents);
 
   const chunk = (index: Index) => {
-    const column = b.let("column_block", i32.rem_u(index, columnBlocks)), rest = b.let("rest", i32.div_u(index, columnBlocks));
+    const column = b.let("column_block", i32.rem_u(index, columnBlocks)),
+      rest = b.let("rest", i32.div_u(index, columnBlocks));
     const row = rowBlocks === 1 ? i32.const(0) : b.let("row_block", i32.rem_u(rest, rowBlocks));
     const batchIndex = rowBlocks === 1 ? rest : b.let("batch", i32.div_u(rest, rowBlocks));
     const range = (position: Index, count: number, extent: number) => {
@@ -83,7 +86,8 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
     const start = (to: Index) =>
       b.let("origin", i32.sub(to, i32.mul(i32.add(i32.mul(ranges.rows.from, width), ranges.columns.from), 4)));
     const origins = { sums: start(sums), tile: tile === sums ? start(sums) : start(tile) };
-    const scratch = (base: Index) => code.buffers.push({ name: "tile", layout: layoutOf({ dtype: "f32", shape: [height, width] }), base }) - 1;
+    const scratch = (base: Index) =>
+      code.buffers.push({ name: "tile", layout: layoutOf({ dtype: "f32", shape: [height, width] }), base }) - 1;
     const access: Access = { offset: 0, strides: extents.map((_, v) => v === ROW ? width : v === COLUMN ? 1 : 0) };
     const [sumBuffer, tileBuffer] = [scratch(origins.sums), scratch(origins.tile)];
     const blocks = (group: Index | undefined) => {
@@ -97,7 +101,10 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
             const open = (i: number): void => {
               const own = opened[i];
               if (!own) return body(opened);
-              own.within(BATCH, batchIndex, undefined, () => group ? own.within(FIRST, group, undefined, () => open(i + 1)) : open(i + 1));
+              own.within(BATCH, batchIndex, undefined, () =>
+                group
+                  ? own.within(FIRST, group, undefined, () => open(i + 1))
+                  : open(i + 1));
             };
             open(0);
           },
@@ -139,7 +146,9 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
       place.alias(spec.accumulator, { kind: "load", buffer: sumBuffer, access, scalar });
       const roots = stores.flatMap(({ value, scatter }) => scatter ? [value, scatter.index] : [value]);
       const addresses = () => {
-        for (const { buffer, access } of stores) if (place.buffer(buffer).layout.size > 0) place.address(buffer, access);
+        for (const { buffer, access } of stores) {
+          if (place.buffer(buffer).layout.size > 0) place.address(buffer, access);
+        }
       };
       visit(roots, addresses, () => emitStores(place, stores));
     });
@@ -167,7 +176,10 @@ function chunkSize(m: number, n: number, tiny: boolean): { rows: number; columns
 }
 
 /** Brings a specification to one space of loop variables, with rows and columns as the generators like them. */
-function arrange(spec: DotKernel, { layouts }: Emitter): { contraction: Contraction; term: Expr | undefined; stores: readonly Store[] } {
+function arrange(
+  spec: DotKernel,
+  { layouts }: Emitter,
+): { contraction: Contraction; term: Expr | undefined; stores: readonly Store[] } {
   const { batch, m, n, k, groups } = spec;
   // Columns are what vectors run along in the tile: not the shorter side, and not the one that stores stride over.
   const along = (v: number) => spec.stores.every(({ access }) => Math.abs(access.strides[v] ?? 0) <= 1);
@@ -191,7 +203,9 @@ function arrange(spec: DotKernel, { layouts }: Emitter): { contraction: Contract
   stores = rewriteStores(stores, simple.change);
   extents = simple.extents.length > first ? simple.extents : [...simple.extents, 1];
   const axes = [...extents.keys()].slice(first), inner = axes.slice(1).reduce((x, v) => x * (extents[v] ?? 1), 1);
-  const length = extents[first] ?? 1, wanted = Math.max(1, BLOCK_LENGTH / inner), count = Math.ceil(length / Math.max(1, wanted * 1.5));
+  const length = extents[first] ?? 1,
+    wanted = Math.max(1, BLOCK_LENGTH / inner),
+    count = Math.ceil(length / Math.max(1, wanted * 1.5));
   const block = Math.min(length, multiple(length / count, inner === 1 ? 16 : 1));
   return { contraction: { extents, scalar: spec.scalar, lhs, rhs, axes, block, inner }, term, stores };
 }

@@ -18,7 +18,9 @@ const COLUMNS = 4;
 /** Prepares scratch memory; returns what adds a block to the tile. */
 export function emitInline(contraction: Contraction, emitter: Emitter, rows: number): (block: Block) => void {
   const { rhs, lhs, scalar } = contraction, { code: { b, math }, reserve, layouts } = emitter;
-  const length = blockLength(contraction), left = reserve(4 * rows * length + 16), flat = flatAccess(contraction).strides;
+  const length = blockLength(contraction),
+    left = reserve(4 * rows * length + 16),
+    flat = flatAccess(contraction).strides;
   const alongK = runsAlongK(rhs, COLUMN, contraction, layouts);
   const add = (x: Vector, y: Vector, sum: Vector): Vector =>
     scalar === "f32" ? math.madd(x, y, sum) : i32x4.add(sum, i32x4.mul(x, y));
@@ -51,7 +53,9 @@ export function emitInline(contraction: Contraction, emitter: Emitter, rows: num
       if (!place) return;
       places.forEach((own) => own.prepare([rhs]));
       b.for("column", columns.from, columns.to, COLUMNS, (column) => {
-        const indices = places.map((_, i) => b.let("index", smaller(b.let("index", i32.add(column, i)), i32.const(last))));
+        const indices = places.map((_, i) =>
+          b.let("index", smaller(b.let("index", i32.add(column, i)), i32.const(last)))
+        );
         const sums = zeros(rows * COLUMNS);
         withinAll(places, COLUMN, indices, undefined, () =>
           sweepK(block, places, [rhs], true, () => {
@@ -87,7 +91,9 @@ interface AlongColumns {
 /** Vectors of columns: several at once as long as all of them are whole, then one by one. */
 function emitAlongColumns(block: Block, { flat, origin, length, rows, add, addTo, zeros }: AlongColumns): void {
   const { contraction: { rhs, extents }, columns, emitter: { code: { b } } } = block;
-  const several = Math.max(1, Math.floor(REGISTERS / rows)), width = 4 * several, whole = (extents[COLUMN] ?? 1) & -width;
+  const several = Math.max(1, Math.floor(REGISTERS / rows)),
+    width = 4 * several,
+    whole = (extents[COLUMN] ?? 1) & -width;
   const body = (places: readonly Place[], column: Index) => {
     const sums = places.map(() => zeros(rows));
     sweepK(block, places, [rhs], false, () => {
@@ -116,6 +122,8 @@ function emitAlongColumns(block: Block, { flat, origin, length, rows, add, addTo
   block.places(1, (places) => {
     const [place] = places;
     place?.prepare([rhs]);
-    vectorLoop(places, COLUMN, extents[COLUMN] ?? 1, (column) => body(places, column), { range: { from: next, to: columns.to } });
+    vectorLoop(places, COLUMN, extents[COLUMN] ?? 1, (column) => body(places, column), {
+      range: { from: next, to: columns.to },
+    });
   });
 }

@@ -21,7 +21,12 @@ export function flatAccess({ extents, axes }: Contraction): Access {
 export const blockLength = ({ block, inner }: Contraction): number => block * inner;
 
 /** Whether vectors should run along the contracted axis (else along `variable`). */
-export function runsAlongK(expr: Expr, variable: number, { extents, axes }: Contraction, layouts: Emitter["layouts"]): boolean {
+export function runsAlongK(
+  expr: Expr,
+  variable: number,
+  { extents, axes }: Contraction,
+  layouts: Emitter["layouts"],
+): boolean {
   const uses = usesOf([expr], []), last = axes.at(-1) ?? 0;
   return vectorCost(uses, layouts, extents, last) <= vectorCost(uses, layouts, extents, variable);
 }

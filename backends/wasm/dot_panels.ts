@@ -17,11 +17,18 @@ export const PANEL = { rows: 4, columns: 8 } as const;
 const UNROLL = 4;
 
 /** Prepares scratch memory; returns what adds a block to the tile. */
-export function emitPanels(contraction: Contraction, emitter: Emitter, rows: number, columns: number): (block: Block) => void {
+export function emitPanels(
+  contraction: Contraction,
+  emitter: Emitter,
+  rows: number,
+  columns: number,
+): (block: Block) => void {
   const { lhs, rhs, scalar, extents } = contraction, { code, reserve } = emitter, { b } = code;
   const steps = stepsOf(contraction);
-  const bytes = (width: number) => 4 * width * steps, count = (extent: number, width: number) => Math.ceil(extent / width);
-  const plain = plainOperand(createPlace(code, extents), lhs, contraction), direct = plain?.step === 1 ? plain : undefined;
+  const bytes = (width: number) => 4 * width * steps,
+    count = (extent: number, width: number) => Math.ceil(extent / width);
+  const plain = plainOperand(createPlace(code, extents), lhs, contraction),
+    direct = plain?.step === 1 ? plain : undefined;
   const left = direct ? i32.const(0) : reserve(count(rows, PANEL.rows) * bytes(PANEL.rows));
   const right = reserve(count(columns, PANEL.columns) * bytes(PANEL.columns));
   return (block) => {
@@ -40,14 +47,20 @@ export function emitPanels(contraction: Contraction, emitter: Emitter, rows: num
       });
     };
     if (!direct) {
-      return multiply((row) => ({ pointers: [b.let("left", i32.add(left, i32.mul(row, 4 * steps)))], row: 4, step: 4 * PANEL.rows }));
+      return multiply((row) => ({
+        pointers: [b.let("left", i32.add(left, i32.mul(row, 4 * steps)))],
+        row: 4,
+        step: 4 * PANEL.rows,
+      }));
     }
     block.places(1, ([place]) => {
       if (!place) return;
       const [axis = 0] = contraction.axes;
       place.within(axis, block.k.from, undefined, () => {
         const { offset, base } = place.address(direct.buffer, direct.access);
-        const stride = 4 * (direct.access.strides[ROW] ?? 0), start = b.let("start", i32.add(base, offset)), last = (extents[ROW] ?? 1) - 1;
+        const stride = 4 * (direct.access.strides[ROW] ?? 0),
+          start = b.let("start", i32.add(base, offset)),
+          last = (extents[ROW] ?? 1) - 1;
         multiply((row) => ({
           pointers: Array.from({ length: PANEL.rows }, (_, r) => {
             const clamped = smaller(b.let("row", i32.add(i32.add(from, row), r)), i32.const(last));
@@ -77,14 +90,20 @@ function stepsBetween({ contraction, k }: Block): Index {
 /** Evaluates an operand for a range of rows or columns into panels; panel p holds `width` of them, interleaved. */
 function packPanels(block: Block, expr: Expr, variable: number, width: number, to: Index): void {
   const { contraction, emitter, k } = block, { b } = emitter.code, { extents, scalar, axes } = contraction;
-  const range = variable === ROW ? block.rows : block.columns, extent = extents[variable] ?? 1, steps = stepsOf(contraction);
+  const range = variable === ROW ? block.rows : block.columns,
+    extent = extents[variable] ?? 1,
+    steps = stepsOf(contraction);
   const flat = scalar === "f32" ? flatAccess(contraction).strides : pairStrides(contraction);
   const first = flat[axes[0] ?? 0] ?? 0;
   /** Where step 0 of the contracted axes would lie, for the group of four that starts at `index`. */
   const target = (index: Index) => {
     const group = b.let("group", i32.sub(index, range.from));
-    const panel = width === 4 ? i32.mul(group, 4 * steps) : i32.add(i32.mul(i32.and(group, -8), 4 * steps), i32.mul(i32.and(group, 4), 4));
-    const start = scalar === "i32" && axes.length === 1 ? i32.mul(i32.shr_u(k.from, 1), 4 * width) : i32.mul(k.from, 4 * width * first);
+    const panel = width === 4
+      ? i32.mul(group, 4 * steps)
+      : i32.add(i32.mul(i32.and(group, -8), 4 * steps), i32.mul(i32.and(group, 4), 4));
+    const start = scalar === "i32" && axes.length === 1
+      ? i32.mul(i32.shr_u(k.from, 1), 4 * width)
+      : i32.mul(k.from, 4 * width * first);
     return b.let("to", i32.sub(i32.add(to, panel), start));
   };
   if (scalar === "f32" && !runsAlongK(expr, variable, contraction, emitter.layouts)) {
@@ -108,7 +127,9 @@ function packPanels(block: Block, expr: Expr, variable: number, width: number, t
     b.for("group", range.from, range.to, 4, (index) => {
       const base = target(index);
       // What lies behind the last row or column is never stored: any value will do.
-      const indices = [0, 1, 2, 3].map((i) => b.let("index", smaller(b.let("index", i32.add(index, i)), i32.const(extent - 1))));
+      const indices = [0, 1, 2, 3].map((i) =>
+        b.let("index", smaller(b.let("index", i32.add(index, i)), i32.const(extent - 1)))
+      );
       withinAll(places, variable, indices, undefined, () =>
         sweepK(block, places, [expr], true, () => {
           const values = places.map((own) => own.value(expr)), lanes = place.lanes;
@@ -116,7 +137,13 @@ function packPanels(block: Block, expr: Expr, variable: number, width: number, t
             const at = place.affine(flat, 4 * width, { key: "panel", index: base });
             transpose(b, values).slice(0, lanes).forEach((row, i) => b.emit(v128.store(at, row, 4 * width * i)));
           } else {
-            const at = pairAddress(place.affine(flat.map((s, v) => v === axes.at(-1) ? 0 : s), 4 * width, { key: "panel", index: base }), place, contraction, width, b);
+            const at = pairAddress(
+              place.affine(flat.map((s, v) => v === axes.at(-1) ? 0 : s), 4 * width, { key: "panel", index: base }),
+              place,
+              contraction,
+              width,
+              b,
+            );
             pairs(b, values, lanes).forEach((row, i) => b.emit(v128.store(at, row, 4 * width * i)));
           }
         }));
@@ -135,7 +162,13 @@ function pairStrides({ extents, axes }: Contraction): number[] {
   return strides;
 }
 
-function pairAddress(outer: Index, place: ReturnType<typeof createPlace>, { axes, extents }: Contraction, width: number, b: FunctionBuilder): Index {
+function pairAddress(
+  outer: Index,
+  place: ReturnType<typeof createPlace>,
+  { axes, extents }: Contraction,
+  width: number,
+  b: FunctionBuilder,
+): Index {
   const own = extents.map((_, v) => v === axes.at(-1) ? 1 : 0);
   // The index of a vector is a multiple of four: half of it, times the bytes of a pair's row.
   return b.let("at", i32.add(outer, place.affine(own, 2 * width)));
@@ -164,7 +197,11 @@ interface Product {
 }
 
 /** tile += left panel · right panel. */
-function product(b: FunctionBuilder, { code: { math } }: Emitter, { pointers, row, step, panel, length, target, width, scalar }: Product): void {
+function product(
+  b: FunctionBuilder,
+  { code: { math } }: Emitter,
+  { pointers, row, step, panel, length, target, width, scalar }: Product,
+): void {
   const sums = Array.from({ length: 2 * PANEL.rows }, () => b.let("sum", i32x4.const(0)));
   const right = b.let("right", panel);
   const add = (left: Vector, x: Vector, sum: Vector): Vector =>

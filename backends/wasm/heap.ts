@@ -33,7 +33,9 @@ export function createHeap({ shared }: { readonly shared: boolean }): Heap {
     const missing = bytes - (last?.to === size ? last.to - last.from : 0);
     const wanted = Math.min(Math.max(missing, GROWTH, size / 4), LIMIT - size), pages = Math.ceil(wanted / PAGE);
     if (missing > LIMIT - size) {
-      throw new RangeError(`Cannot allocate ${bytes} bytes: expected room below 4 GiB but ${used} bytes are in use; free tensors`);
+      throw new RangeError(
+        `Cannot allocate ${bytes} bytes: expected room below 4 GiB but ${used} bytes are in use; free tensors`,
+      );
     }
     memory.grow(pages);
     const to = size + pages * PAGE;

@@ -80,33 +80,44 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
   const tableNames = Array.from({ length: TABLES }, (_, i) => `table_${i}`);
   const addresses: Record<string, "i32"> = Object.fromEntries([...names, ...tableNames].map((name) => [name, "i32"]));
   let grid = 1, scratchBytes = 0;
-  const chunks = module.func(`${spec.kind}_chunks`, { ...addresses, scratch: "i32", from: "i32", to: "i32" }, (b, p) => {
-    const at = (name: string): Index => {
-      const local = (p as Record<string, Local<"i32">>)[name];
-      if (!local) throw new Error(`Internal error: no parameter "${name}"`);
-      return local;
-    };
-    const buffers = spec.buffers.map(({ name, type }, i): Bound => {
-      const layout = layoutOf(type);
-      return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
-    });
-    const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, buffers };
-    const reserve = (bytes: number): Index => {
-      const offset = scratchBytes;
-      scratchBytes += Math.ceil(bytes / 64) * 64;
-      return b.let("reserved", i32.add(at("scratch"), offset));
-    };
-    const table = (wanted: Table): Index => {
-      const known = tables.findIndex(({ key }) => key === wanted.key);
-      if (known < 0) tables.push(wanted);
-      if (tables.length > TABLES) {
-        throw new Error(`Internal error: kernel "${spec.name}" needs more than ${TABLES} tables`);
-      }
-      return at(tableNames[known < 0 ? tables.length - 1 : known] ?? "");
-    };
-    grid = emit(spec, { code, layouts, from: at("from"), to: at("to"), reserve, table, small });
-  });
-  const run = module.func(ENTRY, { ...addresses, scratch: "i32", stride: "i32", threads: "i32", from: "i32", to: "i32" }, (b, p) => {
+  const chunks = module.func(
+    `${spec.kind}_chunks`,
+    { ...addresses, scratch: "i32", from: "i32", to: "i32" },
+    (b, p) => {
+      const at = (name: string): Index => {
+        const local = (p as Record<string, Local<"i32">>)[name];
+        if (!local) throw new Error(`Internal error: no parameter "${name}"`);
+        return local;
+      };
+      const buffers = spec.buffers.map(({ name, type }, i): Bound => {
+        const layout = layoutOf(type);
+        return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
+      });
+      const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, buffers };
+      const reserve = (bytes: number): Index => {
+        const offset = scratchBytes;
+        scratchBytes += Math.ceil(bytes / 64) * 64;
+        return b.let("reserved", i32.add(at("scratch"), offset));
+      };
+      const table = (wanted: Table): Index => {
+        const known = tables.findIndex(({ key }) => key === wanted.key);
+        if (known < 0) tables.push(wanted);
+        if (tables.length > TABLES) {
+          throw new Error(`Internal error: kernel "${spec.name}" needs more than ${TABLES} tables`);
+        }
+        return at(tableNames[known < 0 ? tables.length - 1 : known] ?? "");
+      };
+      grid = emit(spec, { code, layouts, from: at("from"), to: at("to"), reserve, table, small });
+    },
+  );
+  const run = module.func(ENTRY, {
+    ...addresses,
+    scratch: "i32",
+    stride: "i32",
+    threads: "i32",
+    from: "i32",
+    to: "i32",
+  }, (b, p) => {
     const { scratch, stride, threads, from, to, ...rest } = p as Record<string, Local<"i32">>;
     if (!scratch || !stride || !threads || !from || !to) throw new Error("Internal error: a kernel lacks a parameter");
     // Shares of chunks are contiguous, so that of ⌊grid·t/threads⌋ as the first one, thread t is the ceiling of first·threads/grid.

@@ -24,6 +24,11 @@ export function kernelKey(spec: KernelSpec): string {
     return `{${Object.entries(value).map(([name, part]) => `${name}:${text(part)}`)}}`;
   };
   const { name: _, fuses: __, buffers, ...rest } = spec;
-  const key = text({ ...rest, type: spec.kind, buffers: buffers.map(({ type, use }) => `${use} ${typeText(type)}`), kind: undefined });
+  const key = text({
+    ...rest,
+    type: spec.kind,
+    buffers: buffers.map(({ type, use }) => `${use} ${typeText(type)}`),
+    kind: undefined,
+  });
   return [...lines, key].join("\n");
 }

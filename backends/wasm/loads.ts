@@ -163,7 +163,9 @@ function loadFields(place: Place, buffer: number, access: Access, stride: number
   if (split && aligned) {
     const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: bound.base });
     const column = i32.add(place.affine(split.column.strides), split.column.offset);
-    if (place.part && split.column.offset % 16 === 0 && split.column.strides.every((s, v) => v === vector || s % 16 === 0)) {
+    if (
+      place.part && split.column.offset % 16 === 0 && split.column.strides.every((s, v) => v === vector || s % 16 === 0)
+    ) {
       const all = () => sixteenCodes(place, layout, row, split.row.offset * layout.rowBytes, column);
       return partOf(place, place.part, buffer, access, false, all);
     }
@@ -176,7 +178,14 @@ function loadFields(place: Place, buffer: number, access: Access, stride: number
 }
 
 /** The lanes of one part of sixteen codes, which are unpacked where the first part needs them. */
-function partOf({ code: { b } }: Place, { number, unpacked }: Part, buffer: number, access: Access, signed: boolean, all: () => Vector): Vector {
+function partOf(
+  { code: { b } }: Place,
+  { number, unpacked }: Part,
+  buffer: number,
+  access: Access,
+  signed: boolean,
+  all: () => Vector,
+): Vector {
   const key = `${buffer} ${access.offset} ${access.strides}`, half = number >> 1;
   const known = (name: string, compute: () => Vector): Vector => {
     const value = unpacked.get(name) ?? b.let("codes", compute());
@@ -204,7 +213,10 @@ function sixteenCodes({ code: { b } }: Place, layout: Layout, row: Index, offset
     if (bits === 2) {
       const pairs = b.let("pairs", i16x8.shr_u(v128.load64_splat(block, place), shift));
       const first = v128.and(pairs, i16x8.const(...Array.from({ length: 8 }, (_, i) => i < 4 ? 0x0303 : 0)));
-      const second = v128.and(i16x8.shr_u(pairs, 2), i16x8.const(...Array.from({ length: 8 }, (_, i) => i < 4 ? 0 : 0x0303)));
+      const second = v128.and(
+        i16x8.shr_u(pairs, 2),
+        i16x8.const(...Array.from({ length: 8 }, (_, i) => i < 4 ? 0 : 0x0303)),
+      );
       return low === 0 ? v128.or(first, second) : i16x8.shl(v128.or(first, second), low);
     }
     const mask = i32x4.const(0x01010101, 0x02020202, 0x04040404, 0x08080808);
@@ -272,14 +284,17 @@ export function gatherRow(place: Place, gather: Gather): Local<"i32"> {
   });
 }
 
+/** Whether a gather reads nothing but its buffer, whatever its index. */
+export const gatherStaysInside = (place: Place, { buffer, access, extent, stride }: Gather): boolean =>
+  staysInside(place, place.buffer(buffer), access, (extent - 1) * stride);
+
 /** The lanes of a gather. */
 export function gatherLoad(place: Place, gather: Gather): Vector {
   const bound = place.buffer(gather.buffer), { layout } = bound, { access, stride, extent } = gather;
   const step = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
   const indices = place.value(gather.index);
-  const inside = staysInside(place, bound, access, (extent - 1) * stride);
-  if (!inside) throw new Error(`Internal error: a gather from "${bound.name}" may leave its buffer`);
-  if (layout.storage !== "fields" && place.uniform(gather.index)) {
+  const inside = gatherStaysInside(place, gather);
+  if (layout.storage !== "fields" && inside && place.uniform(gather.index)) {
     const row = gatherRow(place, gather);
     const base = place.affine(access.strides, layout.size, { key: `g${row.index}`, index: row });
     return loadAt(place, layout, { base, offset: 0 }, step);
@@ -289,7 +304,8 @@ export function gatherLoad(place: Place, gather: Gather): Vector {
   const count = place.vector < 0 ? 1 : place.lanes;
   const elements = Array.from({ length: count }, (_, k) => {
     const index = clamped(place, i32x4.extract_lane(indices, k), extent);
-    return b.let("element", i32.add(i32.add(first, k * step), i32.mul(index, stride)));
+    const element = b.let("element", i32.add(i32.add(first, k * step), i32.mul(index, stride)));
+    return inside ? element : b.let("element", clamped(place, element, bound.elements ?? 1));
   });
   if (layout.storage === "fields") {
     return lanesOf(count, (k) => oneCode(place, bound, elements[k] ?? i32.const(0)));

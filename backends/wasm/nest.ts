@@ -211,7 +211,11 @@ export function withinAll(
 const WRITTEN_OUT = 64;
 
 /** Whether narrow codes are read along `variable` by expressions small enough to be written out four times. */
-export function unpacksAlong(roots: readonly Expr[], layouts: readonly (Layout | undefined)[], variable: number): boolean {
+export function unpacksAlong(
+  roots: readonly Expr[],
+  layouts: readonly (Layout | undefined)[],
+  variable: number,
+): boolean {
   const narrow = usesOf(roots, []).some(({ buffer, access }) => {
     const storage = buffer === undefined ? undefined : layouts[buffer]?.storage;
     return (storage === "fields" || storage === "byte") && access.strides[variable] === 1;
@@ -250,7 +254,8 @@ export function vectorLoop(
       }
     });
   }
-  const vectors = (start: Index) => b.for("i", start, limit(whole), 4, (i) => withinAll(all, variable, i, 4, () => body(i)));
+  const vectors = (start: Index) =>
+    b.for("i", start, limit(whole), 4, (i) => withinAll(all, variable, i, 4, () => body(i)));
   if (whole > blocks) {
     if (blocks === 0) vectors(from);
     else beyond(blocks, () => void vectors(i32.const(blocks)));
@@ -270,11 +275,17 @@ export function nestedLoops(
   const all = Array.isArray(places) ? places as readonly Place[] : [places as Place];
   const [variable, ...inner] = variables, [first] = all;
   if (variable === undefined || !first) return body();
-  first.code.b.for("j", 0, first.extents[variable] ?? 1, 1, (index) =>
-    withinAll(all, variable, index, undefined, () => {
-      prepare();
-      nestedLoops(all, inner, prepare, body);
-    }));
+  first.code.b.for(
+    "j",
+    0,
+    first.extents[variable] ?? 1,
+    1,
+    (index) =>
+      withinAll(all, variable, index, undefined, () => {
+        prepare();
+        nestedLoops(all, inner, prepare, body);
+      }),
+  );
 }
 
 /** Opens several variables at the position that a flat index has in their row-major order. */

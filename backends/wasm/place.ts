@@ -16,7 +16,7 @@ import {
   type ModuleBuilder,
 } from "./assembler.ts";
 import { applyMap } from "./maps.ts";
-import { gatherLoad, gatherRow, loadVector, staysInside } from "./loads.ts";
+import { gatherLoad, gatherRow, gatherStaysInside, loadVector, staysInside } from "./loads.ts";
 import type { Layout } from "./layout.ts";
 import type { WasmMath } from "./math.ts";
 
@@ -201,7 +201,9 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
         if (expr.kind === "map") expr.args.forEach(visit);
         else if (expr.kind === "gather") {
           visit(expr.index);
-          if (available(expr.index, memo) && place.uniform(expr.index)) gatherRow(place, expr);
+          if (gatherStaysInside(place, expr) && available(expr.index, memo) && place.uniform(expr.index)) {
+            gatherRow(place, expr);
+          }
         } else if (expr.kind === "load") prepareAccess(expr.buffer, expr.access);
         else if (expr.kind === "index") place.affine(expr.access.strides);
         else {

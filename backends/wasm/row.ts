@@ -17,7 +17,9 @@ import {
   rewriteExpr,
   rewriteStores,
   simplifyLoops,
-  unflatten, unpacksAlong,
+  smaller,
+  unflatten,
+  unpacksAlong,
   usesOf,
   vectorCost,
   vectorLoop,
@@ -205,9 +207,19 @@ const flatAccess = ({ place, flat }: Sweep): Access => ({
   strides: place.extents.map((_, v) => v === flat ? 1 : 0),
 });
 
+interface Range {
+  readonly from: Index;
+  readonly to: Index;
+}
+
+/** Elements of a row that are summed before the sum is added to the total; a multiple of sixteen. */
+const SUMMED = 512;
+
 function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
   const { place, emitter, rowVariables, kept, across } = sweep, { b } = place.code, position = elementAccess(sweep);
-  const sums = phase.reductions.map(({ op, scalar }) => b.let(op, REDUCTIONS[op][scalar].start));
+  const start = () => phase.reductions.map(({ op, scalar }) => b.let(op, REDUCTIONS[op][scalar].start));
+  const totals = start();
+  let sums = totals;
   const roots = [
     ...[...phase.elements, ...phase.reductions].map(({ value }) => value),
     ...staging.stores.flatMap(({ value, scatter }) => scatter ? [value, scatter.index] : [value]),
@@ -239,16 +251,41 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
     });
     emitStores(place, staging.stores);
   };
+  const last = rowVariables.at(-1) ?? 0,
+    extent = place.extents[last] ?? 1,
+    sixteen = unpacksAlong(roots, emitter.layouts, last);
+  const along = (range?: Range) => {
+    if (!across) return vectorLoop(place, last, extent, element, { range, sixteen });
+    b.for(
+      "i",
+      range?.from ?? i32.const(0),
+      range?.to ?? i32.const(extent),
+      1,
+      (index) =>
+        place.within(last, index, undefined, () => {
+          prepare();
+          element();
+        }),
+    );
+  };
+  /** Long rows: partial sums of blocks, so that rounding errors grow with a block's length and the number of blocks. */
+  const inBlocks = () => {
+    if (phase.reductions.length === 0 || extent <= SUMMED) return along();
+    b.for("block", 0, extent, SUMMED, (from) => {
+      sums = start();
+      along({ from, to: b.let("block_end", smaller(i32.add(from, SUMMED), i32.const(extent))) });
+      phase.reductions.forEach(({ op, scalar }, i) => {
+        const total = totals[i], sum = sums[i];
+        if (total && sum) b.set(total, REDUCTIONS[op][scalar].combine(total, sum));
+      });
+    });
+  };
   if (phase.elements.length + phase.reductions.length + staging.stores.length > 0) {
     prepare();
-    const last = rowVariables.at(-1) ?? 0;
-    if (across) nestedLoops(place, rowVariables, prepare, element);
-    else {
-      nestedLoops(place, rowVariables.slice(0, -1), prepare, () => {
-        vectorLoop(place, last, place.extents[last] ?? 1, element, { sixteen: unpacksAlong(roots, emitter.layouts, last) });
-        staging.finish();
-      });
-    }
+    nestedLoops(place, rowVariables.slice(0, -1), prepare, () => {
+      inBlocks();
+      if (!across) staging.finish();
+    });
   }
   for (const { id, value } of phase.elements) {
     const home = kept.get(id), scalar = value.scalar;
@@ -256,7 +293,7 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
     place.alias(id, home ? { kind: "load", buffer: home.buffer, access: position, scalar } : value);
   }
   phase.reductions.forEach(({ id, op, scalar }, i) => {
-    const sum = sums[i] as Local<"v128">, { combine } = REDUCTIONS[op][scalar];
+    const sum = totals[i] as Local<"v128">, { combine } = REDUCTIONS[op][scalar];
     place.define(id, across ? sum : combineLanes(b, combine, sum));
   });
   for (const { id, value } of phase.scalars) place.define(id, place.value(value));

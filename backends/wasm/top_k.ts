@@ -6,7 +6,10 @@ import { createPlace } from "./place.ts";
 
 /** Writes the kernel; returns its number of chunks: rows. */
 export function emitTopK({ n, k, outer, source, buffer }: TopKKernel, { code, from, to, reserve }: Emitter): number {
-  const { b } = code, place = createPlace(code, [outer, n]), values = reserve(4 * k + 4), result = place.buffer(buffer).base;
+  const { b } = code,
+    place = createPlace(code, [outer, n]),
+    values = reserve(4 * k + 4),
+    result = place.buffer(buffer).base;
   b.for("row", from, to, 1, (row) =>
     place.within(0, row, undefined, () => {
       place.prepare([source]);

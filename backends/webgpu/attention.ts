@@ -19,7 +19,7 @@ export function writeAttention(writer: Writer, spec: AttentionKernel): { lines: 
 }
 
 function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[]; dispatches: Dispatch[] } {
-  const { batch, tokens, context, heads, kvHeads, valueWidth } = spec;
+  const { batch, tokens, heads, kvHeads, valueWidth } = spec;
   const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(
     spec,
     tokens,
@@ -120,7 +120,6 @@ function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[];
     ),
     "}",
   ];
-  if (context < 1) throw new RangeError(`Internal error in kernel ${spec.name}: no keys`);
   return {
     lines: [...entryHead("main", threads), ...indent(lines), "}"],
     dispatches: [{ entryPoint: "main", grid: foldGrid(count) }],

@@ -8,7 +8,7 @@ export interface Dispatch {
   readonly grid: readonly [number, number, number];
 }
 
-/** Workgroups that one dimension of a grid may have at least. */
+/** What every device allows along one dimension of a grid. */
 const MOST_GROUPS = 65535;
 
 /** A grid of `groups` workgroups, folded to two dimensions where one cannot hold it. */

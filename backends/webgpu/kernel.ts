@@ -5,9 +5,10 @@ import { writeAttention } from "./attention.ts";
 import { writeDot } from "./dot.ts";
 import type { Dispatch } from "./entry.ts";
 import { writeMap } from "./map.ts";
+import { wordsIn } from "./names.ts";
 import { writeRow } from "./row.ts";
 import { writeTopK } from "./top_k.ts";
-import { type Facts, type KernelTraits, PORTABLE, writeModule, type Writer } from "./writer.ts";
+import { type Facts, type KernelTraits, PORTABLE, writeModule, type Writer, type WrittenModule } from "./writer.ts";
 
 /** A generated kernel. */
 export interface WebGpuKernel {
@@ -38,40 +39,37 @@ function writeEntries(writer: Writer, spec: KernelSpec): { lines: string[]; disp
   }
 }
 
-/** One round for the names, and what is known of the buffers changes twice at most: single elements, shared words. */
+/** What is known of the buffers changes twice at most: once for single elements, once for shared words. */
 const MOST_ROUNDS = 4;
 
 /** Generates the WGSL of a kernel. */
 export function generateKernel(spec: KernelSpec, traits: KernelTraits = PORTABLE): WebGpuKernel {
   let facts: Facts = { single: new Set(), atomic: new Set() };
   for (let round = 0; round < MOST_ROUNDS; round++) {
-    let dispatches: Dispatch[] = [];
-    const module = writeModule(spec, traits, facts, (writer) => {
-      const entries = writeEntries(writer, spec);
-      dispatches = entries.dispatches;
-      return entries.lines;
-    });
-    if (holds(facts, module.facts)) {
-      return {
-        name: spec.name,
-        text: header(spec, module.workgroupBytes, dispatches) + module.body,
-        dispatches,
-        tables: module.tables,
-      };
+    const draft = write(spec, traits, facts);
+    if (!holds(facts, draft.facts)) {
+      facts = { single: join(facts.single, draft.facts.single), atomic: join(facts.atomic, draft.facts.atomic) };
+      continue;
     }
-    facts = {
-      ...module.facts,
-      single: join(facts.single, module.facts.single),
-      atomic: join(facts.atomic, module.facts.atomic),
-    };
+    const { dispatches, body, workgroupBytes, tables } = write(spec, traits, { ...facts, words: wordsIn(draft.body) });
+    return { name: spec.name, text: header(spec, workgroupBytes, dispatches) + body, dispatches, tables };
   }
   throw new Error(`Internal error in kernel ${spec.name}: its text does not settle`);
 }
 
+function write(spec: KernelSpec, traits: KernelTraits, facts: Facts): WrittenModule & Pick<WebGpuKernel, "dispatches"> {
+  let dispatches: Dispatch[] = [];
+  const module = writeModule(spec, traits, facts, (writer) => {
+    const entries = writeEntries(writer, spec);
+    dispatches = entries.dispatches;
+    return entries.lines;
+  });
+  return { ...module, dispatches };
+}
+
 const join = (a: ReadonlySet<number>, b: ReadonlySet<number>): Set<number> => new Set([...a, ...b]);
 const holds = (before: Facts, after: Facts): boolean =>
-  before.words !== undefined &&
-  [...after.single].every((buffer) => before.single.has(buffer) || before.atomic.has(buffer)) &&
+  [...after.single].every((buffer) => before.single.has(buffer)) &&
   [...after.atomic].every((buffer) => before.atomic.has(buffer));
 
 /** What people want to know first: what is fused, from what to what, and what it takes. */

@@ -2,12 +2,12 @@
  * A WGSL module under construction: bindings, workgroup memory and helper functions that its parts ask for.
  *
  * Some facts are known only when everything is written: whether four elements of a buffer can always be read at once, whether words are
- * shared between invocations, which names the text uses. So a module is written until its facts agree with those it was written under.
+ * shared between invocations, which names the text uses. So drafts are written until their facts agree with those they were written under.
  */
 import type { KernelBuffer, KernelSpec } from "../kernel.ts";
 import { typeText as tensorText } from "../../ir/types.ts";
 import { type Layout, layoutOf } from "./layout.ts";
-import { createNames, type Names, wordsIn } from "./names.ts";
+import { createNames, type Names } from "./names.ts";
 
 /** What the kernel generators may assume about a device. */
 export interface KernelTraits {
@@ -24,7 +24,7 @@ export interface Facts {
   readonly single: ReadonlySet<number>;
   /** Buffers with words that several invocations write. */
   readonly atomic: ReadonlySet<number>;
-  /** Identifiers of the module's text, which no buffer may have as its name; unknown in the first round, where buffers have numbers. */
+  /** Identifiers of the module's text, which no buffer may have as its name; unknown in drafts, where buffers have numbers. */
   readonly words?: ReadonlySet<string>;
 }
 
@@ -162,7 +162,7 @@ export function writeModule(
     body,
     workgroupBytes: bytes(),
     tables: [...tables.values()].map(({ words }) => words),
-    facts: { single, atomic, words: facts.words ?? wordsIn(body) },
+    facts: { single, atomic },
   };
 }
 

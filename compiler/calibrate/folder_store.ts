@@ -53,14 +53,19 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
     load: async (call) => {
       if (!known.has(fileOf(call))) return undefined;
       const tensors: StoredTensor[] = [];
-      for (const { values, ...tensor } of await openCall(fileOf(call))) tensors.push({ ...tensor, values: await values() });
+      for (const { values, ...tensor } of await openCall(fileOf(call))) {
+        tensors.push({ ...tensor, values: await values() });
+      }
       return tensors;
     },
     tensors: (call) => openCall(fileOf(call)),
     save: async (call, tensors) => {
-      await writeSafetensors(fileOf(call), tensors.map(({ name, dtype, shape, values }) => {
-        return { name, dtype: formatOf(dtype), shape, data: () => toBytes(dtype, values) };
-      }));
+      await writeSafetensors(
+        fileOf(call),
+        tensors.map(({ name, dtype, shape, values }) => {
+          return { name, dtype: formatOf(dtype), shape, data: () => toBytes(dtype, values) };
+        }),
+      );
       known.add(fileOf(call));
     },
     remove: () => Deno.remove(path, { recursive: true }).catch(cannotWrite),

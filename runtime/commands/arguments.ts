@@ -44,22 +44,32 @@ export function readArguments(args: readonly string[], table: OptionTable, most:
       positionals.push(arg);
       continue;
     }
-    const [, name = "", given] = /^--([^=]+)(?:=(.*))?$/s.exec(arg) ?? [], record = Object.hasOwn(table, name) ? table[name] : undefined;
+    const [, name = "", given] = /^--([^=]+)(?:=(.*))?$/s.exec(arg) ?? [],
+      record = Object.hasOwn(table, name) ? table[name] : undefined;
     if (!record) throw unknownOption(arg, table);
-    if (values.has(name)) throw new UserError({ what: `Expected --${name} once but found it twice`, mend: "give it once" });
+    if (values.has(name)) {
+      throw new UserError({ what: `Expected --${name} once but found it twice`, mend: "give it once" });
+    }
     if (record.value === undefined) {
-      if (given !== undefined) throw new UserError({ what: `Expected no value for --${name} but found ${quote(given)}` });
+      if (given !== undefined) {
+        throw new UserError({ what: `Expected no value for --${name} but found ${quote(given)}` });
+      }
       values.set(name, "");
     } else {
       const value = given ?? args[++i];
       if (value === undefined || given === undefined && value.startsWith("--")) {
-        throw new UserError({ what: `Expected a value for --${name} but found ${value === undefined ? "none" : quote(value)}`, mend: `write --${name} ${record.value}` });
+        throw new UserError({
+          what: `Expected a value for --${name} but found ${value === undefined ? "none" : quote(value)}`,
+          mend: `write --${name} ${record.value}`,
+        });
       }
       values.set(name, value);
     }
   }
   if (positionals.length > most) {
-    throw new UserError({ what: `Expected ${most === 1 ? "one argument" : `${most} arguments`} but found also ${quote(positionals[most])}` });
+    throw new UserError({
+      what: `Expected ${most === 1 ? "one argument" : `${most} arguments`} but found also ${quote(positionals[most])}`,
+    });
   }
   const text = (option: string) => values.get(option);
   return {
@@ -76,7 +86,9 @@ export function readArguments(args: readonly string[], table: OptionTable, most:
       if (value === undefined) return undefined;
       const number = Number(value);
       if (/^\d+$/.test(value) && Number.isSafeInteger(number) && number >= least) return number;
-      throw new UserError({ what: `Expected a whole number of ${least} or more for --${option} but found ${quote(value)}` });
+      throw new UserError({
+        what: `Expected a whole number of ${least} or more for --${option} but found ${quote(value)}`,
+      });
     },
     oneOf: (option, choices) => {
       const value = text(option), found = choices.find((choice) => choice === value);

@@ -24,8 +24,8 @@ export async function compileCommand(options: CompileOptions, host: Host): Promi
   const ownText = options.model === undefined && options.calibration === undefined ? bundled.evaluation : undefined;
   const evaluation = options.evaluation === undefined ? ownText : await openTexts(options.evaluation);
   await using backend = await openDevice(options);
-  progress.line(`Compiling ${model.name} for ${bits} on ${deviceText(backend)}`);
-  const print = rowPrinter(json, host.print), report = reporter(progress);
+  const print = rowPrinter(json, host.print),
+    report = reporter(progress, `Compiling ${model.name} for ${bits} on ${deviceText(backend)}`);
   await compileModel({
     model,
     backend,
@@ -49,17 +49,28 @@ async function nothingSaved(): Promise<string> {
   return `Nothing saved; to save, ${await mayWrite() ? "" : "run with -P and "}give --out DIR`;
 }
 
-/** Events as words. */
-function reporter({ line, status, end }: Progress): (event: Exclude<CompileEvent, { kind: "result" }>) => void {
+/** Events as words; `title` is the first line. */
+function reporter(
+  { line, status, end }: Progress,
+  title: string,
+): (event: Exclude<CompileEvent, { kind: "result" }>) => void {
   const calibrating = createClock(), measuring = createClock();
   return (event) => {
     switch (event.kind) {
+      case "start":
+        return line(title);
       case "note":
         return line(event.text);
       case "calibration": {
-        const { block, blocks, step, steps, loss } = event.progress, left = calibrating((block + step / steps) / blocks);
+        const { block, blocks, step, steps, loss } = event.progress,
+          left = calibrating((block + step / steps) / blocks);
         return status(
-          [`Calibrating block ${block + 1} of ${blocks}`, `step ${step} of ${steps}`, `loss ${loss.toPrecision(4)}`, left].filter(Boolean).join(", "),
+          [
+            `Calibrating block ${block + 1} of ${blocks}`,
+            `step ${step} of ${steps}`,
+            `loss ${loss.toPrecision(4)}`,
+            left,
+          ].filter(Boolean).join(", "),
         );
       }
       case "sensitivity": {

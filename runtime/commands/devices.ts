@@ -24,7 +24,9 @@ export interface OpenDeviceOptions {
  *
  * @throws {UserError} if there is no such device here
  */
-export async function openDevice({ device, threads = navigator.hardwareConcurrency }: OpenDeviceOptions): Promise<Backend> {
+export async function openDevice(
+  { device, threads = navigator.hardwareConcurrency }: OpenDeviceOptions,
+): Promise<Backend> {
   switch (device) {
     case "auto":
       return await openWebGpu({ requireHardware: true }).catch((error) => {

@@ -4,7 +4,7 @@ import { parseBitSpec, parseBitSpecs } from "../../compiler/bit_spec.ts";
 import { tokenizeTexts } from "../../compiler/frontends/dataset.ts";
 import { openTokenizer } from "../../compiler/frontends/tokenizer.ts";
 import { quote, UserError } from "../../ir/errors.ts";
-import { EVALUATION_TOKENS, scoreSettings } from "../result_row.ts";
+import { EVALUATION_TOKENS, scoreSettings, settingOf } from "../result_row.ts";
 import { vocabularyOf } from "../vocabulary.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel, openTexts } from "./host.ts";
@@ -22,12 +22,14 @@ export async function evaluateCommand(options: EvaluateOptions, host: Host): Pro
   if (options.model !== undefined && options.data === undefined) {
     throw new UserError({ what: "Expected a text to evaluate on but found none", mend: "give one with --data FILE" });
   }
-  const folder = await openModel(options.model, host), data = options.data === undefined ? host.bundled.evaluation : await openTexts(options.data);
+  const folder = await openModel(options.model, host),
+    data = options.data === undefined ? host.bundled.evaluation : await openTexts(options.data);
   const original = options.reference === undefined ? folder : await openModel(options.reference, host);
   await using backend = await openDevice(options);
   const runner = createRunner(backend), sourceOf = await openSource(folder, runner), full = parseBitSpec("16");
   const reference = (original === folder ? sourceOf : await openSource(original, runner))(full);
-  const settings = specs.map((spec) => ({ source: sourceOf(spec), spec })), limit = Math.min(sourceOf(full).contextLimit, reference.contextLimit);
+  const settings = specs.map((spec) => settingOf(sourceOf(spec), spec)),
+    limit = Math.min(sourceOf(full).contextLimit, reference.contextLimit);
   const vocabSize = vocabularyOf(sourceOf(full).module);
   if (vocabularyOf(reference.module) !== vocabSize) {
     throw new UserError({
@@ -36,7 +38,10 @@ export async function evaluateCommand(options: EvaluateOptions, host: Host): Pro
       mend: "give the model that this one was made of",
     });
   }
-  const sequences = tokenizeTexts(data, await openTokenizer(folder), { maxTokens: Math.min(EVALUATION_TOKENS, limit), vocabSize });
+  const sequences = tokenizeTexts(data, await openTokenizer(folder), {
+    maxTokens: Math.min(EVALUATION_TOKENS, limit),
+    vocabSize,
+  });
   progress.line(`Evaluating ${folder.name} on ${data.name}, ${deviceText(backend)}`);
   await scoreSettings({ reference, settings, sequences, report: rowPrinter(options.json, host.print) });
 }

@@ -1,5 +1,5 @@
 /** @file What commands find around them: the bundled model, and where their words go. */
-import { type TextData, readTexts } from "../../compiler/frontends/dataset.ts";
+import { readTexts, type TextData } from "../../compiler/frontends/dataset.ts";
 import { type Folder, localFolder } from "../../compiler/frontends/source.ts";
 import { demandRead } from "./permissions.ts";
 import type { Progress } from "./progress.ts";

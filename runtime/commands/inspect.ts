@@ -41,18 +41,28 @@ interface Inspected {
  */
 export async function inspectCommand(options: InspectOptions, host: Host): Promise<void> {
   const model = await inspectedModel(options, host), { elastic, recipe } = model;
-  const config = (): BitConfig => configOf(parseBitSpec(options.bits ?? USUAL_BITS), modelSites(elastic), model.frontier);
+  const config = (): BitConfig =>
+    configOf(parseBitSpec(options.bits ?? USUAL_BITS), modelSites(elastic), model.frontier);
   if (options.kernels || options.kernel !== undefined || options.plan) {
     const catalogue = createCatalogue();
-    const steps = planSteps({ module: elastic, scheme: recipe.scheme }, config(), usualSizes(model.contextLimit), catalogue)
+    const steps = planSteps(
+      { module: elastic, scheme: recipe.scheme },
+      config(),
+      usualSizes(model.contextLimit),
+      catalogue,
+    )
       .filter((step) => options.functionName === undefined || step.function === options.functionName);
     if (steps.length === 0) throw unknownName("a function", options.functionName, Object.keys(elastic.functions));
     if (options.kernel !== undefined) host.print(kernelText(catalogue.kernels, options.kernel, options.wgsl));
-    else host.print(steps.map((step) => options.plan ? planText(step) : kernelsText(step, catalogue.kernels)).join("\n\n"));
+    else {host.print(
+        steps.map((step) => options.plan ? planText(step) : kernelsText(step, catalogue.kernels)).join("\n\n"),
+      );}
     return;
   }
   const { after, functionName } = options;
-  if (after === undefined && functionName === undefined && options.bits === undefined) return host.print(overview(model));
+  if (after === undefined && functionName === undefined && options.bits === undefined) {
+    return host.print(overview(model));
+  }
   // Deployment passes are what a setting asks for; without one they have no widths to work with.
   const deployed = options.bits !== undefined || DEPLOY_PASSES.includes(after ?? "");
   const snapshots = new Map([...model.snapshots, ...deployed ? deploySnapshots(elastic, config(), recipe.scheme) : []]);
@@ -70,9 +80,18 @@ async function inspectedModel({ model, bits }: InspectOptions, host: Host): Prom
   if (await isArtifact(folder)) {
     const { module, recipe, frontier, config } = (await openArtifact(folder)).description;
     const limit = contextLimit(parseDecoderConfig(new TextEncoder().encode(JSON.stringify(config)), name));
-    return { name, kind: "artifact", recipe, snapshots: new Map([["artifact", module]]), elastic: module, contextLimit: limit, ...(frontier ? { frontier } : {}) };
+    return {
+      name,
+      kind: "artifact",
+      recipe,
+      snapshots: new Map([["artifact", module]]),
+      elastic: module,
+      contextLimit: limit,
+      ...(frontier ? { frontier } : {}),
+    };
   }
-  const { config } = await openCheckpoint(folder), recipe = defaultRecipe(trackOf([parseBitSpec(bits ?? USUAL_BITS)]), 0);
+  const { config } = await openCheckpoint(folder),
+    recipe = defaultRecipe(trackOf([parseBitSpec(bits ?? USUAL_BITS)]), 0);
   const snapshots = elasticSnapshots(decoderModule(config), recipe), elastic = [...snapshots.values()].at(-1);
   if (!elastic) throw new Error("Internal error in inspect: no pass left a module");
   return { name, kind: "checkpoint", recipe, snapshots, elastic, contextLimit: contextLimit(config) };
@@ -90,8 +109,16 @@ function overview({ name, kind, snapshots, elastic, frontier }: Inspected): stri
     "functions (--function NAME)",
     ...functions,
     "sites",
-    `  ${count("weight")} weights of ${parameters} parameters in all, ${count("activation")} activations, ${count("key") + count("value")} cached values`,
-    ...(frontier ? [`  ${frontier.points.length} allocations of ${frontier.points[0]?.meanBits.toFixed(2)} to ${frontier.points.at(-1)?.meanBits.toFixed(2)} mean bits`] : []),
+    `  ${count("weight")} weights of ${parameters} parameters in all, ${count("activation")} activations, ${
+      count("key") + count("value")
+    } cached values`,
+    ...(frontier
+      ? [
+        `  ${frontier.points.length} allocations of ${frontier.points[0]?.meanBits.toFixed(2)} to ${
+          frontier.points.at(-1)?.meanBits.toFixed(2)
+        } mean bits`,
+      ]
+      : []),
     "passes (--after PASS)",
     `  ${[...snapshots.keys()].join(", ")}`,
     `  with --bits SPEC also: ${DEPLOY_PASSES.join(", ")}`,
@@ -100,7 +127,9 @@ function overview({ name, kind, snapshots, elastic, frontier }: Inspected): stri
 }
 
 const stepHead = ({ function: name, calls, tokens, context }: PlannedStep): string =>
-  `${name}, ${tokens === 1 ? "1 token" : `${tokens} tokens`}, context ${context}, calls: ${calls.map((prefix) => prefix || name).join(" ")}`;
+  `${name}, ${tokens === 1 ? "1 token" : `${tokens} tokens`}, context ${context}, calls: ${
+    calls.map((prefix) => prefix || name).join(" ")
+  }`;
 
 function kernelsText(step: PlannedStep, kernels: readonly CataloguedKernel[]): string {
   const lines = step.kernels.flatMap((name) => {
@@ -114,7 +143,8 @@ function planText(step: PlannedStep): string {
   const entries = step.memory.entries.map(({ name, offset, bytes, from, to }) =>
     `  ${name}: bytes ${offset} to ${offset + bytes}, alive from ${step.kernels[from]} to ${step.kernels[to]}`
   );
-  return [stepHead(step), `  ${step.memory.arenaBytes} bytes for ${entries.length} intermediate values`, ...entries].join("\n");
+  return [stepHead(step), `  ${step.memory.arenaBytes} bytes for ${entries.length} intermediate values`, ...entries]
+    .join("\n");
 }
 
 function kernelText(kernels: readonly CataloguedKernel[], name: string, wgsl: boolean): string {
@@ -127,4 +157,7 @@ function kernelText(kernels: readonly CataloguedKernel[], name: string, wgsl: bo
 }
 
 const unknownName = (what: string, found: string | undefined, known: readonly string[]): UserError =>
-  new UserError({ what: `Expected ${what} of the model but found ${quote(found)}`, mend: `use one of ${known.join(", ")}` });
+  new UserError({
+    what: `Expected ${what} of the model but found ${quote(found)}`,
+    mend: `use one of ${known.join(", ")}`,
+  });

@@ -1,7 +1,7 @@
 /** @file The command line: its commands with their options, what each option means, and the help text that follows from it. */
 import type { CalibrationSettings } from "../../compiler/calibrate/settings.ts";
 import { type Arguments, optionLines, type OptionTable, readArguments } from "./arguments.ts";
-import { DEVICES, type DeviceName } from "./devices.ts";
+import { type DeviceName, DEVICES } from "./devices.ts";
 
 /** What every command that runs a model needs. */
 export interface DeviceOptions {
@@ -76,7 +76,10 @@ const HELP_TABLE = { help: { doc: "this text" } } as const satisfies OptionTable
 
 const TABLES = {
   compile: {
-    bits: { value: "SPEC", doc: 'what to compile for: "4", "2-8", "w4a4", "w4a8kv4", "mixed", "mixed@3.25" or a list (mixed)' },
+    bits: {
+      value: "SPEC",
+      doc: 'what to compile for: "4", "2-8", "w4a4", "w4a8kv4", "mixed", "mixed@3.25" or a list (mixed)',
+    },
     calib: { value: "FILE", doc: "text to calibrate on: .txt, or .jsonl with a text field per line" },
     eval: { value: "FILE", doc: "text of the table (the end of the calibration text, held out)" },
     out: { value: "DIR", doc: "where to save the artifact; nothing is saved without" },
@@ -93,7 +96,10 @@ const TABLES = {
   eval: {
     bits: { value: "LIST", doc: "settings to evaluate (16)" },
     data: { value: "FILE", doc: "text to evaluate on: .txt or .jsonl" },
-    reference: { value: "MODEL", doc: "checkpoint or artifact that divergences are measured from (the model itself at 16)" },
+    reference: {
+      value: "MODEL",
+      doc: "checkpoint or artifact that divergences are measured from (the model itself at 16)",
+    },
     ...DEVICE_TABLE,
     ...JSON_TABLE,
     ...HELP_TABLE,
@@ -107,7 +113,10 @@ const TABLES = {
     ...HELP_TABLE,
   },
   inspect: {
-    after: { value: "PASS", doc: 'the module after a pass ("start": before the first); passes are listed without options' },
+    after: {
+      value: "PASS",
+      doc: 'the module after a pass ("start": before the first); passes are listed without options',
+    },
     function: { value: "NAME", doc: "one function only" },
     bits: { value: "SPEC", doc: "specialise to a setting" },
     kernels: { doc: "the kernels of the step programs with what each fuses" },
@@ -195,11 +204,14 @@ const given = <K extends string, V>(key: K, value: V | undefined): { readonly [k
 
 function helpText(): string {
   const usage: Readonly<Record<keyof typeof TABLES, string>> = {
-    compile: "compile.ts [MODEL]: calibrate a checkpoint (a Hugging Face folder; the bundled model unless given) once for all widths",
+    compile:
+      "compile.ts [MODEL]: calibrate a checkpoint (a Hugging Face folder; the bundled model unless given) once for all widths",
     eval: "compile.ts eval [MODEL]: perplexity of a checkpoint or artifact, and its divergence from full precision",
     run: "compile.ts run [MODEL]: continue a text with a checkpoint or artifact",
     inspect: "compile.ts inspect [MODEL]: programs, kernels and memory of a checkpoint or artifact",
   };
-  const sections = (Object.keys(TABLES) as (keyof typeof TABLES)[]).map((kind) => [usage[kind], ...optionLines(TABLES[kind])].join("\n"));
+  const sections = (Object.keys(TABLES) as (keyof typeof TABLES)[]).map((kind) =>
+    [usage[kind], ...optionLines(TABLES[kind])].join("\n")
+  );
   return sections.join("\n\n");
 }

@@ -11,12 +11,15 @@ export async function demandPermission(permission: Deno.PermissionDescriptor, pu
   if ((await Deno.permissions.query(permission)).state === "granted") return;
   throw new UserError({
     what: `Cannot ${purpose}: Deno was not given the permission`,
-    mend: `run with -P${permission.name === "ffi" || permission.name === "env" ? "=dawn" : ""} or with --allow-${permission.name}`,
+    mend: `run with -P${
+      permission.name === "ffi" || permission.name === "env" ? "=dawn" : ""
+    } or with --allow-${permission.name}`,
   });
 }
 
 /** Demands that a path may be read. */
-export const demandRead = (path: string): Promise<void> => demandPermission({ name: "read", path }, `read ${quote(path)}`);
+export const demandRead = (path: string): Promise<void> =>
+  demandPermission({ name: "read", path }, `read ${quote(path)}`);
 
 /** Demands that a folder may be written, and read: files in it are renamed and looked at. */
 export async function demandWrite(path: string): Promise<void> {
@@ -25,4 +28,5 @@ export async function demandWrite(path: string): Promise<void> {
 }
 
 /** Whether anything may be written at all. */
-export const mayWrite = async (): Promise<boolean> => (await Deno.permissions.query({ name: "write" })).state === "granted";
+export const mayWrite = async (): Promise<boolean> =>
+  (await Deno.permissions.query({ name: "write" })).state === "granted";

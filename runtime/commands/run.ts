@@ -16,11 +16,16 @@ import type { RunOptions } from "./options.ts";
  *
  * @throws {UserError} on anything wrong with what was given
  */
-export async function runCommand({ model, prompt, bits, maxTokens, json, ...device }: RunOptions, host: Host): Promise<void> {
+export async function runCommand(
+  { model, prompt, bits, maxTokens, json, ...device }: RunOptions,
+  host: Host,
+): Promise<void> {
   const spec = parseBitSpec(bits), folder = await openModel(model, host), tokenizer = await openTokenizer(folder);
   const { eosTokenIds } = parseDecoderConfig(await folder.read("config.json"), `${folder.name}/config.json`);
   await using backend = await openDevice(device);
-  const source = (await openSource(folder, createRunner(backend)))(spec), ids = tokenizer.encode(prompt), known = vocabularyOf(source.module);
+  const source = (await openSource(folder, createRunner(backend)))(spec),
+    ids = tokenizer.encode(prompt),
+    known = vocabularyOf(source.module);
   const foreign = ids.find((id) => id >= known);
   if (ids.length === 0 || foreign !== undefined) {
     throw new UserError({

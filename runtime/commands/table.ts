@@ -4,13 +4,18 @@ import type { ResultRow } from "../result_row.ts";
 /** Prints rows as they come. */
 export type RowPrinter = (row: ResultRow) => void;
 
-const COLUMNS: readonly { readonly head: string; readonly width: number; readonly text: (row: ResultRow) => string }[] = [
-  { head: "bits", width: 12, text: ({ bits }) => bits },
-  { head: "mean bits", width: 9, text: ({ meanBits }) => meanBits.toFixed(2) },
-  { head: "bytes", width: 13, text: ({ bytes }) => bytes.toLocaleString("en-US") },
-  { head: "perplexity", width: 12, text: ({ perplexity }) => perplexity < 1e6 ? perplexity.toFixed(4) : perplexity.toExponential(4) },
-  { head: "KL", width: 10, text: ({ kl }) => kl.toFixed(5) },
-];
+const COLUMNS: readonly { readonly head: string; readonly width: number; readonly text: (row: ResultRow) => string }[] =
+  [
+    { head: "bits", width: 12, text: ({ bits }) => bits },
+    { head: "mean bits", width: 9, text: ({ meanBits }) => meanBits.toFixed(2) },
+    { head: "bytes", width: 13, text: ({ bytes }) => bytes.toLocaleString("en-US") },
+    {
+      head: "perplexity",
+      width: 12,
+      text: ({ perplexity }) => perplexity < 1e6 ? perplexity.toFixed(4) : perplexity.toExponential(4),
+    },
+    { head: "KL", width: 10, text: ({ kl }) => kl.toFixed(5) },
+  ];
 
 /** A printer of JSON lines, or of a table that begins with its head. */
 export function rowPrinter(json: boolean, print: (line: string) => void): RowPrinter {
@@ -28,4 +33,6 @@ export function rowPrinter(json: boolean, print: (line: string) => void): RowPri
 
 /** The first column flush left, numbers flush right. */
 const tableLine = (cells: readonly string[]): string =>
-  cells.map((cell, i) => i === 0 ? cell.padEnd(COLUMNS[i]?.width ?? 0) : cell.padStart(COLUMNS[i]?.width ?? 0)).join("  ").trimEnd();
+  cells.map((cell, i) => i === 0 ? cell.padEnd(COLUMNS[i]?.width ?? 0) : cell.padStart(COLUMNS[i]?.width ?? 0)).join(
+    "  ",
+  ).trimEnd();

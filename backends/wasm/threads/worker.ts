@@ -83,7 +83,7 @@ interface NodeWorker {
   unref(): void;
 }
 interface NodeWorkerThreads {
-  readonly Worker: new (source: string, options: { eval: true }) => NodeWorker;
+  readonly Worker: new (source: string, options: { eval: true; env: Readonly<Record<string, string>> }) => NodeWorker;
 }
 
 /** `node:worker_threads` where the runtime has it (Deno, Node); asked for at run time so that browsers' bundlers see nothing. */
@@ -102,7 +102,8 @@ function nodeWorkerThreads(): NodeWorkerThreads | undefined {
 export function startWorker(kind: WorkerKind | undefined): WorkerHandle {
   const threads = kind === "web" ? undefined : nodeWorkerThreads();
   if (threads) {
-    const worker = new threads.Worker(source("node"), { eval: true });
+    // Without an environment of its own it would copy this process's, which asks for a permission.
+    const worker = new threads.Worker(source("node"), { eval: true, env: {} });
     worker.unref();
     return {
       post: (message) => worker.postMessage(message),

@@ -1,10 +1,10 @@
 /** Whole programs on WebAssembly: against the reference, on several threads, in place, and through tensors of all kinds. */
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
-import { type Backend, hostArray, type HostArray } from "../../../backends/backend.ts";
+import { type Backend, type HostArray, hostArray } from "../../../backends/backend.ts";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { openWasm } from "../../../backends/wasm/backend.ts";
-import { createBuilder, type Builder } from "../../../ir/builder.ts";
+import { type Builder, createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
@@ -16,11 +16,13 @@ type Leaves = Readonly<Record<string, Float64Array>>;
 /** Runs a graph on a backend, from host values to host values. */
 async function runGraph(backend: Backend, graph: Graph, leaves: Leaves): Promise<Record<string, HostArray>> {
   const executable = await backend.compile(graph);
-  const bound = Object.fromEntries(Object.entries(executable.leaves).map(([name, type]) => {
-    const values = hostArray(type.dtype, sizeOf(type.shape));
-    values.set(leaves[name] ?? []);
-    return [name, backend.upload(type, values)];
-  }));
+  const bound = Object.fromEntries(
+    Object.entries(executable.leaves).map(([name, type]) => {
+      const values = hostArray(type.dtype, sizeOf(type.shape));
+      values.set(leaves[name] ?? []);
+      return [name, backend.upload(type, values)];
+    }),
+  );
   const results = backend.run(executable, bound), values: Record<string, HostArray> = {};
   for (const [name, tensor] of Object.entries(results)) values[name] = await backend.download(tensor);
   for (const tensor of new Set([...Object.values(bound), ...Object.values(results)])) backend.free(tensor);
@@ -32,7 +34,9 @@ function drawn(seed: number): { graph: Graph; leaves: Leaves } {
   const { graph, leaves } = randomGraph(seed, { maxNodes: 16 });
   const nodes = [...leavesOf(graph, "input"), ...leavesOf(graph, "param")];
   const truths = new Set(nodes.filter(({ type }) => type.dtype === "bool").map(nameOf));
-  const values = Object.entries(leaves).map(([name, list]) => [name, truths.has(name) ? list.map((x) => x ? 1 : 0) : list]);
+  const values = Object.entries(leaves).map((
+    [name, list],
+  ) => [name, truths.has(name) ? list.map((x) => x ? 1 : 0) : list]);
   return { graph, leaves: Object.fromEntries(values) };
 }
 
@@ -62,7 +66,9 @@ Deno.test("openWasm() computes what the reference computes, on random graphs", a
 
 /** Two linears with a norm between, wide enough that every kernel has many chunks; and their gradients' shapes. */
 function network(b: Builder): Graph {
-  const x = b.input("x", f32(70, 96)), w = b.param("w", f32(160, 96), "checkpoint"), v = b.param("v", f32(96, 160), "checkpoint");
+  const x = b.input("x", f32(70, 96)),
+    w = b.param("w", f32(160, 96), "checkpoint"),
+    v = b.param("v", f32(96, 160), "checkpoint");
   const linear = (y: Node, m: Node) => b.dot(y, m, { lhsContract: [1], rhsContract: [1] });
   const h = linear(x, w), mean = b.mul(b.sum(b.mul(h, h), [1]), 1 / 160);
   const normal = b.hadamard(b.div(h, b.sqrt(b.add(mean, 1e-5))), 1), y = linear(b.mul(normal, b.sigmoid(normal)), v);
@@ -91,7 +97,9 @@ Deno.test("Backend.run() updates leaves in place and returns their tensors", asy
   await using backend = await openWasm({ threads: 2 });
   const b = createBuilder(), p = b.input("p", f32(5000)), m = b.input("m", f32(5000)), g = b.input("g", f32(5000));
   const moment = b.add(b.mul(m, 0.5), g);
-  const executable = await backend.compile(graphOf({ p: b.sub(p, b.mul(moment, 0.25)), m: moment }), { inPlace: { p: "p", m: "m" } });
+  const executable = await backend.compile(graphOf({ p: b.sub(p, b.mul(moment, 0.25)), m: moment }), {
+    inPlace: { p: "p", m: "m" },
+  });
   const filled = (x: number) => backend.upload(f32(5000), new Float32Array(5000).fill(x));
   const leaves = { p: filled(1), m: filled(2), g: filled(3) };
   const results = backend.run(executable, leaves);
@@ -106,7 +114,8 @@ Deno.test("Backend.run() writes packed rows of a cache where positions tell", as
   const b = createBuilder(), codes = tensorType("u3", [2, 6, 40]), rows = b.input("rows", tensorType("u3", [2, 1, 40]));
   const cache = b.update(b.input("cache", codes), rows, b.input("positions", tensorType("i32", [2, 1])));
   const executable = await backend.compile(graphOf({ cache }));
-  const old = Int32Array.from({ length: 480 }, (_, i) => i % 8), fresh = Int32Array.from({ length: 80 }, (_, i) => 7 - i % 8);
+  const old = Int32Array.from({ length: 480 }, (_, i) => i % 8),
+    fresh = Int32Array.from({ length: 80 }, (_, i) => 7 - i % 8);
   const tensor = backend.upload(codes, old);
   const run = (positions: number[]) =>
     backend.run(executable, {
@@ -138,8 +147,16 @@ Deno.test("Backend.run() names a leaf that is missing or of another type", async
   await using backend = await openWasm();
   const b = createBuilder(), executable = await backend.compile(graphOf({ y: b.mul(b.input("x", f32(4)), 2) }));
   assertThrows(() => backend.run(executable, {}), TypeError, 'expected a tensor for leaf "x" of type f32[4]');
-  assertThrows(() => backend.run(executable, { x: backend.allocate(f32(5)) }), TypeError, "expected f32[4] but found f32[5]");
-  assertThrows(() => backend.upload(f32(4), new Float32Array(3)), TypeError, "expected 4 in a Float32Array but found 3");
+  assertThrows(
+    () => backend.run(executable, { x: backend.allocate(f32(5)) }),
+    TypeError,
+    "expected f32[4] but found f32[5]",
+  );
+  assertThrows(
+    () => backend.upload(f32(4), new Float32Array(3)),
+    TypeError,
+    "expected 4 in a Float32Array but found 3",
+  );
 });
 
 Deno.test("Backend.compile() prints kernels headed by what they fuse, and plans their memory", async () => {
@@ -152,5 +169,9 @@ Deno.test("Backend.compile() prints kernels headed by what they fuse, and plans 
 });
 
 Deno.test("openWasm() refuses a number of threads that is none", async () => {
-  await assertRejects(async () => await openWasm({ threads: 0 }), RangeError, "expected a positive number of threads but found 0");
+  await assertRejects(
+    async () => await openWasm({ threads: 0 }),
+    RangeError,
+    "expected a positive number of threads but found 0",
+  );
 });

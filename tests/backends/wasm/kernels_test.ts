@@ -2,7 +2,9 @@
 import { assert, assertEquals } from "@std/assert";
 import * as fc from "fast-check";
 import type { HostArray } from "../../../backends/backend.ts";
-import type { KernelSpec } from "../../../backends/kernel.ts";
+import type { Expr, KernelSpec } from "../../../backends/kernel.ts";
+import { random } from "../../../ir/random.ts";
+import { tensorType } from "../../../ir/types.ts";
 import { interpretKernel } from "../../support/interpret_kernel.ts";
 import { randomKernel } from "../../support/random_kernels.ts";
 import { runSpec } from "./run_spec.ts";
@@ -51,3 +53,91 @@ for (const kind of KINDS) {
     );
   });
 }
+
+/** Sums, extrema and a centred copy of long rows, which lie along memory or across it. */
+function longRows(across: boolean): { spec: KernelSpec; buffers: HostArray[] } {
+  const [outer, n] = [6, 1501], f32 = (...shape: number[]) => tensorType("f32", shape);
+  const strides = across ? [1, outer] : [n, 1], access = { offset: 0, strides }, perRow = { offset: 0, strides: [1] };
+  const x: Expr = { kind: "load", buffer: 0, access, scalar: "f32" };
+  const value = (id: number): Expr => ({ kind: "value", id, scalar: "f32" });
+  const reduction = (id: number, op: "sum" | "max" | "min") => ({ id, op, value: x, scalar: "f32" as const });
+  const none = { elements: [], reductions: [], stores: [], scalars: [], transforms: [], rowStores: [] };
+  const spec: KernelSpec = {
+    kind: "row",
+    name: "long",
+    fuses: "",
+    buffers: [
+      { name: "x", type: f32(outer * n), use: "read" },
+      { name: "sum", type: f32(outer), use: "write" },
+      { name: "range", type: f32(outer), use: "write" },
+      { name: "centred", type: f32(outer * n), use: "write" },
+    ],
+    outer: [outer],
+    row: [n],
+    phases: [{
+      ...none,
+      reductions: [reduction(0, "sum"), reduction(1, "max"), reduction(2, "min")],
+      rowStores: [
+        { buffer: 1, access: perRow, value: value(0) },
+        { buffer: 2, access: perRow, value: { kind: "map", op: "sub", args: [value(1), value(2)], scalar: "f32" } },
+      ],
+    }, {
+      ...none,
+      stores: [{ buffer: 3, access, value: { kind: "map", op: "sub", args: [x, value(1)], scalar: "f32" } }],
+    }],
+  };
+  const buffers = spec.buffers.map(({ type }) => new Float32Array(Number(type.shape[0])));
+  const values = buffers[0] as Float32Array, stream = random(4, "long rows");
+  values.forEach((_, i) => values[i] = stream.normal());
+  return { spec, buffers };
+}
+
+for (const across of [false, true]) {
+  Deno.test(`row kernels sum long rows ${across ? "across" : "along"} memory in blocks`, () => {
+    const { spec, buffers } = longRows(across), expected = buffers.map((values) => values.slice());
+    interpretKernel(spec, expected);
+    const found = runSpec(spec, buffers);
+    assertClose(spec, found, expected);
+    assertEquals(runSpec(spec, buffers, { threads: 2 }), found);
+  });
+}
+
+Deno.test("generateKernel() keeps loads that no select takes inside their buffers", () => {
+  // The second half of a concatenation reads its source far in front of it, and the first half behind its end.
+  const n = 40_000, f32 = (size: number) => tensorType("f32", [size]);
+  const load = (buffer: number, offset: number, stride: number): Expr => ({
+    kind: "load",
+    buffer,
+    access: { offset, strides: [stride] },
+    scalar: "f32",
+  });
+  const index: Expr = { kind: "index", access: { offset: 0, strides: [1] }, scalar: "i32" };
+  const first: Expr = {
+    kind: "map",
+    op: "compare",
+    direction: "lt",
+    args: [index, { kind: "constant", value: 3, scalar: "i32" }],
+    scalar: "bool",
+  };
+  const value: Expr = { kind: "map", op: "select", args: [first, load(0, 0, 2), load(1, -3, 1)], scalar: "f32" };
+  const spec: KernelSpec = {
+    kind: "map",
+    name: "concat",
+    fuses: "",
+    buffers: [
+      { name: "a", type: f32(6), use: "read" },
+      { name: "b", type: f32(n - 3), use: "read" },
+      { name: "y", type: f32(n), use: "write" },
+    ],
+    dims: [n],
+    stores: [{ buffer: 2, access: { offset: 0, strides: [1] }, value }],
+  };
+  const buffers = [
+    Float32Array.of(1, 0, 2, 0, 3, 0),
+    Float32Array.from({ length: n - 3 }, (_, i) => i),
+    new Float32Array(n),
+  ];
+  const expected = buffers.map((values) => values.slice());
+  interpretKernel(spec, expected);
+  assertEquals(runSpec(spec, buffers), expected);
+});

@@ -1,11 +1,20 @@
 /** How narrow integers and halves lie in memory, and that kernels read and write them there. */
 import { assertEquals } from "@std/assert";
 import * as fc from "fast-check";
-import { hostArray, type HostArray } from "../../../backends/backend.ts";
+import { type HostArray, hostArray } from "../../../backends/backend.ts";
 import type { KernelSpec } from "../../../backends/kernel.ts";
 import { bytesOf, decode, encode, layoutOf } from "../../../backends/wasm/layout.ts";
 import { halfValue } from "../../../ir/numerics.ts";
-import { type DType, DTYPES, isFloat, isNarrow, rangeOf, sizeOf, tensorType, type TensorType } from "../../../ir/types.ts";
+import {
+  type DType,
+  DTYPES,
+  isFloat,
+  isNarrow,
+  rangeOf,
+  sizeOf,
+  type TensorType,
+  tensorType,
+} from "../../../ir/types.ts";
 import { runSpec } from "./run_spec.ts";
 
 const SHAPES: readonly (readonly number[])[] = [[], [1], [3], [33], [2, 172], [5, 32], [3, 1], [2, 3, 7], [4, 64]];
@@ -20,7 +29,9 @@ function valuesOf(type: TensorType, numbers: readonly number[]): HostArray {
   }) as HostArray;
 }
 
-const types = fc.tuple(fc.constantFrom(...DTYPES), fc.constantFrom(...SHAPES)).map(([dtype, shape]) => tensorType(dtype, shape));
+const types = fc.tuple(fc.constantFrom(...DTYPES), fc.constantFrom(...SHAPES)).map(([dtype, shape]) =>
+  tensorType(dtype, shape)
+);
 const numbers = fc.array(fc.integer({ min: 0, max: 65535 }), { minLength: 1, maxLength: 97 });
 
 Deno.test("decode() inverts encode() for every type and shape", () => {
@@ -36,7 +47,12 @@ Deno.test("encode() stores codes in exactly their width, rows padded to blocks o
   const bytes = (dtype: DType, shape: readonly number[]) => layoutOf(tensorType(dtype, shape)).bytes;
   for (const width of [2, 3, 4, 5, 6, 7]) assertEquals(bytes(`u${width}` as DType, [3, 64]), 3 * 64 * width / 8);
   assertEquals(bytes("u3", [2, 33]), 2 * 64 * 3 / 8);
-  assertEquals([bytes("u8", [3, 5]), bytes("i4", [3, 5]), bytes("f16", [3, 5]), bytes("bool", [3, 5])], [15, 15, 30, 60]);
+  assertEquals([bytes("u8", [3, 5]), bytes("i4", [3, 5]), bytes("f16", [3, 5]), bytes("bool", [3, 5])], [
+    15,
+    15,
+    30,
+    60,
+  ]);
 });
 
 Deno.test("encode() puts the wide field's plane first, elements of a word four apart by plane", () => {
@@ -86,7 +102,10 @@ Deno.test("kernels read every half and round to halves as the host does", () => 
   assertEquals(runSpec(copyKernel(type, false), [all, new Float32Array(65536)])[1], all);
 
   const single = tensorType("f32", [4096]), half = tensorType("f16", [4096]);
-  const exponents = Float32Array.from({ length: 4096 }, (_, i) => (i % 2 ? -1 : 1) * (1 + (i * 37 % 4096) / 4096) * 2 ** (i % 46 - 28));
+  const exponents = Float32Array.from(
+    { length: 4096 },
+    (_, i) => (i % 2 ? -1 : 1) * (1 + (i * 37 % 4096) / 4096) * 2 ** (i % 46 - 28),
+  );
   const access = { offset: 0, strides: [1] };
   const spec: KernelSpec = {
     kind: "map",
