@@ -72,11 +72,8 @@ async function main(args: readonly string[]): Promise<number> {
     }
     // A reader such as `head` has seen enough.
     if (error instanceof Deno.errors.BrokenPipe) return 0;
-    progress.line(
-      `internal error: ${
-        error instanceof Error ? error.message : error
-      }; please report it with the command and its input`,
-    );
+    const [reason] = String(error instanceof Error ? error.message : error).split("\n");
+    progress.line(`internal error: ${reason}; please report it with the command and what it was given`);
     return 1;
   }
 }

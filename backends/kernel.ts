@@ -49,6 +49,8 @@ export type Expr =
     readonly scalar: Scalar;
     readonly direction?: Direction;
     readonly range?: readonly [number, number];
+    /** On a `cast` to f32: the result is the nearest half-precision value, ties to even, by whatever the backend cannot optimize away. */
+    readonly half?: true;
   }
   /** A value computed earlier in this kernel: an element of the row (kept or recomputed), a scalar of the row, or the accumulator. */
   | { readonly kind: "value"; readonly id: number; readonly scalar: Scalar };

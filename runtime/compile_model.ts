@@ -5,6 +5,7 @@
 import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
 import { frontierOf } from "../compiler/allocate/frontier.ts";
+import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
@@ -204,7 +205,8 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   });
   const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
-  return { module: elastic, sensitivities, frontier: frontierOf(items) };
+  const frontier = await measureFrontier({ ...common, tokens: SENSITIVITY_TOKENS }, frontierOf(items));
+  return { module: elastic, sensitivities, frontier };
 }
 
 /** What the artifact holds; values in files stay there until they are asked for. */

@@ -122,6 +122,8 @@ function mapExpression(node: Node, args: readonly Expr[]): Expr {
     const to = node.type.dtype, arg = args[0] as Expr;
     if (to === "f16" && from === "f32") return roundedToHalf(arg);
     if (isFloat(to) && isFloat(from)) return arg;
+    // Of all integers only wide ones have more digits than a half.
+    if (to === "f16" && from === "i32") return roundedToHalf({ kind: "map", op, args, scalar });
     if (!isNarrow(to)) return { kind: "map", op, args, scalar };
     return { kind: "map", op, args, scalar, range: rangeOf(to) };
   }
@@ -130,15 +132,8 @@ function mapExpression(node: Node, args: readonly Expr[]): Expr {
     : { kind: "map", op, args, scalar };
 }
 
-/**
- * x rounded to the 11 significant bits of a half: t - (t - x) with t = (2^13 + 1)·x (Dekker's splitting). What is stored as f16
- * and what the same kernel computes from it then agree, but for halves below the normal range.
- */
-function roundedToHalf(x: Expr): Expr {
-  const map = (op: "mul" | "sub", ...args: Expr[]): Expr => ({ kind: "map", op, args, scalar: "f32" });
-  const scaled = map("mul", x, { kind: "constant", value: 8193, scalar: "f32" });
-  return map("sub", scaled, map("sub", scaled, x));
-}
+/** What is stored as f16 and what the same kernel computes from it agree only if the kernel rounds, too. */
+const roundedToHalf = (x: Expr): Expr => ({ kind: "map", op: "cast", args: [x], scalar: "f32", half: true });
 
 function constant(node: Node, index: Access, extents: readonly number[]): Expr {
   const values = numbersAttr(node.attrs, "values"), scalar = scalarOf(node.type.dtype);

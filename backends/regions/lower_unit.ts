@@ -86,7 +86,7 @@ export function storeOf(
   build: (node: Node, index: Access) => Expr,
   buffers: BufferTable,
 ): Store {
-  if (node.op !== "update") return { value: build(node, index), buffer: buffers.write(node), access: index };
+  if (node.op !== "update") return { value: unrounded(build(node, index), node), buffer: buffers.write(node), access: index };
   const [cache, rows, positions] = node.inputs as readonly [Node, Node, Node];
   const width = sizeOf(rows.type.shape.slice(2)), tokens = Number(rows.type.shape[1]), batch = Number(rows.type.shape[0]);
   const context = Number(cache.type.shape[1]);
@@ -94,9 +94,14 @@ export function storeOf(
   const column = digitOf(index, 1, width, extents);
   if (!sequence || !token || !column) throw new NotAffine(node);
   return {
-    value: build(rows, index),
+    value: unrounded(build(rows, index), node),
     scatter: { index: build(positions, token), extent: context, stride: width },
     access: combine(extents.length, [[sequence, context * width], [column, 1]]),
     buffer: buffers.write(node),
   };
+}
+
+/** A store as f16 rounds by itself. */
+function unrounded(value: Expr, { type }: Node): Expr {
+  return type.dtype === "f16" && value.kind === "map" && value.half ? value.args[0] as Expr : value;
 }

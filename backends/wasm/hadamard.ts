@@ -4,10 +4,10 @@
  * 16 bytes are the same for both.
  */
 import { hadamardFactor, hadamardMatrix } from "../../ir/hadamard.ts";
-import { f32x4, type FunctionBuilder, i32, v128 } from "./assembler.ts";
+import { f32x4, type FunctionBuilder, i32, type Local, v128 } from "./assembler.ts";
 import type { Emitter } from "./kernel.ts";
 import { interleaveHigh, interleaveLow, swapHalves, swapPairs } from "./lanes.ts";
-import type { Index } from "./place.ts";
+import type { Index, Vector } from "./place.ts";
 
 /** A transform of `n` elements of `size` bytes (4, or 16 for vectors). */
 export interface Transform {
@@ -97,50 +97,64 @@ interface Mix {
   readonly result: Index;
 }
 
-/** result[i] = Σ_k matrix[i, k] · row[k] over blocks of whole vectors. */
+/** Sums that are kept in registers. */
+const REGISTERS = 8;
+
+/** result[i] = Σ_k matrix[i, k] · row[k] over blocks of whole vectors, for several i and several vectors at once. K is a multiple of 4. */
 function mixBlocks({ b, math }: Emitter["code"], { K, bytes, matrix, row, result }: Mix): void {
-  const unroll = bytes % 64 === 0 ? 4 : bytes % 32 === 0 ? 2 : 1;
-  b.for("i", 0, K, 1, (i) => {
+  const unroll = bytes % 64 === 0 ? 4 : bytes % 32 === 0 ? 2 : 1, rows = unroll === 4 ? REGISTERS / 4 : 4;
+  b.for("i", 0, K, rows, (i) => {
     const signs = b.let("signs", i32.add(matrix, i32.mul(i, 4 * K)));
     const target = b.let("target", i32.add(result, i32.mul(i, bytes)));
     b.for("j", 0, bytes, 16 * unroll, (j) => {
-      const sums = Array.from({ length: unroll }, () => b.let("sum", f32x4.const(0)));
-      const source = b.let("source", i32.add(row, j));
-      b.for("k", 0, 4 * K, 4, (k) => {
-        const sign = b.let("sign", v128.load32_splat(i32.add(signs, k)));
-        sums.forEach((sum, u) => b.set(sum, math.madd(sign, v128.load(source, 16 * u), sum)));
+      const sums = Array.from({ length: rows * unroll }, () => b.let("sum", f32x4.const(0)));
+      const source = b.let("source", i32.add(row, j)), sign = b.let("sign_at", signs);
+      b.for("k", 0, K, 1, () => {
+        const values = Array.from({ length: unroll }, (_, u) => b.let("x", v128.load(source, 16 * u)));
+        for (let r = 0; r < rows; r++) {
+          const own = b.let("sign", v128.load32_splat(sign, 4 * K * r));
+          values.forEach((x, u) => accumulate(sums[r * unroll + u], own, x));
+        }
         b.set(source, i32.add(source, bytes));
+        b.set(sign, i32.add(sign, 4));
       });
       const at = b.let("address", i32.add(target, j));
-      sums.forEach((sum, u) => b.emit(v128.store(at, sum, 16 * u)));
+      sums.forEach((sum, s) => b.emit(v128.store(at, sum, Math.floor(s / unroll) * bytes + 16 * (s % unroll))));
     });
   });
+
+  function accumulate(sum: Local<"v128"> | undefined, x: Vector, y: Vector): void {
+    if (sum) b.set(sum, math.madd(x, y, sum));
+  }
 }
 
 /** The same over blocks of one or two elements: vectors hold four results, and the matrix lies by columns. K is a multiple of 4. */
 function mixElements({ b, math }: Emitter["code"], { K, bytes, matrix, row, result }: Mix): void {
-  const elements = bytes / 4, wide = K % 8 === 0 ? 2 : 1;
-  b.for("i", 0, 4 * K, 16 * wide, (i) => {
-    const sums = Array.from({ length: wide * elements }, () => b.let("sum", f32x4.const(0)));
-    const signs = b.let("signs", i32.add(matrix, i)), source = b.let("source", row);
+  const elements = bytes / 4, wide = REGISTERS / elements, vectors = K / 4, whole = vectors - vectors % wide;
+  const some = (i: Index, count: number) => {
+    const sums = Array.from({ length: count * elements }, () => b.let("sum", f32x4.const(0)));
+    const signs = b.let("signs", i32.add(matrix, i32.shl(i, 4))), source = b.let("source", row);
     b.for("k", 0, K, 1, () => {
-      for (let e = 0; e < elements; e++) {
-        const x = b.let("x", v128.load32_splat(source, 4 * e));
-        for (let w = 0; w < wide; w++) {
+      const values = Array.from({ length: elements }, (_, e) => b.let("x", v128.load32_splat(source, 4 * e)));
+      for (let w = 0; w < count; w++) {
+        const sign = b.let("sign", v128.load(signs, 16 * w));
+        values.forEach((x, e) => {
           const sum = sums[w * elements + e];
-          if (sum) b.set(sum, math.madd(x, v128.load(signs, 16 * w), sum));
-        }
+          if (sum) b.set(sum, math.madd(x, sign, sum));
+        });
       }
       b.set(signs, i32.add(signs, 4 * K));
       b.set(source, i32.add(source, bytes));
     });
-    const target = b.let("target", i32.add(result, i32.mul(i, elements)));
-    for (let w = 0; w < wide; w++) {
+    const target = b.let("target", i32.add(result, i32.mul(i, 16 * elements)));
+    for (let w = 0; w < count; w++) {
       const [x, y] = [sums[w * elements], sums[w * elements + 1]];
       if (x && elements === 1) b.emit(v128.store(target, x, 16 * w));
       if (x && y && elements === 2) {
         b.emit(v128.store(target, interleaveLow(x, y), 32 * w), v128.store(target, interleaveHigh(x, y), 32 * w + 16));
       }
     }
-  });
+  };
+  if (whole > 0) b.for("i", 0, whole, wide, (i) => some(i, wide));
+  if (whole < vectors) some(i32.const(whole), vectors - whole);
 }

@@ -32,8 +32,9 @@ const COMPARE = {
 /** Integers of at most this magnitude are exact in f32, so that clamping may come before the conversion. */
 const EXACT = 2 ** 24;
 
-const cast: Lowering = ({ relaxed }, { scalar, range, args: of }, args) => {
+const cast: Lowering = ({ relaxed, b }, { scalar, range, half, args: of }, args) => {
   const x = operand(args, 0), from = of[0]?.scalar ?? "f32";
+  if (half) return nearestHalf(b.let("x", x));
   if (from === "bool") return v128.and(x, scalar === "f32" ? f32x4.const(1) : i32x4.const(1));
   if (scalar === "f32") return from === "f32" ? x : f32x4.convert_i32x4_s(x);
   const [low, high] = range ?? [-(2 ** 31), 2 ** 31 - 1];
@@ -44,6 +45,18 @@ const cast: Lowering = ({ relaxed }, { scalar, range, args: of }, args) => {
   const integer = from === "f32" ? i32x4.trunc_sat_f32x4_s(x) : x;
   return range ? i32x4.min_s(i32x4.max_s(integer, i32x4.const(low)), i32x4.const(high)) : integer;
 };
+
+/** The nearest half as a float, ties to even: 13 bits of the fraction vanish, or what is below 2^-24. */
+function nearestHalf(x: Vector): Vector {
+  const magnitude = v128.and(x, i32x4.const(0x7fffffff)), odd = v128.and(i32x4.shr_u(x, 13), i32x4.const(1));
+  const normal = v128.and(i32x4.add(i32x4.add(magnitude, odd), i32x4.const(0xfff)), i32x4.const(~0x1fff));
+  // Subnormal halves are multiples of 2^-24, which adding ½ rounds to.
+  const small = f32x4.sub(f32x4.add(magnitude, f32x4.const(0.5)), f32x4.const(0.5));
+  const finite = v128.bitselect(small, normal, i32x4.lt_s(magnitude, i32x4.const(0x38800000)));
+  const bounded = v128.bitselect(i32x4.const(0x7f800000), finite, i32x4.gt_s(magnitude, i32x4.const(0x477fefff)));
+  const result = v128.bitselect(magnitude, bounded, i32x4.gt_s(magnitude, i32x4.const(0x7f800000))); // NaN
+  return v128.or(result, v128.and(x, i32x4.const(-(2 ** 31))));
+}
 
 const LOWERINGS = {
   add: numbers(f32x4.add, i32x4.add),

@@ -220,6 +220,7 @@ function mapOperand(writer: Writer, expr: MapExpr, args: readonly Operand[]): Op
   const { text, even }: MapText = MAP_TEXT[expr.op], vector = args.some((arg) => arg.vector);
   if (expr.op === "straightThrough") return { ...args[0] as Operand, scalar: expr.scalar };
   if (expr.op === "erf") errorFunction(writer, vector);
+  if (expr.half) return { text: `${nearestHalf(writer, vector)}(${args[0]?.text})`, scalar: "f32", vector };
   const texts = args.map((arg) => even && vector ? splat(arg).text : arg.text);
   const written = text(texts, expr, vector);
   return {
@@ -240,6 +241,31 @@ function castText(x: string, { args, scalar, range }: MapExpr, vector: boolean):
   if (from === scalar) return narrow && scalar === "i32" ? within(x, "i32", narrow) : x;
   return `${type}(${narrow && from === "f32" ? within(x, "f32", narrow) : x})`;
 }
+
+/**
+ * The nearest half as a float, ties to even, in integers: compilers may contract float arithmetic, and what `unpack2x16float` makes of
+ * subnormal halves is up to the device. Rounding to an integer is exact, and multiples of 2^-24 are normal floats.
+ */
+function nearestHalf(writer: Writer, vector: boolean): string {
+  const one = writer.helper("nearest_half", (name) => [
+    `fn ${name}(x: f32) -> f32 {`,
+    "  let magnitude = bitcast<u32>(x) & 0x7fffffffu;",
+    "  var half = (magnitude + 0xfffu + ((magnitude >> 13u) & 1u)) & 0xffffe000u;",
+    "  if (magnitude < 0x38800000u) { half = bitcast<u32>(round(abs(x) * 16777216.0) * 5.9604644775390625e-8); }",
+    "  if (magnitude > 0x477fefffu) { half = max(magnitude, 0x7f800000u); }",
+    "  return bitcast<f32>(half | (bitcast<u32>(x) & 0x80000000u));",
+    "}",
+  ]);
+  return vector ? ofFour(writer, one) : one;
+}
+
+/** The function that applies one of a float to four. */
+const ofFour = (writer: Writer, one: string): string =>
+  writer.helper(`${one}4`, (name) => [
+    `fn ${name}(x: vec4<f32>) -> vec4<f32> {`,
+    `  return vec4<f32>(${["x", "y", "z", "w"].map((part) => `${one}(x.${part})`).join(", ")});`,
+    "}",
+  ]);
 
 /** erf for f32: odd polynomial up to 1, one minus e^(-x²) times a polynomial in 1/(1+x/2) beyond; both fitted to 2e-8. */
 const SMALL = [
@@ -274,10 +300,5 @@ function errorFunction(writer: Writer, vector: boolean): void {
     "  return select(sign(x) * (1.0 - tail), near, size < 1.0);",
     "}",
   ]);
-  if (!vector) return;
-  writer.helper("error_function4", (name) => [
-    `fn ${name}(x: vec4<f32>) -> vec4<f32> {`,
-    `  return vec4<f32>(${["x", "y", "z", "w"].map((part) => `${one}(x.${part})`).join(", ")});`,
-    "}",
-  ]);
+  if (vector) ofFour(writer, one);
 }

@@ -2,6 +2,7 @@
 import { createRunner } from "../../backends/runner.ts";
 import { parseBitSpec } from "../../compiler/bit_spec.ts";
 import { parseDecoderConfig } from "../../compiler/frontends/config.ts";
+import { checkContext } from "../../compiler/frontends/decoder.ts";
 import { openTokenizer } from "../../compiler/frontends/tokenizer.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { createSession } from "../session.ts";
@@ -21,7 +22,7 @@ export async function runCommand(
   host: Host,
 ): Promise<void> {
   const spec = parseBitSpec(bits), folder = await openModel(model, host), tokenizer = await openTokenizer(folder);
-  const { eosTokenIds } = parseDecoderConfig(await folder.read("config.json"), `${folder.name}/config.json`);
+  const config = parseDecoderConfig(await folder.read("config.json"), `${folder.name}/config.json`);
   await using backend = await openDevice(device);
   const source = (await openSource(folder, createRunner(backend)))(spec),
     ids = tokenizer.encode(prompt),
@@ -35,12 +36,12 @@ export async function runCommand(
       mend: foreign === undefined ? "give some text to --prompt" : "use the tokenizer that belongs to the model",
     });
   }
+  checkContext(config, ids.length);
   await using session = await createSession(source, spec);
-  host.progress.line(`Running ${folder.name} at ${spec.text} on ${deviceText(backend)}`);
   const stream = tokenizer.stream(ids), write = json ? () => {} : host.write, start = performance.now();
   let text = "", tokens = 0;
   write(prompt);
-  for await (const id of session.generate(ids, { maxTokens, stop: [...eosTokenIds, ...tokenizer.eosIds] })) {
+  for await (const id of session.generate(ids, { maxTokens, stop: [...config.eosTokenIds, ...tokenizer.eosIds] })) {
     const piece = stream.push(id);
     write(piece);
     text += piece;
@@ -49,5 +50,6 @@ export async function runCommand(
   const rest = stream.end(), seconds = (performance.now() - start) / 1000;
   write(`${rest}\n`);
   if (json) host.print(JSON.stringify({ bits: spec.text, prompt, text: text + rest, tokens, seconds }));
-  host.progress.line(`${tokens} tokens in ${seconds.toFixed(2)} s, prompt and compilation of its programs included`);
+  const pace = `${tokens} tokens in ${seconds.toFixed(2)} s, compilation of programs included`;
+  host.progress.line(`${folder.name} at ${spec.text} on ${deviceText(backend)}: ${pace}`);
 }

@@ -139,7 +139,8 @@ const MAP = {
     }
   },
   select: ([condition, a = 0, b = 0]) => condition ? a : b,
-  cast: ([x = 0], { scalar, range }) => {
+  cast: ([x = 0], { scalar, range, half }) => {
+    if (half) return halfValue(halfBits(x));
     if (scalar !== "i32") return x;
     const [low, high] = range ?? [-(2 ** 31), 2 ** 31 - 1];
     return clamp(Math.trunc(x), low, high);

@@ -129,7 +129,7 @@ export function randomGraph(seed: number, options: RandomGraphOptions = {}): Ran
   };
   const fresh = ({ dtypes = ANY, shape: dims, lo, hi, accept }: Wanted = {}): Value => {
     const dtype = dtypes[rng.int(dtypes.length)] ?? "f32", floating = isFloat(dtype);
-    const [least, most] = isNarrow(dtype) ? rangeOf(dtype) : floating ? [-2, 2] : [-6, 6];
+    const [least, most] = dtype === "bool" ? [0, 1] : isNarrow(dtype) ? rangeOf(dtype) : floating ? [-2, 2] : [-6, 6];
     // An interval beside the usual one: at least 1/4 becomes 1/4 … 9/4.
     const low = Math.max(least, lo ?? least),
       high = Math.max(Math.min(most, hi ?? most), lo === undefined ? least : lo + 2);

@@ -111,6 +111,8 @@ export const cast = (x: Expr, dtype: DType): Expr =>
   dtype === "f32"
     ? { kind: "map", op: "cast", args: [x], scalar: "f32" }
     : { kind: "map", op: "cast", args: [x], scalar: "i32", range: rangeOf(dtype) };
+/** Rounded to the nearest half. */
+export const nearestHalf = (x: Expr): Expr => ({ kind: "map", op: "cast", args: [x], scalar: "f32", half: true });
 /** A value that the kernel computed before. */
 export const valueOf = (id: number, scalar: Scalar = "f32"): Expr => ({ kind: "value", id, scalar });
 
@@ -200,9 +202,11 @@ function exact(draft: Draft, from: Sources, depth: number): Expr {
   const { draw } = draft;
   if (depth === 0) return leaf(draft, from);
   const next = () => exact(draft, from, depth - 1);
-  switch (draw.int(9)) {
+  switch (draw.int(10)) {
     case 0:
       return apply("sub", next(), next());
+    case 8: // of subnormal halves, to multiples of 1/16
+      return apply("mul", nearestHalf(apply("mul", next(), number(2 ** -20))), number(2 ** 20));
     case 1:
       return apply("minimum", next(), next());
     case 2:

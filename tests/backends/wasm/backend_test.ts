@@ -93,6 +93,45 @@ Deno.test("openWasm() gives the same bytes on one, two and three threads", async
   }
 });
 
+/** Contractions of many sizes that do not depend on each other, and sums of them: threads are in different kernels at one time. */
+function manyKernels(b: Builder): Graph {
+  const outputs: Record<string, Node> = {};
+  for (let i = 0; i < 12; i++) {
+    const [m, n, k] = [20 + 9 * i, 150 - 11 * i, 16 + 30 * (i % 5)];
+    const y = b.dot(b.input(`x${i}`, f32(m, k)), b.input(`w${i}`, f32(n, k)), { lhsContract: [1], rhsContract: [1] });
+    outputs[`softmax${i}`] = b.exp(b.sub(y, b.max(y, [1])));
+    outputs[`sum${i}`] = b.sum(b.mul(y, y), [0, 1]);
+  }
+  return graphOf(outputs);
+}
+
+Deno.test("openWasm() gives the same bytes where threads run ahead of each other", async () => {
+  await using one = await openWasm();
+  await using two = await openWasm({ threads: 2 });
+  const graph = manyKernels(createBuilder()), stream = random(2, "many kernels");
+  const leaves = Object.fromEntries(
+    leavesOf(graph, "input").map((node) => [
+      nameOf(node),
+      Float64Array.from({ length: sizeOf(node.type.shape) }, () => Math.fround(stream.normal() / 8)),
+    ]),
+  );
+  const expected = await runGraph(one, graph, leaves);
+  assertClose(expected, evaluate(graph, leaves));
+  for (let i = 0; i < 20; i++) assertEquals(await runGraph(two, graph, leaves), expected);
+});
+
+Deno.test("Backend.allocate() grows the memory under running threads' feet", async () => {
+  await using backend = await openWasm({ threads: 2 });
+  const b = createBuilder(), executable = await backend.compile(graphOf({ y: b.mul(b.input("x", f32(100_000)), 2) }));
+  const small = backend.run(executable, { x: backend.upload(f32(100_000), new Float32Array(100_000).fill(1)) });
+  const large = Array.from({ length: 3 }, () => backend.allocate(f32(5_000_000)));
+  const x = backend.upload(f32(100_000), new Float32Array(100_000).fill(3));
+  const { y } = backend.run(executable, { x });
+  assertEquals(y && await backend.download(y), new Float32Array(100_000).fill(6));
+  assertEquals(small.y && await backend.download(small.y), new Float32Array(100_000).fill(2));
+  large.forEach((tensor) => backend.free(tensor));
+});
+
 Deno.test("Backend.run() updates leaves in place and returns their tensors", async () => {
   await using backend = await openWasm({ threads: 2 });
   const b = createBuilder(), p = b.input("p", f32(5000)), m = b.input("m", f32(5000)), g = b.input("g", f32(5000));

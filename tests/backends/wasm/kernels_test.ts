@@ -3,8 +3,10 @@ import { assert, assertEquals } from "@std/assert";
 import * as fc from "fast-check";
 import type { HostArray } from "../../../backends/backend.ts";
 import type { Expr, KernelSpec } from "../../../backends/kernel.ts";
+import { hadamardTransform } from "../../../ir/hadamard.ts";
 import { random } from "../../../ir/random.ts";
 import { tensorType } from "../../../ir/types.ts";
+import { halfKernel } from "../../support/half_kernel.ts";
 import { interpretKernel } from "../../support/interpret_kernel.ts";
 import { randomKernel } from "../../support/random_kernels.ts";
 import { runSpec } from "./run_spec.ts";
@@ -140,4 +142,53 @@ Deno.test("generateKernel() keeps loads that no select takes inside their buffer
   const expected = buffers.map((values) => values.slice());
   interpretKernel(spec, expected);
   assertEquals(runSpec(spec, buffers), expected);
+});
+
+/** Transforms every row of [outer, n], which lie along memory or across it. */
+function transformKernel(outer: number, n: number, transposed: boolean, across: boolean): KernelSpec {
+  const type = tensorType("f32", [outer * n]), access = { offset: 0, strides: across ? [1, outer] : [n, 1] };
+  const none = { elements: [], reductions: [], stores: [], scalars: [], transforms: [], rowStores: [] };
+  const x: Expr = { kind: "load", buffer: 0, access, scalar: "f32" };
+  return {
+    kind: "row",
+    name: "transform",
+    fuses: "",
+    buffers: [{ name: "x", type, use: "read" }, { name: "y", type, use: "write" }],
+    outer: [outer],
+    row: [n],
+    phases: [
+      { ...none, elements: [{ id: 0, value: x, keep: true }], transforms: [{ id: 1, source: 0, transposed }] },
+      { ...none, stores: [{ buffer: 1, access, value: { kind: "value", id: 1, scalar: "f32" } }] },
+    ],
+  };
+}
+
+Deno.test("row kernels transform rows of every kind of length", () => {
+  const stream = random(5, "transforms");
+  for (const n of [1, 2, 4, 8, 12, 24, 48, 128, 172, 344, 688]) {
+    for (const transposed of [false, true]) {
+      const rows = Float32Array.from({ length: 5 * n }, () => stream.normal());
+      const expected = hadamardTransform(rows, { rowLength: n, transposed });
+      const along = runSpec(transformKernel(5, n, transposed, false), [rows, new Float32Array(5 * n)])[1] as HostArray;
+      const turned = rows.map((_, i) => rows[i % 5 * n + Math.floor(i / 5)] ?? 0);
+      const across = runSpec(transformKernel(5, n, transposed, true), [
+        turned,
+        new Float32Array(5 * n),
+      ])[1] as HostArray;
+      expected.forEach((want, i) => {
+        const where = `element ${i % n} of row ${Math.floor(i / n)} of ${n}, transposed ${transposed}`;
+        assert(Math.abs((along[i] ?? NaN) - want) < 1e-5, `along, ${where}: expected ${want} but found ${along[i]}`);
+        const found = across[i % n * 5 + Math.floor(i / n)];
+        assert(Math.abs((found ?? NaN) - want) < 1e-5, `across, ${where}: expected ${want} but found ${found}`);
+      });
+    }
+  }
+});
+
+Deno.test("kernels round to the nearest half, ties to even, subnormal ones and overflow included", () => {
+  for (const values of [undefined, [65520, -65520, 1e30, Infinity, -Infinity, NaN, 1e-40]]) {
+    const { spec, buffers } = halfKernel(values), expected = buffers.map((data) => data.slice());
+    interpretKernel(spec, expected);
+    assertEquals(runSpec(spec, buffers), expected);
+  }
 });

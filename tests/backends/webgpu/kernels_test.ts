@@ -6,6 +6,7 @@ import { generateKernel } from "../../../backends/webgpu/kernel.ts";
 import { random } from "../../../ir/random.ts";
 import { tensorType } from "../../../ir/types.ts";
 import { openTestGpu } from "../../gpu.ts";
+import { halfKernel } from "../../support/half_kernel.ts";
 import { NARROW, type RandomKernel, randomKernels, valueOf } from "../../support/random_kernels.ts";
 import { checkKernel, runKernel } from "./run_kernel.ts";
 import { copyMap } from "./specs.ts";
@@ -116,5 +117,12 @@ Deno.test("grids of more than 65535 workgroups are folded", async () => {
   const { dispatches } = generateKernel(kernel.spec);
   assertEquals(dispatches[0]?.grid, [35001, 2, 1]);
   await checkKernel(device, kernel);
+  device.destroy();
+});
+
+Deno.test("kernels round to the nearest half, ties to even, subnormal ones included", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  await checkKernel(device, halfKernel(), 0);
   device.destroy();
 });

@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { type AllocationItem, frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
+import { undominated } from "../../../compiler/allocate/measured_frontier.ts";
 
 const WIDTHS = [2, 3, 4, 8];
 
@@ -67,4 +68,10 @@ Deno.test("frontierOf() can count sites instead of weights", () => {
 
 Deno.test("lookUp() finds nothing below the lowest width", () => {
   assertEquals(lookUp(frontierOf([{ site: "s", parameters: 8, loss: { 2: 1, 3: 0 } }]), 1.9), undefined);
+});
+
+Deno.test("undominated() keeps points that no cheaper one beats, by rising bits and falling loss", () => {
+  const point = (meanBits: number, loss: number) => ({ meanBits, loss, widths: `${meanBits}` });
+  const kept = undominated([point(4, 0.2), point(2, 3), point(3, 0.5), point(2.5, 3.5), point(3.5, 0.6), point(3, 0.4)]);
+  assertEquals(kept.map(({ meanBits, loss }) => [meanBits, loss]), [[2, 3], [3, 0.4], [4, 0.2]]);
 });

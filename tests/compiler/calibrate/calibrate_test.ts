@@ -1,5 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { openReference } from "../../../backends/reference/backend.ts";
+import { frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
+import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
 import { calibrate, type CalibrationInput } from "../../../compiler/calibrate/calibrate.ts";
 import { createPrograms } from "../../../compiler/calibrate/programs.ts";
@@ -42,11 +44,10 @@ const bytesOf = (tensors: readonly StoredTensor[] | undefined) =>
   (tensors ?? []).map(({ name, values }) => `${name} ${[...new Uint8Array(values.buffer, values.byteOffset, values.byteLength)].join()}`);
 
 for (const track of ["weights", "activations"] as const) {
-  Deno.test(`calibrate() lowers the loss of every bit group (${track})`, async () => {
+  Deno.test(`calibrate() stores masters, clips and adapters of every block (${track})`, async () => {
     const losses: Record<number, number[]> = {};
     const input = inputFor(track);
     await calibrate({ ...input, report: ({ block, loss }) => (losses[block] ??= []).push(loss) });
-    // Balanced losses start at 1 per group; the reports are means over all groups and the whole training.
     assertEquals(Object.keys(losses), ["0", "1"]);
     const names = (await input.store.load(1))?.map(({ name }) => name) ?? [];
     for (const part of ["master.codes", "master.scales", "clip.high.4", "clip.low.8", "adapter.a", "adapter.b"]) {
@@ -85,4 +86,19 @@ Deno.test("measureSensitivities() gives every site a loss that falls with its wi
     assert(Object.values(losses).every((loss) => loss >= 0));
     assert((losses[2] ?? 0) > (losses[8] ?? 0));
   }
+});
+
+Deno.test("measureFrontier() keeps allocations measured as a whole: never worse than a uniform width of the same budget", async () => {
+  const input = inputFor("weights", { epochs: 1 });
+  await calibrate(input);
+  const measuring = { ...input, tokens: 16, report: () => {} }, found = await measureSensitivities(measuring);
+  const items = Object.entries(found).map(([site, loss]) => ({ site, parameters: 64, loss }));
+  const { sites, points } = await measureFrontier(measuring, frontierOf(items));
+  const uniform = await measureAllocations(measuring, sites, ["2", "3", "4", "8"].map((digit) => digit.repeat(sites.length)));
+  for (const [i, width] of [2, 3, 4, 8].entries()) {
+    assert((lookUp({ sites, parameters: [], points }, width)?.loss ?? Infinity) <= (uniform[i] ?? 0) + 1e-12, `${width} bits`);
+  }
+  points.slice(1).forEach(({ meanBits, loss }, i) => {
+    assert(meanBits > (points[i]?.meanBits ?? 0) && loss < (points[i]?.loss ?? 0));
+  });
 });

@@ -1,0 +1,117 @@
+/** A compilation that was killed goes on where it was, to the same bytes; the number of threads changes nothing. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { openWasm } from "../../backends/wasm/backend.ts";
+import { readTexts } from "../../compiler/frontends/dataset.ts";
+import { localFolder } from "../../compiler/frontends/source.ts";
+import { UserError } from "../../ir/errors.ts";
+import { type CompileEvent, compileModel, type CompileModelOptions } from "../../runtime/compile_model.ts";
+import { namesIn, ownLines, runCompile, tinyModel } from "./tiny_model.ts";
+
+interface Place {
+  readonly root: string;
+  readonly model: string;
+}
+
+async function compileTo(
+  { model, root }: Place,
+  out: string,
+  options: Partial<CompileModelOptions> & { readonly threads?: number } = {},
+) {
+  const { threads = 1, ...others } = options;
+  await using backend = await openWasm({ threads });
+  const calibration = await readTexts(`${model}/calibration.jsonl`);
+  await compileModel({
+    model: await localFolder(model),
+    backend,
+    calibration,
+    out: `${root}/${out}`,
+    settings: { epochs: 2 },
+    ...others,
+  });
+}
+
+const bytesOf = async ({ root }: Place, out: string): Promise<string> =>
+  new Uint8Array(await crypto.subtle.digest("SHA-256", await Deno.readFile(`${root}/${out}/model.safetensors`)))
+    .toHex();
+
+/** Throws at the first step of a block, as if somebody pulled the plug. */
+const stopAt = (block: number) => (event: CompileEvent) => {
+  if (event.kind === "calibration" && event.progress.block === block) throw new Error("stopped");
+};
+
+Deno.test("a stopped compilation goes on from its finished blocks to the same bytes", async () => {
+  await using place = await tinyModel();
+  await compileTo(place, "whole");
+  await assertRejects(() => compileTo(place, "stopped", { report: stopAt(1) }), Error, "stopped");
+  const calls = ["call-0000.safetensors", "call-0001.safetensors", "fingerprint.json"];
+  assertEquals(await namesIn(`${place.root}/stopped/.calibration`), calls);
+  assertEquals((await namesIn(`${place.root}/stopped`)).includes("model.safetensors"), false);
+
+  const blocks = new Set<number>(), notes: string[] = [];
+  await compileTo(place, "stopped", {
+    report: (event) => {
+      if (event.kind === "calibration") blocks.add(event.progress.block);
+      if (event.kind === "note") notes.push(event.text);
+    },
+  });
+  assertEquals([...blocks], [1]);
+  assert(notes.includes("Going on from an interrupted run: 2 of 4 calls are finished"), notes.join("\n"));
+  assertEquals(await bytesOf(place, "stopped"), await bytesOf(place, "whole"));
+  assertEquals((await namesIn(`${place.root}/stopped`)).includes(".calibration"), false);
+});
+
+Deno.test("finished blocks of other settings are refused, by name", async () => {
+  await using place = await tinyModel();
+  await assertRejects(() => compileTo(place, "out", { report: stopAt(1) }), Error, "stopped");
+  const error = await assertRejects(() => compileTo(place, "out", { seed: 1, settings: { epochs: 3 } }), UserError);
+  assert(error.message.includes("found one of another settings, recipe, seed"), error.message);
+  assertEquals((await namesIn(`${place.root}/out/.calibration`)).length, 3);
+});
+
+Deno.test("a killed process leaves what the next one goes on from", async () => {
+  await using place = await tinyModel();
+  const { model, root } = place, out = `${root}/out`;
+  const args = [
+    model,
+    "--calib",
+    `${model}/calibration.jsonl`,
+    "--out",
+    out,
+    "--epochs",
+    "400",
+    "--device",
+    "wasm",
+    "--threads",
+    "1",
+  ];
+  const script = new URL("../../compile.ts", import.meta.url).pathname;
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--no-check", "-P", script, ...args],
+    cwd: new URL("../../", import.meta.url),
+    stdout: "null",
+    stderr: "null",
+  }).spawn();
+  while (!(await namesIn(`${out}/.calibration`)).includes("call-0001.safetensors")) {
+    await new Promise((done) => setTimeout(done, 10));
+  }
+  process.kill("SIGKILL");
+  assertEquals((await process.status).success, false);
+  const resumed = await runCompile(args);
+  assertEquals(resumed.code, 0, resumed.stderr);
+  assert(
+    ownLines(resumed).some((line) => /^Going on from an interrupted run: [23] of 4 calls/.test(line)),
+    resumed.stderr,
+  );
+  assertEquals((await namesIn(out)).includes(".calibration"), false);
+  assertEquals((await runCompile([...args.with(4, `${root}/again`)])).code, 0);
+  assertEquals(await bytesOf(place, "out"), await bytesOf(place, "again"));
+});
+
+Deno.test("one and two threads, and another folder, give the same artifact; another seed does not", async () => {
+  await using place = await tinyModel();
+  await compileTo(place, "one");
+  await compileTo(place, "two", { threads: 2 });
+  await compileTo(place, "seed", { seed: 1 });
+  assertEquals(await bytesOf(place, "two"), await bytesOf(place, "one"));
+  assert(await bytesOf(place, "seed") !== await bytesOf(place, "one"));
+});
