@@ -59,7 +59,7 @@ export {
 export { artifactSource } from "./runtime/artifact_source.ts";
 export { checkpointSource } from "./runtime/checkpoint_source.ts";
 export type { ElasticSource } from "./runtime/elastic_source.ts";
-export { type ResultRow, type ScoreSettings, scoreSettings } from "./runtime/result_row.ts";
+export { type ResultRow, type ScoreSettings, scoreSettings, type Setting, settingOf } from "./runtime/result_row.ts";
 export { createSession, openSession, type Session, type SessionOptions } from "./runtime/session.ts";
 
 // Programs as text.

@@ -85,7 +85,11 @@ export interface Backend extends AsyncDisposable {
    * Runs a program. Every leaf must be bound. Results go to the given tensors, or to new ones; results that are declared
    * in place return the leaf's tensor. Order of runs is the order of calls.
    */
-  run(executable: Executable, leaves: Readonly<Record<string, Tensor>>, outputs?: Readonly<Record<string, Tensor>>): Record<string, Tensor>;
+  run(
+    executable: Executable,
+    leaves: Readonly<Record<string, Tensor>>,
+    outputs?: Readonly<Record<string, Tensor>>,
+  ): Record<string, Tensor>;
 }
 
 /** A host array of the kind that holds values of `dtype`. */

@@ -91,7 +91,12 @@ export interface RowPhase {
   /** Per element, in this order. Expressions are over [...outer, ...row]. */
   readonly elements: readonly RowElement[];
   /** Accumulated over the row; available as `value` from this phase's scalars on. */
-  readonly reductions: readonly { readonly id: number; readonly op: ReduceOp; readonly value: Expr; readonly scalar: "f32" | "i32" }[];
+  readonly reductions: readonly {
+    readonly id: number;
+    readonly op: ReduceOp;
+    readonly value: Expr;
+    readonly scalar: "f32" | "i32";
+  }[];
   /** Stores per element, at the end of the element's turn. */
   readonly stores: readonly Store[];
   /** Once per row after the sweep, in this order; expressions over `outer` alone. */

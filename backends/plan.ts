@@ -14,7 +14,11 @@ export interface PlannedProgram extends MemoryPlan {
  * @param bytesOf size of a value in the backend's layout
  * @param alignment of every offset, bytes
  */
-export function planMemory(program: LoweredProgram, bytesOf: (type: TensorType) => number, alignment: number): PlannedProgram {
+export function planMemory(
+  program: LoweredProgram,
+  bytesOf: (type: TensorType) => number,
+  alignment: number,
+): PlannedProgram {
   const lives = new Map<number, { from: number; to: number }>();
   program.steps.forEach(({ bindings }, step) => {
     for (const index of bindings) {

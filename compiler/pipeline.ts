@@ -13,7 +13,7 @@ import { insertMaster } from "./passes/quantize/insert_master.ts";
 import { insertWeightQuantizers } from "./passes/quantize/insert_weight_quantizers.ts";
 import { mapBlocks } from "./passes/quantize/linears.ts";
 import { specialize } from "./passes/quantize/specialize.ts";
-import { type Stages, stage, trainGraph } from "./passes/stage.ts";
+import { stage, type Stages, trainGraph } from "./passes/stage.ts";
 import { fuseNorms } from "./passes/structure/fuse_norms.ts";
 import { onlineHadamard } from "./passes/structure/online_hadamard.ts";
 import { rotateHeads } from "./passes/structure/rotate_heads.ts";
@@ -35,7 +35,14 @@ const blockPass = (name: string, change: (graph: Graph) => Graph): NamedPass => 
  */
 export function structurePasses({ rotate, cache, seed }: Recipe): readonly NamedPass[] {
   if (!rotate) return [simplify];
-  return [simplify, fuseNorms, rotateResidual({ seed }), rotateHeads({ seed }), onlineHadamard({ keys: cache }), simplify];
+  return [
+    simplify,
+    fuseNorms,
+    rotateResidual({ seed }),
+    rotateHeads({ seed }),
+    onlineHadamard({ keys: cache }),
+    simplify,
+  ];
 }
 
 /** Passes that mark what can be quantized. */
@@ -80,4 +87,3 @@ export function deployFunctionWithCache(graph: Graph, widths: LocalWidths, schem
 export function trainFunction(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme): Graph {
   return trainGraph(simplifyGraph(specialize(graph, ownWidths(graph, widths), scheme, "train")));
 }
-

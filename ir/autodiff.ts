@@ -45,7 +45,9 @@ export function gradients(
 /** Gradients of the scalar output `loss` in the nodes `wrt`; see `gradients`. */
 export function lossGradients(b: Builder, graph: Graph, loss: string, wrt: readonly Node[]): readonly Node[] {
   const output = graph.outputs.find(({ name }) => name === loss);
-  if (!output) throw new RangeError(`Expected an output named "${loss}" but found ${graph.outputs.map((o) => o.name).join(", ")}`);
+  if (!output) {
+    throw new RangeError(`Expected an output named "${loss}" but found ${graph.outputs.map((o) => o.name).join(", ")}`);
+  }
   return gradients(b, graph, { [loss]: b.constant(1, output.node.type) }, wrt);
 }
 

@@ -8,7 +8,7 @@ import type { Attr, Attrs, Node } from "./node.ts";
 import { type OpName, recordOf } from "./ops.ts";
 import type { Direction } from "./ops/maps.ts";
 import type { BindingTime, SiteRole } from "./ops/state.ts";
-import { type DType, sameShape, tensorType, type TensorType, typeText } from "./types.ts";
+import { type DType, sameShape, type TensorType, tensorType, typeText } from "./types.ts";
 
 /** Axes of a `dot`; free axes are the others. */
 export interface DotOptions {
@@ -138,10 +138,12 @@ export function createBuilder(): Builder {
     return make("broadcast", [x], { shape });
   };
 
-  const reshape = (x: Node, shape: readonly Dim[]): Node => sameShape(x.type.shape, shape) ? x : make("reshape", [x], { shape });
+  const reshape = (x: Node, shape: readonly Dim[]): Node =>
+    sameShape(x.type.shape, shape) ? x : make("reshape", [x], { shape });
   const unary = (op: OpName) => (x: Node) => make(op, [x]);
   const binary = (op: OpName) => (x: Operand, y: Operand) => make(op, align(x, y));
-  const reduction = (op: OpName) => (x: Node, axes: readonly number[]) => make(op, [x], { axes: [...axes].sort((a, b) => a - b) });
+  const reduction = (op: OpName) => (x: Node, axes: readonly number[]) =>
+    make(op, [x], { axes: [...axes].sort((a, b) => a - b) });
 
   return {
     make,
@@ -161,7 +163,9 @@ export function createBuilder(): Builder {
     },
     concat: (parts, axis) => parts.length === 1 && parts[0] ? parts[0] : make("concat", parts, { axis }),
     pad: (x, before, after, value = 0) =>
-      [...before, ...after].every((n) => n === 0) ? x : make("pad", [x], value === 0 ? { before, after } : { before, after, value }),
+      [...before, ...after].every((n) => n === 0)
+        ? x
+        : make("pad", [x], value === 0 ? { before, after } : { before, after, value }),
     gather: (table, indices) => make("gather", [table, indices]),
     add: binary("add"),
     sub: binary("sub"),
@@ -171,7 +175,11 @@ export function createBuilder(): Builder {
     maximum: binary("maximum"),
     compare: (x, y, direction) => make("compare", align(x, y), { direction }),
     select: (condition, x, y) => {
-      const [a, b] = align(x, y, ...(typeof x === "number" && typeof y === "number" ? [constant(0, tensorType("f32", []))] : []));
+      const [a, b] = align(
+        x,
+        y,
+        ...(typeof x === "number" && typeof y === "number" ? [constant(0, tensorType("f32", []))] : []),
+      );
       const shape = commonShape([condition.type, (a as Node).type]);
       return make("select", [condition, a as Node, b as Node].map((node) => broadcast(node, shape)));
     },
@@ -217,7 +225,9 @@ function commonShape(types: readonly TensorType[]): readonly Dim[] {
   return Array.from({ length: rank }, (_, i) => {
     const dims = types.map(({ shape }) => shape[i - rank + shape.length] ?? 1).filter((dim) => dim !== 1);
     if (dims.some((dim) => dim !== dims[0])) {
-      throw new TypeError(`Cannot broadcast: expected shapes that agree but found ${types.map(typeText).join(" and ")}`);
+      throw new TypeError(
+        `Cannot broadcast: expected shapes that agree but found ${types.map(typeText).join(" and ")}`,
+      );
     }
     return dims[0] ?? 1;
   });
@@ -236,18 +246,26 @@ export function checkForm(op: OpName, inputs: readonly Node[], attrs: Attrs): vo
   const { arity, attrs: schema } = recordOf(op);
   const [least, most] = typeof arity === "number" ? [arity, arity] : arity;
   if (inputs.length < least || inputs.length > most) {
-    throw new TypeError(`Cannot build ${op}: expected ${least === most ? least : `${least} to ${most}`} operands but found ${inputs.length}`);
+    throw new TypeError(
+      `Cannot build ${op}: expected ${
+        least === most ? least : `${least} to ${most}`
+      } operands but found ${inputs.length}`,
+    );
   }
   for (const [key, kind] of Object.entries(schema)) {
     const name = key.replace("?", ""), value = attrs[name];
     if (value === undefined && key.endsWith("?")) continue;
     if (value === undefined || !KINDS[kind]?.(value)) {
-      throw new TypeError(`Cannot build ${op}: expected attribute "${name}" (${kind}) but found ${JSON.stringify(value)}`);
+      throw new TypeError(
+        `Cannot build ${op}: expected attribute "${name}" (${kind}) but found ${JSON.stringify(value)}`,
+      );
     }
   }
   for (const name of Object.keys(attrs)) {
     if (schema[name] === undefined && schema[`${name}?`] === undefined) {
-      throw new TypeError(`Cannot build ${op}: no attribute "${name}"; there are ${Object.keys(schema).join(", ") || "none"}`);
+      throw new TypeError(
+        `Cannot build ${op}: no attribute "${name}"; there are ${Object.keys(schema).join(", ") || "none"}`,
+      );
     }
   }
 }

@@ -71,7 +71,9 @@ export function normalDim(dim: Dim): Dim {
 /** Replaces the symbols that are given; others stay. */
 export function bindDim(dim: Dim, symbols: Symbols): Dim {
   if (typeof dim === "number") return dim;
-  return multiplyDims(dim.split("*").map((factor) => symbols[factor] ?? (SYMBOL.test(factor) ? factor : Number(factor))));
+  return multiplyDims(
+    dim.split("*").map((factor) => symbols[factor] ?? (SYMBOL.test(factor) ? factor : Number(factor))),
+  );
 }
 
 /** The dimension as a number; throws when symbols are left in it. */

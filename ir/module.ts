@@ -39,7 +39,9 @@ export interface Module {
 export function functionOf(module: Module, call: Call): Graph {
   const graph = module.functions[call.function];
   if (graph) return graph;
-  throw new RangeError(`Expected a function "${call.function}" but found ${Object.keys(module.functions).join(", ") || "none"}`);
+  throw new RangeError(
+    `Expected a function "${call.function}" but found ${Object.keys(module.functions).join(", ") || "none"}`,
+  );
 }
 
 /** Global names of the parameters a call needs, with their types. */

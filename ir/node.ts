@@ -56,7 +56,9 @@ export function graphOf(outputs: Readonly<Record<string, Node>> | readonly Outpu
 export function outputNamed(graph: Graph, name: string): Node {
   const found = graph.outputs.find((output) => output.name === name);
   if (found) return found.node;
-  throw new RangeError(`Expected an output named "${name}" but found ${graph.outputs.map((o) => `"${o.name}"`).join(", ")}`);
+  throw new RangeError(
+    `Expected an output named "${name}" but found ${graph.outputs.map((o) => `"${o.name}"`).join(", ")}`,
+  );
 }
 
 /** For every node the nodes that use it (a node that uses it twice is listed twice). */

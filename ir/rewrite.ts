@@ -50,7 +50,11 @@ export function substitute(graph: Graph, replacements: ReadonlyMap<Node, Node>, 
 }
 
 /** Copies the graph's nodes into `b` with some leaves replaced, and returns the outputs by name: a function call inlined. */
-export function inline(b: Builder, graph: Graph, leaf: (node: Node) => Node | undefined): Readonly<Record<string, Node>> {
+export function inline(
+  b: Builder,
+  graph: Graph,
+  leaf: (node: Node) => Node | undefined,
+): Readonly<Record<string, Node>> {
   const done = new Map<Node, Node>();
   for (const node of graph.nodes) {
     const given = node.inputs.length === 0 ? leaf(node) : undefined;

@@ -1,6 +1,7 @@
 /** @file Reading a whole checkpoint once before work on it begins: what is missing, misshapen or not finite is told at the start. */
 import type { Checkpoint } from "../compiler/frontends/checkpoint.ts";
 import { decoderSource } from "../compiler/frontends/decoder_source.ts";
+import { quote, UserError } from "../ir/errors.ts";
 import { type Module, parametersOf } from "../ir/module.ts";
 import { concreteShape } from "../ir/types.ts";
 
@@ -9,7 +10,8 @@ import { concreteShape } from "../ir/types.ts";
  *
  * @param module of the checkpoint, as its front-end made it
  * @returns a hash of names and values, whatever files and number formats they are stored in
- * @throws {UserError} if a tensor is missing, has another shape, or holds NaN or an infinity
+ * @throws {UserError} if a tensor is missing, has another shape, or holds NaN or an infinity, or if there are layers or biases
+ *   that the module lacks
  */
 export async function verifyCheckpoint(checkpoint: Checkpoint, module: Module): Promise<string> {
   const tensorName = decoderSource(checkpoint.config), needed = new Map<string, readonly number[]>();
@@ -19,11 +21,28 @@ export async function verifyCheckpoint(checkpoint: Checkpoint, module: Module): 
     }
   }
   for (const [name, shape] of needed) checkpoint.check(name, shape);
+  refuseUnused(checkpoint, needed);
   const lines: string[] = [];
   for (const [name, shape] of needed) {
     lines.push(`${name} ${await sha256((await checkpoint.tensor(name, shape)).data)}`);
   }
   return await sha256(new TextEncoder().encode(lines.sort().join("\n")));
+}
+
+/**
+ * Refuses weights and biases of layers that the configuration does not speak of: a model without them would run and be wrong.
+ * Tables that are computed anew (`rotary_emb.inv_freq`) and the head of a model with tied embeddings may be there unused.
+ */
+function refuseUnused({ name: folder, names }: Checkpoint, needed: ReadonlyMap<string, readonly number[]>): void {
+  const unused = names.find((name) =>
+    /^(model\.)?layers\.\d+\..+\.(weight|bias)$/.test(name) && !needed.has(name.replace(/^(model\.)?/, "model."))
+  );
+  if (unused === undefined) return;
+  throw new UserError({
+    what: `Expected only tensors that the config.json accounts for but found ${quote(unused)}`,
+    where: quote(folder),
+    mend: "use weights that match the config.json, with its number of layers and its biases",
+  });
 }
 
 /** SHA-256 as hexadecimal digits. */

@@ -2,7 +2,14 @@
 import type { Graph } from "../../ir/node.ts";
 import { leavesOf, nameOf } from "../../ir/node.ts";
 import { sizeOf, type TensorType } from "../../ir/types.ts";
-import { type Backend, type CompileOptions, type Executable, hostArray, type HostArray, type Tensor } from "../backend.ts";
+import {
+  type Backend,
+  type CompileOptions,
+  type Executable,
+  type HostArray,
+  hostArray,
+  type Tensor,
+} from "../backend.ts";
 import { evaluate } from "./evaluate.ts";
 
 interface HostTensor extends Tensor {
@@ -50,12 +57,14 @@ export function openReference(): Backend {
       const { graph, inPlace } = executable as Program;
       const bound = Object.fromEntries(Object.entries(leaves).map(([name, tensor]) => [name, own(tensor).data]));
       const results = evaluate(graph, bound);
-      return Object.fromEntries(Object.entries(results).map(([name, data]) => {
-        const target = inPlace[name] === undefined ? outputs[name] : leaves[inPlace[name]];
-        if (!target) return [name, create(executable.outputs[name] as TensorType, data)];
-        own(target).data.set(data);
-        return [name, target];
-      }));
+      return Object.fromEntries(
+        Object.entries(results).map(([name, data]) => {
+          const target = inPlace[name] === undefined ? outputs[name] : leaves[inPlace[name]];
+          if (!target) return [name, create(executable.outputs[name] as TensorType, data)];
+          own(target).data.set(data);
+          return [name, target];
+        }),
+      );
     },
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

@@ -1,5 +1,5 @@
 /** Evaluates graphs with the reference semantics of the op table: slow, obvious, the oracle of every test. */
-import { type Graph, type Node, nameOf } from "../../ir/node.ts";
+import { type Graph, nameOf, type Node } from "../../ir/node.ts";
 import { halfBits, halfValue } from "../../ir/numerics.ts";
 import { recordOf } from "../../ir/ops.ts";
 import type { Values } from "../../ir/ops/record.ts";
@@ -28,7 +28,9 @@ export function evaluate(
     const data = node.op === "param" || node.op === "input" ? leafValues(node, leaves) : compute(node, values);
     values.set(node, { type: node.type, data: precision === "f32" ? roundTo(node.type.dtype, data) : data });
   }
-  return Object.fromEntries(graph.outputs.map(({ name, node }) => [name, values.get(node)?.data ?? new Float64Array()]));
+  return Object.fromEntries(
+    graph.outputs.map(({ name, node }) => [name, values.get(node)?.data ?? new Float64Array()]),
+  );
 }
 
 function compute(node: Node, values: ReadonlyMap<Node, Values>): Float64Array {
@@ -45,7 +47,11 @@ function compute(node: Node, values: ReadonlyMap<Node, Values>): Float64Array {
 function leafValues(node: Node, leaves: Readonly<Record<string, Float64Array>>): Float64Array {
   const data = leaves[nameOf(node)], size = sizeOf(node.type.shape);
   if (data?.length === size) return data;
-  throw new RangeError(`Expected ${size} values for ${node.op} "${nameOf(node)}" of ${typeText(node.type)} but found ${data?.length ?? "none"}`);
+  throw new RangeError(
+    `Expected ${size} values for ${node.op} "${nameOf(node)}" of ${typeText(node.type)} but found ${
+      data?.length ?? "none"
+    }`,
+  );
 }
 
 function roundTo(dtype: DType, data: Float64Array): Float64Array {

@@ -17,7 +17,10 @@ export interface View {
 }
 
 /** An access that does not depend on any loop. */
-export const fixedAccess = (offset: number, loops: number): Access => ({ offset, strides: new Array<number>(loops).fill(0) });
+export const fixedAccess = (offset: number, loops: number): Access => ({
+  offset,
+  strides: new Array<number>(loops).fill(0),
+});
 
 /** The row-major index over loops of the given extents. */
 export const linearAccess = (extents: readonly number[]): Access => ({ offset: 0, strides: stridesOf(extents) });
@@ -43,10 +46,18 @@ export function viewOf(node: Node): View | undefined {
   const dims = concreteShape(node.type.shape), from = concreteShape(x.type.shape), strides = stridesOf(from);
   switch (node.op) {
     case "transpose":
-      return mergeAxes({ dims, strides: numbersAttr(node.attrs, "permutation").map((axis) => strides[axis] ?? 0), offset: 0 });
+      return mergeAxes({
+        dims,
+        strides: numbersAttr(node.attrs, "permutation").map((axis) => strides[axis] ?? 0),
+        offset: 0,
+      });
     case "broadcast": {
       const shift = dims.length - from.length;
-      return mergeAxes({ dims, strides: dims.map((dim, i) => from[i - shift] === dim ? strides[i - shift] ?? 0 : 0), offset: 0 });
+      return mergeAxes({
+        dims,
+        strides: dims.map((dim, i) => from[i - shift] === dim ? strides[i - shift] ?? 0 : 0),
+        offset: 0,
+      });
     }
     case "slice": {
       const starts = numbersAttr(node.attrs, "starts");

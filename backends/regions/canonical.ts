@@ -4,6 +4,7 @@ import { type Graph, type Node, numbersAttr } from "../../ir/node.ts";
 import { dotAxes } from "../../ir/ops/contractions.ts";
 import { rewrite, type Rule } from "../../ir/rewrite.ts";
 import { concreteShape, sizeOf } from "../../ir/types.ts";
+import { boundsInBias } from "./attention_bounds.ts";
 
 /** Reductions longer than this with fewer rows than `FEW_ROWS` run in two stages, so that threads have something to share. */
 const LONG_ROW = 8192;
@@ -11,9 +12,10 @@ const FEW_ROWS = 32;
 
 /**
  * The graph that regions are cut from: `hold`, `site` and `straightThrough` are gone; every `dot` is
- * `[batch, m, k…] · [batch, n, k…]`; sums over nearly everything are sums of partial sums.
+ * `[batch, m, k…] · [batch, n, k…]`; sums over nearly everything are sums of partial sums;
+ * no operation has as many operands as a kernel may bind buffers.
  */
-export function canonicalize(graph: Graph): Graph {
+export function canonicalize(graph: Graph, maxBuffers: number): Graph {
   return rewrite(rewrite(graph, swapTransposed), (node, b) => {
     switch (node.op) {
       case "hold":
@@ -26,6 +28,8 @@ export function canonicalize(graph: Graph): Graph {
       case "max":
       case "min":
         return splitReduction(node, b);
+      case "attentionGrad":
+        return node.inputs.length < maxBuffers ? undefined : boundsInBias(node, b);
       default:
         return undefined;
     }
@@ -35,7 +39,9 @@ export function canonicalize(graph: Graph): Graph {
 /** (a·b)ᵀ = b·a: a contraction can write either order, a copy behind it costs a kernel. */
 const swapTransposed: Rule = (node, b) => {
   const dot = node.inputs[0];
-  if (node.op !== "transpose" || dot?.op !== "dot" || dot.type.shape.length !== 2 || dot.attrs.lhsBatch !== undefined) return undefined;
+  if (node.op !== "transpose" || dot?.op !== "dot" || dot.type.shape.length !== 2 || dot.attrs.lhsBatch !== undefined) {
+    return undefined;
+  }
   const [lhs, rhs] = dot.inputs as readonly [Node, Node], axes = dotAxes([lhs.type, rhs.type], dot.attrs);
   if (axes.lhsFree.length !== 1 || numbersAttr(node.attrs, "permutation")[0] !== 1) return undefined;
   return b.dot(rhs, lhs, { lhsContract: axes.rhsContract, rhsContract: axes.lhsContract });

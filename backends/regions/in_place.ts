@@ -8,13 +8,19 @@ export function checkInPlace({ values, steps }: LoweredProgram): void {
   for (const value of values) {
     const home = value.inPlaceOf;
     if (home === undefined) continue;
-    const writer = steps.findIndex(({ kernel, bindings }) => kernel.buffers.some(({ use }, i) => use !== "read" && bindings[i] === home));
+    const writer = steps.findIndex(({ kernel, bindings }) =>
+      kernel.buffers.some(({ use }, i) => use !== "read" && bindings[i] === home)
+    );
     const reader = steps.slice(writer + 1).find(({ bindings }) => bindings.includes(home));
     if (reader) throw inPlaceError(value.name, values[home]?.name, `${reader.kernel.name} reads it afterwards`);
     const step = steps[writer];
     const buffer = step?.bindings.indexOf(home) ?? -1;
     if (step?.kernel.buffers[buffer]?.use === "update" && !readsWhatItWrites(step.kernel, buffer)) {
-      throw inPlaceError(value.name, values[home]?.name, `${step.kernel.name} reads it at other elements than it writes`);
+      throw inPlaceError(
+        value.name,
+        values[home]?.name,
+        `${step.kernel.name} reads it at other elements than it writes`,
+      );
     }
   }
 }
@@ -44,7 +50,9 @@ function rowReadsWhatItWrites({ phases, outer }: RowKernel, buffer: number): boo
       ...[...phase.elements, ...phase.reductions, ...phase.scalars].map(({ value }) => value),
       ...valuesOf([...phase.stores, ...phase.rowStores]),
     ];
-    return at > place.at ? loadsOf(values, buffer).length === 0 : loadsAt(values, buffer, place.store.access, outer.length);
+    return at > place.at
+      ? loadsOf(values, buffer).length === 0
+      : loadsAt(values, buffer, place.store.access, outer.length);
   });
 }
 
@@ -52,10 +60,18 @@ const valuesOf = (stores: readonly Store[]): Expr[] =>
   stores.flatMap(({ value, scatter }) => scatter ? [value, scatter.index] : [value]);
 
 /** Whether all loads of the buffer are at this element; what is loaded per row has no strides behind the `outer` ones. */
-function loadsAt(values: readonly Expr[], buffer: number, { offset, strides }: Access, outer = strides.length): boolean {
+function loadsAt(
+  values: readonly Expr[],
+  buffer: number,
+  { offset, strides }: Access,
+  outer = strides.length,
+): boolean {
   const key = (access: Access) => {
     const inner = access.strides.slice(outer);
-    return accessKey({ offset: access.offset, strides: inner.some((stride) => stride !== 0) ? access.strides : access.strides.slice(0, outer) });
+    return accessKey({
+      offset: access.offset,
+      strides: inner.some((stride) => stride !== 0) ? access.strides : access.strides.slice(0, outer),
+    });
   };
   return loadsOf(values, buffer).every((load) => load.kind === "load" && key(load.access) === key({ offset, strides }));
 }

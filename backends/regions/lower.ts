@@ -1,5 +1,5 @@
 /** From a graph to kernels: canonical form, partition, one specification per unit, values in memory. */
-import { type Graph, type Node, nameOf } from "../../ir/node.ts";
+import { type Graph, nameOf, type Node } from "../../ir/node.ts";
 import { isMap } from "../../ir/ops.ts";
 import type { TensorType } from "../../ir/types.ts";
 import type { KernelSpec } from "../kernel.ts";
@@ -55,7 +55,7 @@ const LOWERINGS: Readonly<Record<Unit["kind"], (unit: Unit, context: LoweringCon
 
 /** Lowers a graph with concrete shapes. */
 export function lowerGraph(graph: Graph, { inPlace = {}, maxBuffers = 8 }: LowerOptions = {}): LoweredProgram {
-  const canonical = canonicalize(graph);
+  const canonical = canonicalize(graph, maxBuffers);
   const order = new Map(canonical.nodes.map((node, i) => [node, i]));
   const position = (node: Node) => order.get(node) ?? -1;
   const leaves = new Map(canonical.nodes.filter(isBoundLeaf).map((node) => [nameOf(node), node]));
@@ -66,7 +66,11 @@ export function lowerGraph(graph: Graph, { inPlace = {}, maxBuffers = 8 }: Lower
   }
   for (const [output, leaf] of Object.entries(inPlace)) {
     const node = canonical.outputs.find(({ name }) => name === output)?.node, home = leaves.get(leaf);
-    if (!node || !home) throw new RangeError(`Cannot compute "${output}" in place of "${leaf}": the program has no such ${node ? "leaf" : "output"}`);
+    if (!node || !home) {
+      throw new RangeError(
+        `Cannot compute "${output}" in place of "${leaf}": the program has no such ${node ? "leaf" : "output"}`,
+      );
+    }
     if (node !== home) homes.set(node, home);
   }
 
@@ -107,7 +111,11 @@ function lowerUnit(unit: Unit, context: LoweringContext, maxBuffers: number): Lo
   if (kernels.some(({ nodes }) => nodes.length > maxBuffers)) {
     const last = unit.attached.at(-1);
     const shares = last && unit.anchors.length + unit.attached.length > 1;
-    throw new CannotLower(unit, last ?? (unit.anchors.at(-1) as Node), shares ? last : busiestOperand(unit, context, maxBuffers));
+    throw new CannotLower(
+      unit,
+      last ?? (unit.anchors.at(-1) as Node),
+      shares ? last : busiestOperand(unit, context, maxBuffers),
+    );
   }
   return kernels;
 }
@@ -125,7 +133,9 @@ function busiestOperand(unit: Unit, { partition: { stored, unitOf } }: LoweringC
     }
     return all.size;
   };
-  const roots = [...unit.anchors, ...unit.attached], seen = new Set<Node>(), stack = roots.flatMap((node) => [...node.inputs]);
+  const roots = [...unit.anchors, ...unit.attached],
+    seen = new Set<Node>(),
+    stack = roots.flatMap((node) => [...node.inputs]);
   let best: Node | undefined, most = 1;
   for (let node = stack.pop(); node; node = stack.pop()) {
     if (seen.has(node) || isMemory(node)) continue;
@@ -134,12 +144,22 @@ function busiestOperand(unit: Unit, { partition: { stored, unitOf } }: LoweringC
     if (count > most && count < maxBuffers) [best, most] = [node, count];
     stack.push(...node.inputs);
   }
-  if (!best) throw new Error(`Internal error in lowerGraph: a ${unit.kind} kernel needs more than ${maxBuffers} buffers`);
+  if (!best) {
+    const ops = [...new Set(roots.map((node) => node.op))].join(" and ");
+    throw new RangeError(
+      `Expected kernels that bind at most ${maxBuffers} buffers but found ${ops} with more operands; raise maxBuffers`,
+    );
+  }
   return best;
 }
 
 /** Gives every stored node a value, adds copies for outputs that are leaves or named twice, and checks results in place. */
-function assemble(graph: Graph, parts: Partition, context: LoweringContext, kernels: readonly LoweredKernel[]): LoweredProgram {
+function assemble(
+  graph: Graph,
+  parts: Partition,
+  context: LoweringContext,
+  kernels: readonly LoweredKernel[],
+): LoweredProgram {
   const values: LoweredValue[] = [], indexOf = new Map<Node, number>();
   for (const node of graph.nodes.filter(isBoundLeaf)) {
     indexOf.set(node, values.length);

@@ -14,9 +14,13 @@ export function lowerMap(unit: Unit, context: LoweringContext): LoweredKernel[] 
   const { isStored, newBuffers, attempt, fuses, kernelName } = unitTools(unit, context);
   const buffers = newBuffers(), first = unit.attached[0] as Node;
   const base = first.op === "update" ? first.inputs[1] as Node : first;
-  const extents = nonEmpty(refineExtents(concreteShape(base.type.shape), relatedShapes([...unit.attached, base], isStored)));
+  const extents = nonEmpty(
+    refineExtents(concreteShape(base.type.shape), relatedShapes([...unit.attached, base], isStored)),
+  );
   const { build } = createExpressions(extents, { buffers, isStored });
-  const stores = unit.attached.map((node) => attempt(node, () => storeOf(node, linearAccess(extents), extents, build, buffers)));
+  const stores = unit.attached.map((node) =>
+    attempt(node, () => storeOf(node, linearAccess(extents), extents, build, buffers))
+  );
   const kernel = mapKernel(kernelName(first), fuses(), buffers.buffers, extents, stores);
   return [{ kernel, nodes: buffers.nodes }];
 }
@@ -40,7 +44,11 @@ export const accessesOfStores = (stores: readonly Store[]): Access[] => [
 ];
 
 /** Stores with changed accesses. */
-export function mapStores(stores: readonly Store[], change: (access: Access) => Access, walk = mapAccesses(change)): Store[] {
+export function mapStores(
+  stores: readonly Store[],
+  change: (access: Access) => Access,
+  walk = mapAccesses(change),
+): Store[] {
   return stores.map((store) => ({
     ...store,
     access: change(store.access),
@@ -80,7 +88,10 @@ export function lowerAssembly(unit: Unit, context: LoweringContext): LoweredKern
   const scalar = node.type.dtype === "f32" || node.type.dtype === "f16" ? "f32" : "i32";
   const value = node.attrs.value === undefined ? 0 : numberAttr(node.attrs, "value");
   emit([sizeOf(shape)], { offset: 0, strides: [1] }, () => ({ kind: "constant", value, scalar }));
-  const start = numbersAttr(node.attrs, "before").map((amount, i): [Access, number] => [{ offset: amount, strides: [] }, strides[i] ?? 0]);
+  const start = numbersAttr(node.attrs, "before").map((
+    amount,
+    i,
+  ): [Access, number] => [{ offset: amount, strides: [] }, strides[i] ?? 0]);
   copy(node.inputs[0] as Node, combine(0, start).offset);
   return kernels;
 }
@@ -93,5 +104,8 @@ export function lowerCopy(unit: Unit, target: Node, source: Node, context: Lower
   const { build } = createExpressions(extents, { buffers, isStored });
   const value = attempt(target, () => build(source, linearAccess(extents)));
   const stores = [{ value, buffer: buffers.write(target), access: linearAccess(extents) }];
-  return { kernel: mapKernel(`${kernelName(target)}_copy`, fuses(), buffers.buffers, extents, stores), nodes: buffers.nodes };
+  return {
+    kernel: mapKernel(`${kernelName(target)}_copy`, fuses(), buffers.buffers, extents, stores),
+    nodes: buffers.nodes,
+  };
 }

@@ -8,7 +8,7 @@ import { stridesOf } from "../../ir/ops/record.ts";
 import { sizeOf } from "../../ir/types.ts";
 import type { Access, Expr, RowElement, RowKernel, RowPhase, RowTransform, Store } from "../kernel.ts";
 import { accessKey, refineExtents } from "./access.ts";
-import { collapsed, collapseLoops, accessesIn, mapAccesses } from "./collapse.ts";
+import { accessesIn, collapsed, collapseLoops, mapAccesses } from "./collapse.ts";
 import { createExpressions, NotAffine, scalarOf } from "./expressions.ts";
 import { accessesOfStores, mapStores } from "./lower_map.ts";
 import { type LoweredKernel, type LoweringContext, relatedShapes, storeOf, unitTools } from "./lower_unit.ts";
@@ -44,7 +44,8 @@ export function lowerRow(unit: Unit, context: LoweringContext): LoweredKernel {
   };
 
   /** The first sweep in which an expression can be computed per element, or the sweep after which it is known per row. */
-  const elementPhase = (expr: Expr) => latest(expr, (local) => local.kind === "element" ? local.phase : local.phase + 1);
+  const elementPhase = (expr: Expr) =>
+    latest(expr, (local) => local.kind === "element" ? local.phase : local.phase + 1);
   const rowPhase = (expr: Expr) => latest(expr, (local) => local.phase);
   const latest = (root: Expr, ready: (local: { kind: LocalKind; phase: number }) => number): number => {
     let phaseOf = 0;
@@ -99,8 +100,15 @@ export function lowerRow(unit: Unit, context: LoweringContext): LoweredKernel {
 
   function place(node: Node): void {
     if (isReduce(node.op) && unit.anchors.includes(node)) {
-      const value = build(node.inputs[0] as Node, full), at = elementPhase(value), made = define("reduction", at, value);
-      phase(at).reductions.push({ id: made.id, op: node.op, value, scalar: scalarOf(node.type.dtype) === "i32" ? "i32" : "f32" });
+      const value = build(node.inputs[0] as Node, full),
+        at = elementPhase(value),
+        made = define("reduction", at, value);
+      phase(at).reductions.push({
+        id: made.id,
+        op: node.op,
+        value,
+        scalar: scalarOf(node.type.dtype) === "i32" ? "i32" : "f32",
+      });
       named.set(node, made);
     } else if (node.op === "hadamard" && unit.anchors.includes(node)) placeTransform(node);
     if (results.includes(node)) placeStore(node);
@@ -109,7 +117,9 @@ export function lowerRow(unit: Unit, context: LoweringContext): LoweredKernel {
   function placeTransform(node: Node): void {
     const [x, signs] = node.inputs as readonly [Node, Node | undefined];
     const value = build(x, full), known = value.kind === "value" ? locals.get(value.id) : undefined;
-    const source = value.kind === "value" && (known?.kind === "element" || known?.kind === "transform") ? value : keepElement(value);
+    const source = value.kind === "value" && (known?.kind === "element" || known?.kind === "transform")
+      ? value
+      : keepElement(value);
     const at = known?.kind === "transform" ? known.phase + 1 : (locals.get(source.id)?.phase ?? 0);
     if (signs && !isStored(signs)) throw new NotAffine(signs);
     const made = define("transform", at, value);
@@ -177,8 +187,13 @@ function rowLoops(unit: Unit, isStored: (node: Node) => boolean): RowLoops {
   const { shape, axes } = rowSpace(unit.anchors[0] as Node), weights = stridesOf(shape);
   const roots = [...unit.anchors.map((node) => node.inputs[0] as Node), ...unit.attached];
   const fine = refineExtents(shape, relatedShapes(roots, isStored)), fineWeights = stridesOf(fine);
-  const axisOf = (weight: number) => shape.findIndex((dim, axis) => dim > 1 && weight >= (weights[axis] ?? 1) && weight < (weights[axis] ?? 1) * dim);
-  const digits = fine.map((extent, i) => ({ extent, weight: fineWeights[i] ?? 1, along: axes.includes(axisOf(fineWeights[i] ?? 1)) }));
+  const axisOf = (weight: number) =>
+    shape.findIndex((dim, axis) => dim > 1 && weight >= (weights[axis] ?? 1) && weight < (weights[axis] ?? 1) * dim);
+  const digits = fine.map((extent, i) => ({
+    extent,
+    weight: fineWeights[i] ?? 1,
+    along: axes.includes(axisOf(fineWeights[i] ?? 1)),
+  }));
   const over = digits.filter(({ along }) => !along), along = digits.filter((digit) => digit.along);
   if (over.length === 0) over.push({ extent: 1, weight: 0, along: false });
   if (along.length === 0) along.push({ extent: 1, weight: 0, along: true });
@@ -188,14 +203,22 @@ function rowLoops(unit: Unit, isStored: (node: Node) => boolean): RowLoops {
     row,
     extents: [...outer, ...row],
     full: { offset: 0, strides: [...over, ...along].map(({ weight, extent }) => extent > 1 ? weight : 0) },
-    reduced: { offset: 0, strides: [...stridesOf(outer).map((stride, i) => (outer[i] ?? 1) > 1 ? stride : 0), ...row.map(() => 0)] },
+    reduced: {
+      offset: 0,
+      strides: [...stridesOf(outer).map((stride, i) => (outer[i] ?? 1) > 1 ? stride : 0), ...row.map(() => 0)],
+    },
     size: sizeOf(shape),
     length: sizeOf(row),
   };
 }
 
 /** Costly elements from which several anchors or results of the unit are computed. */
-function sharedCostlyNodes(unit: Unit, results: readonly Node[], isStored: (node: Node) => boolean, size: number): ReadonlySet<Node> {
+function sharedCostlyNodes(
+  unit: Unit,
+  results: readonly Node[],
+  isStored: (node: Node) => boolean,
+  size: number,
+): ReadonlySet<Node> {
   const readers = new Map<Node, number>();
   for (const root of new Set([...unit.anchors, ...results])) {
     const seen = new Set<Node>(), stack = isMap(root.op) ? [root] : [...root.inputs];
@@ -210,18 +233,27 @@ function sharedCostlyNodes(unit: Unit, results: readonly Node[], isStored: (node
 }
 
 /** Joins loops where all accesses allow it; what is computed per row keeps the outer loops alone. */
-function joinLoops(outer: readonly number[], row: readonly number[], phases: readonly Phase[]): Pick<RowKernel, "outer" | "row" | "phases"> {
+function joinLoops(
+  outer: readonly number[],
+  row: readonly number[],
+  phases: readonly Phase[],
+): Pick<RowKernel, "outer" | "row" | "phases"> {
   const elements = (phase: Phase): RowElement[] => phase.elements;
   const accesses = phases.flatMap((phase) => [
     ...accessesOfStores([...phase.stores, ...phase.rowStores]),
     ...accessesIn([...elements(phase), ...phase.reductions, ...phase.scalars].map(({ value }) => value)),
   ]);
-  const loops = collapseLoops([...outer, ...row], [[0, outer.length], [outer.length, outer.length + row.length]], accesses);
+  const loops = collapseLoops(
+    [...outer, ...row],
+    [[0, outer.length], [outer.length, outer.length + row.length]],
+    accesses,
+  );
   const split = loops.kept.filter((loop) => loop < outer.length).length;
-  const overRow = collapsed(loops), overOuter = (access: Access): Access => {
-    const { offset, strides } = overRow(access);
-    return { offset, strides: strides.slice(0, split) };
-  };
+  const overRow = collapsed(loops),
+    overOuter = (access: Access): Access => {
+      const { offset, strides } = overRow(access);
+      return { offset, strides: strides.slice(0, split) };
+    };
   const perElement = mapAccesses(overRow), perRow = mapAccesses(overOuter);
   return {
     outer: loops.extents.slice(0, split),

@@ -35,7 +35,8 @@ export interface LoweringContext {
 /** Helpers bound to one unit. */
 export function unitTools(unit: Unit, { partition, position, alias }: LoweringContext) {
   const label = (node: Node) => labelOf(node, position(node));
-  const isStored = (node: Node) => isBoundLeaf(node) || (partition.stored.has(node) && partition.unitOf.get(node) !== unit);
+  const isStored = (node: Node) =>
+    isBoundLeaf(node) || (partition.stored.has(node) && partition.unitOf.get(node) !== unit);
   const newBuffers = (): BufferTable => createBuffers(label, alias);
   /** Runs a part of the lowering on behalf of one result, and says which one failed. */
   const attempt = <T>(root: Node, build: () => T): T => {
@@ -46,14 +47,21 @@ export function unitTools(unit: Unit, { partition, position, alias }: LoweringCo
       throw error;
     }
   };
-  const results = [...unit.anchors, ...unit.attached].filter((node) => partition.stored.has(node) || node.op === "update");
+  const results = [...unit.anchors, ...unit.attached].filter((node) =>
+    partition.stored.has(node) || node.op === "update"
+  );
   const fuses = () => describe(unit, results, isStored, label);
   const kernelName = (main: Node) => `${unit.kind}_${main.op}_${position(main)}`;
   return { label, isStored, newBuffers, attempt, results, fuses, kernelName };
 }
 
 /** IR text of what a unit computes: memory it reads appears as inputs. */
-function describe(unit: Unit, results: readonly Node[], isStored: (node: Node) => boolean, label: (node: Node) => string): string {
+function describe(
+  unit: Unit,
+  results: readonly Node[],
+  isStored: (node: Node) => boolean,
+  label: (node: Node) => string,
+): string {
   const b = createBuilder(), done = new Map<Node, Node>();
   const walk = (node: Node): Node => {
     const found = done.get(node);
@@ -86,11 +94,16 @@ export function storeOf(
   build: (node: Node, index: Access) => Expr,
   buffers: BufferTable,
 ): Store {
-  if (node.op !== "update") return { value: unrounded(build(node, index), node), buffer: buffers.write(node), access: index };
+  if (node.op !== "update") {
+    return { value: unrounded(build(node, index), node), buffer: buffers.write(node), access: index };
+  }
   const [cache, rows, positions] = node.inputs as readonly [Node, Node, Node];
-  const width = sizeOf(rows.type.shape.slice(2)), tokens = Number(rows.type.shape[1]), batch = Number(rows.type.shape[0]);
+  const width = sizeOf(rows.type.shape.slice(2)),
+    tokens = Number(rows.type.shape[1]),
+    batch = Number(rows.type.shape[0]);
   const context = Number(cache.type.shape[1]);
-  const sequence = digitOf(index, tokens * width, batch, extents), token = digitOf(index, width, batch * tokens, extents);
+  const sequence = digitOf(index, tokens * width, batch, extents),
+    token = digitOf(index, width, batch * tokens, extents);
   const column = digitOf(index, 1, width, extents);
   if (!sequence || !token || !column) throw new NotAffine(node);
   return {

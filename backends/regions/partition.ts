@@ -5,7 +5,7 @@
  * is recomputed where it is used (recompute before you store), unless that would cost more than a store and a load. A stored
  * elementwise value is computed by the unit of one of its sources when it can be (an epilogue), else by a unit of its own.
  */
-import { type Graph, type Node, nameOf, numberAttr, numbersAttr, usersOf } from "../../ir/node.ts";
+import { type Graph, nameOf, type Node, numberAttr, numbersAttr, usersOf } from "../../ir/node.ts";
 import { isMap, isMovement, isReduce } from "../../ir/ops.ts";
 import { concreteShape, sizeOf } from "../../ir/types.ts";
 
@@ -44,7 +44,8 @@ const CHEAP_OPERATIONS = 8;
 /** Prologues run once per tile of the other operand: dequantization (cast, subtract, multiply) fits, little else. */
 const PROLOGUE_OPERATIONS = 4;
 
-const isAnchor = (node: Node): boolean => !isMap(node.op) && node.inputs.length > 0 && (!isMovement(node.op) || isAssembly(node));
+const isAnchor = (node: Node): boolean =>
+  !isMap(node.op) && node.inputs.length > 0 && (!isMovement(node.op) || isAssembly(node));
 const isAssembly = (node: Node): boolean => node.op === "concat" || node.op === "pad";
 const isLeaf = (node: Node): boolean => node.inputs.length === 0;
 const isRowAnchor = (node: Node): boolean => isReduce(node.op) || node.op === "hadamard";
@@ -145,9 +146,11 @@ function formUnits(graph: Graph, { grouped, stored, alone }: Formation): Formed 
     const space = JSON.stringify(rowSpace(node));
     if (unit.anchors.some((other) => JSON.stringify(rowSpace(other)) !== space)) return false;
     const size = sizeOf(rowSpace(node).shape), needs = sourcesOf(node);
-    const related = unit.attached.some((other) => needs.has(other)) || unit.anchors.some((other) =>
-      needs.has(other) || [...sourcesOf(other)].some((source) => needs.has(source) && sizeOf(source.type.shape) * 2 > size)
-    );
+    const related = unit.attached.some((other) => needs.has(other)) ||
+      unit.anchors.some((other) =>
+        needs.has(other) ||
+        [...sourcesOf(other)].some((source) => needs.has(source) && sizeOf(source.type.shape) * 2 > size)
+      );
     return related && joins(node, unit);
   };
 
@@ -155,7 +158,8 @@ function formUnits(graph: Graph, { grouped, stored, alone }: Formation): Formed 
     const size = sizeOf((node.op === "update" ? node.inputs[1] as Node : node).type.shape), needs = sourcesOf(node);
     const candidates = [...needs].flatMap((source) => unitOf.get(source) ?? []);
     const siblings = units.filter((unit) =>
-      unit.kind === "map" && node.op !== "update" && unit.attached.some((other) =>
+      unit.kind === "map" && node.op !== "update" &&
+      unit.attached.some((other) =>
         [...sourcesOf(other)].some((source) => needs.has(source) && sizeOf(source.type.shape) === size)
       )
     );
@@ -181,7 +185,8 @@ function formUnits(graph: Graph, { grouped, stored, alone }: Formation): Formed 
 
 function sharesAttention(unit: Unit, node: Node): boolean {
   const other = unit.anchors[0];
-  return unit.kind === "attention" && other?.op === node.op && other.inputs.every((input, i) => input === node.inputs[i]) &&
+  return unit.kind === "attention" && other?.op === node.op &&
+    other.inputs.every((input, i) => input === node.inputs[i]) &&
     // Gradients of keys and values walk over queries, that of queries over keys: two kernels; with a bias there is one buffer
     // too many for both in one.
     (node.op === "attention" || (node.inputs.length <= 6 && (node.attrs.of === "q") === (other.attrs.of === "q")));
@@ -201,14 +206,22 @@ function fits(unit: Unit, size: number): boolean {
 }
 
 /** Everything in memory beside the leaves: results of units that other units or the outputs need. */
-function storedResults({ units, unitOf, sourcesOf }: Formed, chosen: ReadonlySet<Node>, outputs: ReadonlySet<Node>): ReadonlySet<Node> {
+function storedResults(
+  { units, unitOf, sourcesOf }: Formed,
+  chosen: ReadonlySet<Node>,
+  outputs: ReadonlySet<Node>,
+): ReadonlySet<Node> {
   const stored = new Set([...chosen, ...outputs]);
   for (const unit of units) {
     for (const node of [...unit.anchors, ...unit.attached]) {
       for (const source of sourcesOf(node)) if (!isBoundLeaf(source) && unitOf.get(source) !== unit) stored.add(source);
     }
     // These write all their results, wanted or not.
-    if (unit.kind === "assemble" || unit.kind === "attention" || unit.kind === "topK") for (const node of unit.anchors) stored.add(node);
+    if (unit.kind === "assemble" || unit.kind === "attention" || unit.kind === "topK") {
+      for (const node of unit.anchors) {
+        stored.add(node);
+      }
+    }
   }
   return stored;
 }
@@ -311,7 +324,11 @@ function readersOf(
 }
 
 /** Whether a contraction or attention reads the value, directly or through movements: then it would run once per tile. */
-function readsAsOperand(node: Node, users: ReadonlyMap<Node, readonly Node[]>, anchor: (node: Node) => boolean): boolean {
+function readsAsOperand(
+  node: Node,
+  users: ReadonlyMap<Node, readonly Node[]>,
+  anchor: (node: Node) => boolean,
+): boolean {
   return (users.get(node) ?? []).some((user) =>
     user.op === "dot" || user.op === "attention" || user.op === "attentionGrad" ||
     (isMovement(user.op) && !anchor(user) && readsAsOperand(user, users, anchor))
@@ -319,7 +336,10 @@ function readsAsOperand(node: Node, users: ReadonlyMap<Node, readonly Node[]>, a
 }
 
 /** Elementwise operations between a value and memory, and how many values of its own size it is computed from. */
-function lazyCost(root: Node, isMemory: (node: Node) => boolean): { operations: number; functions: number; loads: number } {
+function lazyCost(
+  root: Node,
+  isMemory: (node: Node) => boolean,
+): { operations: number; functions: number; loads: number } {
   const seen = new Set<Node>(), stack = [root], size = sizeOf(root.type.shape);
   let operations = 0, functions = 0, loads = 0;
   for (let node = stack.pop(); node; node = stack.pop()) {

@@ -6,15 +6,16 @@
  */
 import type { Graph } from "../../ir/node.ts";
 import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
-import type { Backend, CompileOptions, Executable, HostArray, KernelText, MemoryPlan, Tensor } from "../backend.ts";
+import type { Backend, CompileOptions, Executable, HostArray, MemoryPlan, Tensor } from "../backend.ts";
 import type { KernelBuffer, KernelSpec } from "../kernel.ts";
+import { kernelKey } from "../kernel_key.ts";
+import { kernelTexts } from "../kernel_texts.ts";
 import { planMemory } from "../plan.ts";
 import { type LoweredProgram, type LoweredValue, lowerGraph } from "../regions/lower.ts";
 import { probeFeatures } from "./assembler.ts";
 import { placeBarriers, type Span, type TouchingStep } from "./barriers.ts";
 import { createHeap, type Heap } from "./heap.ts";
 import { ENTRY, type GeneratedKernel, generateKernel, printKernel, type Table, TABLES } from "./kernel.ts";
-import { kernelKey } from "./kernel_key.ts";
 import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
 import { createPool, type Kernel, type Pool, type Program, type Step, type StepArgument } from "./threads.ts";
 
@@ -172,7 +173,10 @@ function createBackend(
       const executable: WasmExecutable = {
         leaves: typesOf("leaf"),
         outputs: typesOf("output"),
-        kernels: texts(lowered.steps.map(({ kernel }) => kernel), { relaxed: traits.relaxed, shared }),
+        kernels: kernelTexts(
+          lowered.steps.map(({ kernel }) => kernel),
+          (spec) => printKernel(spec, { relaxed: traits.relaxed, shared }),
+        ),
         plan,
         program,
         values: lowered.values,
@@ -288,22 +292,6 @@ function createRegion(heap: Heap): { require(bytes: number): number } {
       return address;
     },
   };
-}
-
-/** Texts of kernels, printed when they are asked for; names made unique. */
-function texts(specs: readonly KernelSpec[], options: { relaxed: boolean; shared: boolean }): KernelText[] {
-  const names = new Map<string, number>();
-  return specs.map((spec) => {
-    const count = (names.get(spec.name) ?? 0) + 1;
-    names.set(spec.name, count);
-    return {
-      name: count === 1 ? spec.name : `${spec.name}_${count}`,
-      spec,
-      get text() {
-        return printKernel(spec, options);
-      },
-    };
-  });
 }
 
 /** What the steps of a program touch. Temporaries are told apart by their place in the arena, tensors by the value they hold. */

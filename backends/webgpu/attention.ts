@@ -3,10 +3,10 @@
  * total and weighted sum per query (the online softmax), so that scores never leave workgroup memory.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { attentionOperands, attentionShape, storeFours } from "./attention_parts.ts";
+import { attentionOperands, attentionShape, mostKeys, queryGroups, queryPlace, storeFours } from "./attention_parts.ts";
 import { writeAttentionGradient } from "./attention_gradient.ts";
 import { writeOne } from "./access.ts";
-import { type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
+import { type Dispatch, entryHead, foldGrid } from "./entry.ts";
 import { floatText, indent } from "./text.ts";
 import type { Writer } from "./writer.ts";
 
@@ -19,7 +19,7 @@ export function writeAttention(writer: Writer, spec: AttentionKernel): { lines: 
 }
 
 function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[]; dispatches: Dispatch[] } {
-  const { batch, tokens, heads, kvHeads, valueWidth } = spec;
+  const { tokens, heads, valueWidth } = spec;
   const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(
     spec,
     tokens,
@@ -29,29 +29,15 @@ function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[];
   const queries = writer.workgroup("queries", "vec4<f32>", rows * widthFours);
   const scores = writer.workgroup("scores", "f32", rows * chunk),
     weights = writer.workgroup("weights", "f32", rows * chunk);
-  const bound = writer.workgroup("keys_bound", "u32", 1);
-  const blocks = Math.ceil(tokens / rows), count = batch * heads * blocks;
+  const place = { spec, rows, lanes, seen }, count = queryGroups(spec, rows);
   const mine = `row_here * ${chunk}u`;
   const lines = [
-    ...groupNumber(count, "group"),
-    `let batch = group / ${heads * blocks}u;`,
-    `let head = group / ${blocks}u % ${heads}u;`,
-    `let kv_head = head / ${heads / kvHeads}u;`,
-    `let first_token = group % ${blocks}u * ${rows}u;`,
-    `let row_here = lane / ${lanes}u;`,
-    `let share = lane % ${lanes}u;`,
-    `let token = min(first_token + row_here, ${tokens - 1}u);`,
-    `let keys = ${seen}(batch, token);`,
+    ...queryPlace(place),
     `for (var at = lane; at < ${rows * widthFours}u; at += ${threads}u) {`,
     `  let row = min(first_token + at / ${widthFours}u, ${tokens - 1}u);`,
     `  ${queries}[at] = ${query}(batch, row, head, at % ${widthFours}u * 4u);`,
     "}",
-    "if (lane == 0u) {",
-    "  var most = 0u;",
-    `  for (var row = first_token; row < min(first_token + ${rows}u, ${tokens}u); row++) { most = max(most, ${seen}(batch, row)); }`,
-    `  ${bound}[0] = most;`,
-    "}",
-    `let most_keys = workgroupUniformLoad(&${bound})[0];`,
+    ...mostKeys(writer, place),
     `var top = ${LOWEST};`,
     "var total = 0.0;",
     `var sums: array<vec4<f32>, ${slots}>;`,

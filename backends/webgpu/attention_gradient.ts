@@ -3,7 +3,7 @@
  * over the keys they see, keys and values over the queries that see them, always in the same order. Probabilities are recomputed.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { attentionOperands, attentionShape, storeFours } from "./attention_parts.ts";
+import { attentionOperands, attentionShape, mostKeys, queryGroups, queryPlace, storeFours } from "./attention_parts.ts";
 import { type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { floatText, indent } from "./text.ts";
 import type { Writer } from "./writer.ts";
@@ -42,40 +42,27 @@ function queryGradient(
   spec: AttentionKernel,
   result: number,
 ): { lines: string[]; dispatches: Dispatch[] } {
-  const { batch, tokens, heads, kvHeads, width, valueWidth } = spec,
+  const { tokens, heads, width, valueWidth } = spec,
     fours = Math.ceil(width / 4) + Math.ceil(valueWidth / 4);
   const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(spec, tokens, fours);
   const { query, key, value, dy, seen, bias, logSumExp } = attentionOperands(writer, spec),
     delta = deltaFunction(writer, spec);
   const queries = writer.shared("row_tile", "vec4<f32>", rows * widthFours),
     dys = writer.shared("value_tile", "vec4<f32>", rows * valueFours);
-  const slopes = writer.shared("slopes", "f32", rows * chunk), bound = writer.workgroup("keys_bound", "u32", 1);
-  const blocks = Math.ceil(tokens / rows), count = batch * heads * blocks;
+  const slopes = writer.shared("slopes", "f32", rows * chunk);
+  const place = { spec, rows, lanes, seen }, count = queryGroups(spec, rows);
   const fill = (tile: string, of: string, size: number) => [
     `for (var at = lane; at < ${rows * size}u; at += ${threads}u) {`,
     `  ${tile}[at] = ${of}(batch, min(first_token + at / ${size}u, ${tokens - 1}u), head, at % ${size}u * 4u);`,
     "}",
   ];
   const lines = [
-    ...groupNumber(count, "group"),
-    `let batch = group / ${heads * blocks}u;`,
-    `let head = group / ${blocks}u % ${heads}u;`,
-    `let kv_head = head / ${heads / kvHeads}u;`,
-    `let first_token = group % ${blocks}u * ${rows}u;`,
-    `let row_here = lane / ${lanes}u;`,
-    `let share = lane % ${lanes}u;`,
-    `let token = min(first_token + row_here, ${tokens - 1}u);`,
-    `let keys = ${seen}(batch, token);`,
+    ...queryPlace(place),
     `let log_total = ${logSumExp("token")};`,
     `let shared_part = ${delta}(batch, token, head);`,
     ...fill(queries, query, widthFours),
     ...fill(dys, dy, valueFours),
-    "if (lane == 0u) {",
-    "  var most = 0u;",
-    `  for (var row = first_token; row < min(first_token + ${rows}u, ${tokens}u); row++) { most = max(most, ${seen}(batch, row)); }`,
-    `  ${bound}[0] = most;`,
-    "}",
-    `let most_keys = workgroupUniformLoad(&${bound})[0];`,
+    ...mostKeys(writer, place),
     `var sums: array<vec4<f32>, ${slots}>;`,
     `for (var first = 0u; first < most_keys; first += ${chunk}u) {`,
     ...indent([

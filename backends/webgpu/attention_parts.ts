@@ -1,6 +1,7 @@
 /** What the attention kernels share: shapes of their workgroups, operands as functions, the number of keys that a query sees. */
 import type { AttentionKernel, Expr } from "../kernel.ts";
 import { type Place, writeOne } from "./access.ts";
+import { groupNumber } from "./entry.ts";
 import { startBlock } from "./expressions.ts";
 import { operandFunction } from "./operands.ts";
 import { indent, powerAbove } from "./text.ts";
@@ -135,4 +136,46 @@ export function storeFours(
     const lines = writeOne(writer, buffer, { flat, row: "0u", column: flat }, `${four}.${part}`);
     return extent % 4 === 0 ? lines : [`if (${quad} * 4u + ${j}u < ${extent}u) {`, ...indent(lines), "}"];
   });
+}
+
+/** What the start of a kernel over blocks of queries needs to know. */
+export interface QueryBlocks {
+  readonly spec: AttentionKernel;
+  readonly rows: number;
+  readonly lanes: number;
+  /** Function of the number of keys that a query sees. */
+  readonly seen: string;
+}
+
+/** Workgroups of a kernel over blocks of `rows` queries. */
+export const queryGroups = ({ batch, heads, tokens }: AttentionKernel, rows: number): number =>
+  batch * heads * Math.ceil(tokens / rows);
+
+/** Lines that name the batch, heads, token, keys, row and share of an invocation. */
+export function queryPlace({ spec, rows, lanes, seen }: QueryBlocks): string[] {
+  const { tokens, heads, kvHeads } = spec, blocks = Math.ceil(tokens / rows);
+  return [
+    ...groupNumber(queryGroups(spec, rows), "group"),
+    `let batch = group / ${heads * blocks}u;`,
+    `let head = group / ${blocks}u % ${heads}u;`,
+    `let kv_head = head / ${heads / kvHeads}u;`,
+    `let first_token = group % ${blocks}u * ${rows}u;`,
+    `let row_here = lane / ${lanes}u;`,
+    `let share = lane % ${lanes}u;`,
+    `let token = min(first_token + row_here, ${tokens - 1}u);`,
+    `let keys = ${seen}(batch, token);`,
+  ];
+}
+
+/** Lines that find `most_keys`, the most that a query of the block sees, the same for the whole workgroup. */
+export function mostKeys(writer: Writer, { spec: { tokens }, rows, seen }: QueryBlocks): string[] {
+  const bound = writer.workgroup("keys_bound", "u32", 1);
+  return [
+    "if (lane == 0u) {",
+    "  var most = 0u;",
+    `  for (var row = first_token; row < min(first_token + ${rows}u, ${tokens}u); row++) { most = max(most, ${seen}(batch, row)); }`,
+    `  ${bound}[0] = most;`,
+    "}",
+    `let most_keys = workgroupUniformLoad(&${bound})[0];`,
+  ];
 }

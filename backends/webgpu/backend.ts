@@ -4,8 +4,8 @@
  */
 import type { Graph } from "../../ir/node.ts";
 import { sameShape, type TensorType, typeText } from "../../ir/types.ts";
-import type { Backend, CompileOptions, Executable, KernelText, Tensor } from "../backend.ts";
-import type { KernelSpec } from "../kernel.ts";
+import type { Backend, CompileOptions, Executable, Tensor } from "../backend.ts";
+import { kernelTexts } from "../kernel_texts.ts";
 import { type LoweredValue, lowerGraph } from "../regions/lower.ts";
 import { adoptDevice, openDevice, type WebGpuDevice } from "./device.ts";
 import { generateKernel } from "./kernel.ts";
@@ -65,7 +65,7 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
       const executable: WebGpuExecutable = {
         leaves: typesOf("leaf"),
         outputs: typesOf("output"),
-        kernels: kernelTexts(steps.map(({ kernel }) => kernel)),
+        kernels: kernelTexts(steps.map(({ kernel }) => kernel), (spec) => generateKernel(spec).text),
         plan: planSlots({ values, steps }, bytesOf),
         values,
         steps: steps.map((step, i) => ({ ...step, loaded: kernels[i] as LoadedKernel, groups: new Map() })),
@@ -132,19 +132,3 @@ function bind(
 }
 
 const sameType = (a: TensorType, b: TensorType): boolean => a.dtype === b.dtype && sameShape(a.shape, b.shape);
-
-/** Texts of kernels, written when they are asked for; names made unique. */
-function kernelTexts(specs: readonly KernelSpec[]): KernelText[] {
-  const names = new Map<string, number>();
-  return specs.map((spec) => {
-    const count = (names.get(spec.name) ?? 0) + 1;
-    names.set(spec.name, count);
-    return {
-      name: count === 1 ? spec.name : `${spec.name}_${count}`,
-      spec,
-      get text() {
-        return generateKernel(spec).text;
-      },
-    };
-  });
-}

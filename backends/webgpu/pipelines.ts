@@ -1,5 +1,6 @@
-/** Compiled kernels, each text once; errors of the shader compiler name the kernel and quote its line. */
+/** Compiled kernels, each once; errors of the shader compiler name the kernel and quote its line. */
 import type { KernelSpec } from "../kernel.ts";
+import { kernelKey } from "../kernel_key.ts";
 import { generateKernel, type WebGpuKernel } from "./kernel.ts";
 
 /** A kernel ready to run. */
@@ -15,7 +16,7 @@ export interface LoadedKernel {
 
 /** The kernels of one device. */
 export interface PipelineCache {
-  /** Compiles a kernel unless one with the same text, names aside, is known. */
+  /** Compiles a kernel unless one that differs in names only is known. */
   load(spec: KernelSpec): Promise<LoadedKernel>;
   /** Destroys the tables. */
   dispose(): void;
@@ -67,7 +68,7 @@ export function createPipelines(device: GPUDevice): PipelineCache {
   };
   return {
     load(spec) {
-      const key = generateKernel(anonymous(spec)).text, found = known.get(key);
+      const key = kernelKey(spec), found = known.get(key);
       if (found) return found;
       const loaded = compile(spec);
       known.set(key, loaded);
@@ -78,14 +79,6 @@ export function createPipelines(device: GPUDevice): PipelineCache {
     },
   };
 }
-
-/** The specification without the names in it. */
-const anonymous = (spec: KernelSpec): KernelSpec => ({
-  ...spec,
-  name: "kernel",
-  fuses: "",
-  buffers: spec.buffers.map((buffer, i) => ({ ...buffer, name: `buffer${i}` })),
-});
 
 async function kernelError({ name, text }: WebGpuKernel, module: GPUShaderModule, error: GPUError): Promise<Error> {
   const { messages } = await module.getCompilationInfo(), first = messages.find(({ type }) => type === "error");

@@ -47,7 +47,11 @@ export function writeTransform(row: Row, { transposed, signs }: RowTransform, fr
   const first = transposed ? "" : sign, last = ` * ${scale}${transposed ? sign : ""}`;
   lines.push(...butterflies(row, { block, exchange, from, to, first, last: K === 1 ? last : "" }));
   if (K > 1) {
-    lines.push(...mixing(row, { K, block, matrix: transposed ? transpose(matrix, K) : matrix, exchange, to, last }));
+    // One kernel may use both a matrix and its transpose.
+    const [name, entries] = transposed
+      ? [`signs_of_order_${K}_transposed`, transpose(matrix, K)]
+      : [`signs_of_order_${K}`, matrix];
+    lines.push(...mixing(row, { K, block, name, matrix: entries, exchange, to, last }));
   }
   return lines;
 }
@@ -95,6 +99,8 @@ function butterflies(row: Row, { block, exchange, from, to, first, last }: Butte
 interface Mixing {
   readonly K: number;
   readonly block: number;
+  /** The matrix, and the name of its table. */
+  readonly name: string;
   readonly matrix: Int8Array;
   readonly exchange: string;
   readonly to: string;
@@ -102,10 +108,10 @@ interface Mixing {
 }
 
 /** y[p, j] = Σ_q H[p, q] x[q, j] for a few columns j at a time. */
-function mixing(row: Row, { K, block, matrix, exchange, to, last }: Mixing): string[] {
+function mixing(row: Row, { K, block, name, matrix, exchange, to, last }: Mixing): string[] {
   const columns = Math.max(1, Math.min(block, Math.floor(Math.min(row.length, EXCHANGE) / K))),
     count = Math.ceil(block / columns);
-  const words = Math.ceil(K / 32), table = row.writer.table(`signs_of_order_${K}`, () => signBits(matrix, K, words));
+  const words = Math.ceil(K / 32), table = row.writer.table(name, () => signBits(matrix, K, words));
   const line = { name: "line", stride: words };
   const at = (line: string) => `${exchange}[${line} * ${columns}u + column]`;
   const inPiece = (body: readonly string[]): string[] => {

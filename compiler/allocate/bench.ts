@@ -6,16 +6,17 @@ import type { Executable, HostArray, Tensor } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";
 import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
-import { type Graph, graphOf, leavesOf, type Node, nameOf } from "../../ir/node.ts";
+import { type Graph, graphOf, nameOf, type Node } from "../../ir/node.ts";
 import { inline } from "../../ir/rewrite.ts";
 import { sitesOf } from "../../ir/sites.ts";
-import { tensorType, type TensorType, type Width } from "../../ir/types.ts";
+import { type TensorType, tensorType, type Width } from "../../ir/types.ts";
 import { batchesOf } from "../calibrate/batches.ts";
+import { prepareCall } from "../calibrate/prepare_call.ts";
 import { createPool, type Programs, type TensorPool } from "../calibrate/programs.ts";
 import type { CallStore } from "../calibrate/store.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { specialize } from "../passes/quantize/specialize.ts";
-import { prepareGraph, stage, trainGraph } from "../passes/stage.ts";
+import { stage, trainGraph } from "../passes/stage.ts";
 import type { Recipe } from "../recipe.ts";
 
 /** What is measured on what. */
@@ -67,14 +68,18 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
 
   const calls: { call: Call; held: TensorValues; before: TensorValues }[] = [];
   for (const call of structure.calls) {
-    const held = await prepare(input, structure, call, pool);
+    const held = await prepareCall(input, structure, call, pool);
     calls.push({ call, held, before: values });
     if (call !== structure.calls.at(-1)) values = await run(programs, structure, call, held, values, symbols, pool);
   }
   const head = calls.at(-1);
   if (!head) throw new RangeError("Expected a module with calls but found none");
   const step = stage(functionOf(structure, head.call)).step;
-  const program = await programs.get(`divergence ${head.call.function}`, () => divergenceProgram(step, head.call), symbols);
+  const program = await programs.get(
+    `divergence ${head.call.function}`,
+    () => divergenceProgram(step, head.call),
+    symbols,
+  );
 
   return {
     calls,
@@ -82,7 +87,9 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
     weights: async (index, width, scratch) => {
       const own = calls[index]?.held ?? {}, made = await effectiveWeights(input, index, width, scratch);
       // The same values in the same order, under the shape that the function contracts them in.
-      return Object.fromEntries(Object.entries(made).map(([site, weight]) => [site, backend.view(weight, 0, own[site]?.type ?? weight.type)]));
+      return Object.fromEntries(
+        Object.entries(made).map(([site, weight]) => [site, backend.view(weight, 0, own[site]?.type ?? weight.type)]),
+      );
     },
     forward: (index, replaced, before, scratch) => {
       const { call, held } = calls[index] as (typeof calls)[number];
@@ -128,7 +135,9 @@ async function effectiveWeights(
   const program = await programs.get(`weights ${call.function} ${width}`, () => weightProgram(graph, recipe, width));
   const byName = new Map(stored.map((tensor) => [tensor.name, tensor])), raw = createPool(programs.backend);
   const leaves = Object.fromEntries(
-    Object.entries(program.leaves).map(([name, type]) => [name, raw.upload(type, byName.get(call.prefix + name)?.values as HostArray)]),
+    Object.entries(program.leaves).map((
+      [name, type],
+    ) => [name, raw.upload(type, byName.get(call.prefix + name)?.values as HostArray)]),
   );
   const results = programs.backend.run(program, leaves);
   for (const tensor of Object.values(results)) pool.keep(tensor);
@@ -147,9 +156,15 @@ export function weightProgram(graph: Graph, { scheme }: Recipe, width: Width): G
 function divergenceProgram(head: Graph, call: Call): Graph {
   const b = createBuilder();
   const logits = (prefix: string): Node => {
-    const outputs = inline(b, head, (node) => node.op === "input" ? b.input(prefix + nameOf(node), node.type) : undefined);
+    const outputs = inline(
+      b,
+      head,
+      (node) => node.op === "input" ? b.input(prefix + nameOf(node), node.type) : undefined,
+    );
     const [first] = Object.values(outputs);
-    if (!first || Object.keys(call.outputs).length !== 1) throw new TypeError("Expected a last call with one output, the logits");
+    if (!first || Object.keys(call.outputs).length !== 1) {
+      throw new TypeError("Expected a last call with one output, the logits");
+    }
     return first;
   };
   const logProbabilities = (x: Node): Node => {
@@ -161,20 +176,6 @@ function divergenceProgram(head: Graph, call: Call): Graph {
   const perToken = b.sum(b.mul(b.exp(exact), b.sub(exact, quantized)), [axis]);
   const weights = b.input("token.weights", perToken.type), axes = perToken.type.shape.map((_, i) => i);
   return graphOf({ kl: b.reshape(b.div(b.sum(b.mul(perToken, weights), axes), b.sum(weights, axes)), [1]) });
-}
-
-async function prepare({ programs, load }: MeasureInput, module: Module, call: Call, pool: TensorPool): Promise<TensorValues> {
-  const graph = prepareGraph(functionOf(module, call)), raw = createPool(programs.backend);
-  const run = await programs.get(`prepare ${call.function} ${graph.outputs.map(({ name }) => name).join()}`, () => graph);
-  const leaves: Record<string, Tensor> = {};
-  for (const node of leavesOf(graph, "param")) {
-    const name = call.prefix + nameOf(node), derived = module.derived[name];
-    leaves[nameOf(node)] = raw.upload(node.type, derived ? derived.generate() : await load(name, node.type));
-  }
-  const results = programs.backend.run(run, leaves);
-  for (const tensor of Object.values(results)) pool.keep(tensor);
-  raw.release();
-  return results;
 }
 
 async function run(
@@ -197,5 +198,8 @@ async function run(
 }
 
 /** Only what a program takes. */
-const pick = (wanted: Readonly<Record<string, unknown>>, tensors: Readonly<Record<string, Tensor>>): Record<string, Tensor> =>
+const pick = (
+  wanted: Readonly<Record<string, unknown>>,
+  tensors: Readonly<Record<string, Tensor>>,
+): Record<string, Tensor> =>
   Object.fromEntries(Object.keys(wanted).flatMap((name) => tensors[name] ? [[name, tensors[name]]] : []));

@@ -42,7 +42,10 @@ const MOST_UNITS = 200_000;
  * The best allocation for every budget from the least to the most possible mean width, `step` apart. Deterministic: of equal
  * losses the cheaper allocation wins, then the one with lower widths at earlier sites. A larger budget never has more loss.
  */
-export function frontierOf(items: readonly AllocationItem[], { weighting = "parameters", step = 0.01 }: FrontierOptions = {}): Frontier {
+export function frontierOf(
+  items: readonly AllocationItem[],
+  { weighting = "parameters", step = 0.01 }: FrontierOptions = {},
+): Frontier {
   const counts = items.map(({ parameters }) => weighting === "parameters" ? parameters : 1);
   const frontier = { sites: items.map(({ site }) => site), parameters: items.map(({ parameters }) => parameters) };
   if (items.length === 0) return { ...frontier, points: [] };
@@ -93,7 +96,11 @@ export function lookUp({ points }: Frontier, budget: number): FrontierPoint | un
   return points.filter(({ meanBits }) => meanBits <= budget + 1e-9).at(-1);
 }
 
-function traceBack(choices: readonly Uint8Array[], end: number, cost: (item: number, width: number) => number): number[] {
+function traceBack(
+  choices: readonly Uint8Array[],
+  end: number,
+  cost: (item: number, width: number) => number,
+): number[] {
   const digits: number[] = [];
   let c = end;
   for (let i = choices.length - 1; i >= 0; i--) {

@@ -58,10 +58,13 @@ export async function measureAllocations(
   const paths = allocations.map(() => start);
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
     const own = bench.sites(index).map((site) => ({ site, at: column.get(call.prefix + site) ?? -1 }));
-    const scratch = createPool(backend), digitsUsed = new Set(own.flatMap(({ at }) => allocations.map((digits) => digits[at])));
+    const scratch = createPool(backend),
+      digitsUsed = new Set(own.flatMap(({ at }) => allocations.map((digits) => digits[at])));
     const byWidth = await weightsOf(bench, index, digitsUsed, scratch);
     for (const [i, digits] of allocations.entries()) {
-      const replaced = Object.fromEntries(own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]));
+      const replaced = Object.fromEntries(
+        own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
+      );
       const before = paths[i] as TensorValues;
       const after = await bench.forward(index, replaced, before, { ...scratch, keep: (tensor) => tensor });
       freeAll(backend, before, [start, after]);
@@ -84,8 +87,15 @@ function freeAll(backend: Backend, values: TensorValues, others: readonly Tensor
   for (const tensor of Object.values(values)) if (!shared.has(tensor)) backend.free(tensor);
 }
 
-async function weightsOf(bench: MeasureBench, index: number, digits: ReadonlySet<string | undefined>, pool: TensorPool) {
+async function weightsOf(
+  bench: MeasureBench,
+  index: number,
+  digits: ReadonlySet<string | undefined>,
+  pool: TensorPool,
+) {
   const byWidth = new Map<string, TensorValues>();
-  for (const digit of digits) if (digit !== undefined) byWidth.set(digit, await bench.weights(index, Number(digit) as Width, pool));
+  for (const digit of digits) {
+    if (digit !== undefined) byWidth.set(digit, await bench.weights(index, Number(digit) as Width, pool));
+  }
   return byWidth;
 }

@@ -24,7 +24,9 @@ export async function measureSensitivities(input: MeasureInput): Promise<Sensiti
       for (const site of sites) {
         const step = createPool(programs.backend);
         let after: TensorValues = await bench.forward(index, { [site]: weights[site] as Tensor }, before, step);
-        for (let next = index + 1; next < bench.calls.length - 1; next++) after = await bench.forward(next, {}, after, step);
+        for (let next = index + 1; next < bench.calls.length - 1; next++) {
+          after = await bench.forward(next, {}, after, step);
+        }
         (found[call.prefix + site] ??= {})[width] = await bench.divergence(after);
         step.release();
         report?.(++done, all);

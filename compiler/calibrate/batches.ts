@@ -24,7 +24,9 @@ export function batchesOf(sequences: readonly Int32Array[], batch: number, limit
   const tokens = Math.max(1, ...cut.map((ids) => ids.length));
   const list: Batch[] = [];
   for (let start = 0; start < cut.length; start += batch) {
-    const ids = new Int32Array(batch * tokens), positions = new Int32Array(batch * tokens), weights = new Float32Array(batch * tokens);
+    const ids = new Int32Array(batch * tokens),
+      positions = new Int32Array(batch * tokens),
+      weights = new Float32Array(batch * tokens);
     for (let row = 0; row < batch; row++) {
       const sequence = cut[start + row] ?? new Int32Array();
       ids.set(sequence, row * tokens);
@@ -40,9 +42,12 @@ export function batchesOf(sequences: readonly Int32Array[], batch: number, limit
 export function pickRows(sources: readonly HostArray[], rows: number): Float32Array {
   const [first] = sources, length = (first?.length ?? 0) / rows;
   const result = new Float32Array(first?.length ?? 0);
-  for (let row = 0; row < rows; row++) result.set(sources[row]?.subarray(row * length, (row + 1) * length) ?? [], row * length);
+  for (let row = 0; row < rows; row++) {
+    result.set(sources[row]?.subarray(row * length, (row + 1) * length) ?? [], row * length);
+  }
   return result;
 }
 
 /** Values as f32. */
-export const asFloats = (values: HostArray): Float32Array => values instanceof Float32Array ? values : Float32Array.from(values);
+export const asFloats = (values: HostArray): Float32Array =>
+  values instanceof Float32Array ? values : Float32Array.from(values);

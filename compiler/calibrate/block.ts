@@ -13,7 +13,15 @@ import type { LearnedLayout } from "./learned.ts";
 import { ADAM_IN_PLACE, adamProgram, stepScalars } from "./optimizer.ts";
 import { createPool, type Programs, type TensorPool } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
-import { gradientName, isLearned, lossProgram, TRAIN_LEAVES, trainInPlace, trainProgram, withLearnedInputs } from "./train_program.ts";
+import {
+  gradientName,
+  isLearned,
+  lossProgram,
+  TRAIN_LEAVES,
+  trainInPlace,
+  trainProgram,
+  withLearnedInputs,
+} from "./train_program.ts";
 
 /** What training and running a quantized block needs. */
 export interface BlockInput {
@@ -37,7 +45,12 @@ export interface ElasticBlock {
   /** Mean loss over some batches at one width. */
   loss(width: Width, inputs: readonly Values[], targets: readonly Float32Array[], count: number): Promise<number>;
   /** All optimiser steps. `inputs[g]` are the values that bit group g sees, one per batch. */
-  train(inputs: readonly (readonly Values[])[], targets: readonly Float32Array[], rng: Random, report: (step: number, loss: number) => void): Promise<void>;
+  train(
+    inputs: readonly (readonly Values[])[],
+    targets: readonly Float32Array[],
+    rng: Random,
+    report: (step: number, loss: number) => void,
+  ): Promise<void>;
   learned(): Promise<Float32Array>;
   release(): void;
 }
@@ -57,22 +70,26 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   };
   const learned = flat(learnedValues), gradient = flat(), moment1 = flat(), moment2 = flat();
   const scalar = (value = 0) => pool.upload(tensorType("f32", [1]), Float32Array.of(value));
-  const weights = pool.allocate(tensorType("f32", [batches.batch, batches.tokens, 1])), lossSum = scalar(), lossWeight = scalar(1);
+  const weights = pool.allocate(tensorType("f32", [batches.batch, batches.tokens, 1])),
+    lossSum = scalar(),
+    lossWeight = scalar(1);
   const bound = new Map<Executable, Map<Width, Record<string, Tensor>>>();
   const values = new Map<string, Tensor>();
 
   /** Programs of one width; widths that agree in ranks and group sizes share them. */
-  const program = async (kind: "forward" | "loss" | "train", width: Width): Promise<{ run: Executable; leaves: Record<string, Tensor> }> => {
+  const program = async (
+    kind: "forward" | "loss" | "train",
+    width: Width,
+  ): Promise<{ run: Executable; leaves: Record<string, Tensor> }> => {
     const key = `${block.name} ${kind} r${recipe.scheme.ranks[width]} g${recipe.scheme.groupSizes[width]}`;
-    const build = () => withLearnedInputs(trainFunction(block.graph, widthsAt(block.graph, recipe, width), recipe.scheme));
-    const run = kind === "forward"
-      ? await programs.get(key, build, symbols)
-      : await programs.get(
-        key,
-        () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), settings.lossPower),
-        {},
-        (graph) => ({ inPlace: trainInPlace(graph) }),
-      );
+    const build = () =>
+      withLearnedInputs(trainFunction(block.graph, widthsAt(block.graph, recipe, width), recipe.scheme));
+    const run = kind === "forward" ? await programs.get(key, build, symbols) : await programs.get(
+      key,
+      () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), settings.lossPower),
+      {},
+      (graph) => ({ inPlace: trainInPlace(graph) }),
+    );
     const perWidth = bound.get(run) ?? new Map<Width, Record<string, Tensor>>();
     bound.set(run, perWidth);
     const leaves = perWidth.get(width) ?? bindLeaves(run, width);
@@ -220,6 +237,8 @@ async function adamRunner(
 
 /** Every weight at one width, and every activation where the recipe quantizes them; the cache stays as it is. */
 export function widthsAt(graph: Graph, { activations }: Recipe, width: Width): LocalWidths {
-  const sites = sitesOf(graph).filter(({ role }) => role === "weight" || role === "adapter" || (activations && role === "activation"));
+  const sites = sitesOf(graph).filter(({ role }) =>
+    role === "weight" || role === "adapter" || (activations && role === "activation")
+  );
   return Object.fromEntries(sites.map(({ name }) => [name, width]));
 }

@@ -4,16 +4,16 @@
  */
 import type { HostArray, Tensor } from "../../backends/backend.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
-import { leavesOf, nameOf } from "../../ir/node.ts";
-import { random, type Random } from "../../ir/random.ts";
+import { type Random, random } from "../../ir/random.ts";
 import { sitesOf } from "../../ir/sites.ts";
-import { concreteShape, tensorType, type TensorType, type Width } from "../../ir/types.ts";
-import { prepareGraph, stage } from "../passes/stage.ts";
+import { concreteShape, tensorType, type Width } from "../../ir/types.ts";
+import { stage } from "../passes/stage.ts";
 import type { Recipe } from "../recipe.ts";
-import { asFloats, batchesOf, type Batches, pickRows, type Values } from "./batches.ts";
+import { asFloats, type Batches, batchesOf, pickRows, type Values } from "./batches.ts";
 import { type BlockInput, type ElasticBlock, openBlock } from "./block.ts";
 import { initialLearned, type LearnedLayout, learnedLayout, storedValues } from "./learned.ts";
 import { MERGE_INPUTS, mergeProgram } from "./merge.ts";
+import { type LoadParameter, prepareCall } from "./prepare_call.ts";
 import { createPool, type Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import type { CallStore, StoredTensor } from "./store.ts";
@@ -36,8 +36,7 @@ export interface CalibrationInput {
   readonly elastic: Module;
   readonly recipe: Recipe;
   readonly settings: CalibrationSettings;
-  /** Values of a checkpoint parameter by global name. */
-  readonly load: (name: string, type: TensorType) => Promise<HostArray>;
+  readonly load: LoadParameter;
   /** Token ids, each sequence on its own. */
   readonly sequences: readonly Int32Array[];
   readonly seed: number;
@@ -53,7 +52,8 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
   const { programs, structure, elastic, recipe, settings, sequences, report } = input;
   const batches = batchesOf(sequences.slice(0, settings.sequences), settings.batch, settings.tokens);
   const symbols = { B: batches.batch, T: batches.tokens };
-  const start = (): Track => batches.list.map(({ ids, positions }) => new Map<string, HostArray>([["ids", ids], ["positions", positions]]));
+  const start = (): Track =>
+    batches.list.map(({ ids, positions }) => new Map<string, HostArray>([["ids", ids], ["positions", positions]]));
   let full = start();
   // Until the first quantized call all tracks are the same values.
   let tracks: readonly Track[] = [full];
@@ -64,11 +64,12 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
   for (const [index, call] of elastic.calls.entries()) {
     const exact = await openExact(input, structure, structure.calls[index] as Call);
     if (!quantized[index]) {
-      const held = await prepareCall(input, elastic, call);
+      const held = await openHolds(input, elastic, call);
       await input.store.save(index, held.stored);
       held.release();
       if (index < last) {
-        const advance = async (track: Track): Promise<Track> => await mapTrack(track, (values) => exact.run(values, symbols));
+        const advance = async (track: Track): Promise<Track> =>
+          await mapTrack(track, (values) => exact.run(values, symbols));
         const next = await advance(full);
         tracks = tracks[0] === full ? [next] : await mapAll(tracks, advance);
         full = next;
@@ -90,9 +91,11 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
 
     const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
     const saved = await input.store.load(index);
-    const held = await prepareCall(input, elastic, call);
+    const held = await openHolds(input, elastic, call);
     const rng = (what: string) => random(input.seed, `calibration.${call.prefix}${what}`);
-    const learned = saved ? fromStored(layout, call.prefix, saved) : initialLearned(layout, settings.clipStart, rng("start"));
+    const learned = saved
+      ? fromStored(layout, call.prefix, saved)
+      : initialLearned(layout, settings.clipStart, rng("start"));
     const bound: BlockInput = {
       graph,
       name: call.function,
@@ -108,11 +111,18 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
     const at = block;
     if (!saved) {
       const steps = settings.epochs * batches.list.length;
-      await opened.train(seen, targets, rng("bits"), (step, loss) => report?.({ block: at, blocks, step, steps, loss }));
+      await opened.train(
+        seen,
+        targets,
+        rng("bits"),
+        (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
+      );
       const flat = await opened.learned();
       await input.store.save(index, [...held.stored, ...toStored(layout, call.prefix, flat)]);
     }
-    if (index < last) tracks = await advanceTracks(opened, { recipe, settings, batches, output, seen, programs }, rng("tracks"));
+    if (index < last) {
+      tracks = await advanceTracks(opened, { recipe, settings, batches, output, seen, programs }, rng("tracks"));
+    }
     opened.release();
     held.release();
     full = next;
@@ -148,7 +158,13 @@ async function advanceTracks(block: ElasticBlock, advance: Advance, rng: Random)
   return settings.inputs === "tracks" ? results : [merged];
 }
 
-async function atDrawnWidths(block: ElasticBlock, values: Values, widths: readonly Width[], batch: number, rng: Random): Promise<Float32Array> {
+async function atDrawnWidths(
+  block: ElasticBlock,
+  values: Values,
+  widths: readonly Width[],
+  batch: number,
+  rng: Random,
+): Promise<Float32Array> {
   const drawn = Array.from({ length: batch }, () => widths[rng.int(widths.length)] as Width);
   const outputs = new Map<Width, Float32Array>();
   for (const width of drawn) if (!outputs.has(width)) outputs.set(width, await block.forward(values, width));
@@ -171,8 +187,13 @@ async function mergeOutputs(
     return pickRows(picked, batch * tokens);
   }
   const pool = createPool(backend), shape = [batch, tokens, channels] as const;
-  const run = await get(`merge ${JSON.stringify([shape, outputs.length, merge])}`, () => mergeProgram(shape, outputs.length, merge));
-  const leaves = Object.fromEntries(outputs.map((x, g) => [MERGE_INPUTS.group(g), pool.upload(tensorType("f32", shape), x)]));
+  const run = await get(
+    `merge ${JSON.stringify([shape, outputs.length, merge])}`,
+    () => mergeProgram(shape, outputs.length, merge),
+  );
+  const leaves = Object.fromEntries(
+    outputs.map((x, g) => [MERGE_INPUTS.group(g), pool.upload(tensorType("f32", shape), x)]),
+  );
   if (run.leaves[MERGE_INPUTS.tokenWeights]) {
     leaves[MERGE_INPUTS.tokenWeights] = pool.upload(tensorType("f32", [batch, tokens, 1]), tokenWeights);
   }
@@ -185,14 +206,14 @@ async function mergeOutputs(
 /** A call of the full-precision module with its weights on the backend. */
 async function openExact(input: CalibrationInput, module: Module, call: Call) {
   const { programs } = input, { backend } = programs, graph = functionOf(module, call);
-  const held = await prepareCall(input, module, call), step = stage(graph).step;
+  const weights = createPool(backend), held = await prepareCall(input, module, call, weights), step = stage(graph).step;
   return {
     run: async (values: Values, symbols: Readonly<Record<string, number>>): Promise<Values> => {
       const run = await programs.get(`exact ${call.function}`, () => step, symbols), pool = createPool(backend);
       const leaves: Record<string, Tensor> = {};
       for (const [name, type] of Object.entries(run.leaves)) {
         const value = call.inputs[name];
-        const tensor = held.tensors[name];
+        const tensor = held[name];
         if (tensor) leaves[name] = tensor;
         else if (value !== undefined) leaves[name] = pool.upload(type, values.get(value) as HostArray);
       }
@@ -204,27 +225,18 @@ async function openExact(input: CalibrationInput, module: Module, call: Call) {
       pool.release();
       return after;
     },
-    release: () => held.release(),
+    release: () => weights.release(),
   };
 }
 
-/** Runs a call's prepare program: checkpoint holds on the backend, and as the artifact stores them. */
-async function prepareCall({ programs, load }: CalibrationInput, module: Module, call: Call) {
-  const { backend } = programs, graph = prepareGraph(functionOf(module, call)), raw = createPool(backend), pool = createPool(backend);
-  // Structure and elastic functions share names, but not their holds.
-  const run = await programs.get(`prepare ${call.function} ${graph.outputs.map(({ name }) => name).join()}`, () => graph);
-  const leaves: Record<string, Tensor> = {};
-  for (const node of leavesOf(graph, "param")) {
-    const name = call.prefix + nameOf(node), derived = module.derived[name];
-    leaves[nameOf(node)] = raw.upload(node.type, derived ? derived.generate() : await load(name, node.type));
-  }
-  const tensors = backend.run(run, leaves), stored: StoredTensor[] = [];
+/** A call's checkpoint holds on the backend, and as the artifact stores them. */
+async function openHolds(input: CalibrationInput, module: Module, call: Call) {
+  const { backend } = input.programs, pool = createPool(backend), stored: StoredTensor[] = [];
+  const tensors = await prepareCall(input, module, call, pool);
   for (const [name, tensor] of Object.entries(tensors)) {
-    pool.keep(tensor);
-    const { dtype, shape } = tensor.type;
-    stored.push({ name: call.prefix + name, dtype, shape: concreteShape(shape), values: (await backend.download(tensor)).slice() });
+    const { dtype, shape } = tensor.type, values = (await backend.download(tensor)).slice();
+    stored.push({ name: call.prefix + name, dtype, shape: concreteShape(shape), values });
   }
-  raw.release();
   return { tensors, stored, release: () => pool.release() };
 }
 
@@ -233,7 +245,8 @@ const toStored = (layout: LearnedLayout, prefix: string, flat: Float32Array): St
 
 /** The flat array of a block that an earlier run finished. */
 function fromStored(layout: LearnedLayout, prefix: string, stored: readonly StoredTensor[]): Float32Array {
-  const flat = new Float32Array(layout.clips + layout.adapters), byName = new Map(stored.map((tensor) => [tensor.name, tensor]));
+  const flat = new Float32Array(layout.clips + layout.adapters),
+    byName = new Map(stored.map((tensor) => [tensor.name, tensor]));
   for (const tensor of layout.tensors) {
     const found = byName.get(prefix + tensor.name);
     if (!found) throw new Error(`Internal error in calibration: a finished block lacks "${prefix}${tensor.name}"`);
@@ -262,4 +275,3 @@ async function mapAll(tracks: readonly Track[], change: (track: Track) => Promis
   for (const track of tracks) result.push(await change(track));
   return result;
 }
-

@@ -42,7 +42,9 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
     const [rows = 1, columns = 1] = type.shape.map(Number);
     for (const width of widths) {
       const size = scheme.groupSizes[width], groups = size === -1 || size >= columns ? 1 : Math.ceil(columns / size);
-      for (const end of ["high", "low"]) add({ name: `${name}.clip.${end}.${width}`, kind: "clip", shape: [rows, groups, 1], width });
+      for (const end of ["high", "low"]) {
+        add({ name: `${name}.clip.${end}.${width}`, kind: "clip", shape: [rows, groups, 1], width });
+      }
     }
   }
   const clips = offset;
@@ -56,7 +58,11 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
 }
 
 /** Start values: clips at their logits, A Xavier-uniform, B zero, so that the adapter starts at exactly zero (4.3). */
-export function initialLearned(layout: LearnedLayout, clipStart: Readonly<Record<Width, number>>, rng: Random): Float32Array {
+export function initialLearned(
+  layout: LearnedLayout,
+  clipStart: Readonly<Record<Width, number>>,
+  rng: Random,
+): Float32Array {
   const values = new Float32Array(layout.clips + layout.adapters);
   for (const { kind, shape, offset, width } of layout.tensors) {
     const part = values.subarray(offset, offset + shape.reduce((a, b) => a * b, 1));
@@ -69,11 +75,16 @@ export function initialLearned(layout: LearnedLayout, clipStart: Readonly<Record
 }
 
 /** A learned tensor as the artifact stores it: B back to [p,R]. */
-export function storedValues(tensor: LearnedTensor, flat: Float32Array): { shape: readonly number[]; values: Float32Array } {
+export function storedValues(
+  tensor: LearnedTensor,
+  flat: Float32Array,
+): { shape: readonly number[]; values: Float32Array } {
   const [rank = 1, rows = 1] = tensor.shape;
   const part = flat.slice(tensor.offset, tensor.offset + tensor.shape.reduce((a, b) => a * b, 1));
   if (tensor.kind !== "b") return { shape: tensor.shape, values: part };
   const values = new Float32Array(part.length);
-  for (let r = 0; r < rank; r++) for (let row = 0; row < rows; row++) values[row * rank + r] = part[r * rows + row] ?? 0;
+  for (let r = 0; r < rank; r++) {
+    for (let row = 0; row < rows; row++) values[row * rank + r] = part[r * rows + row] ?? 0;
+  }
   return { shape: [rows, rank], values };
 }

@@ -17,7 +17,11 @@ export const MERGE_INPUTS = { group: (g: number) => `group.${g}`, tokenWeights: 
  *   the highest-width value; the others become the weighted average. Padding is not counted; ties go to the earlier token.
  * - `uniform`: the weighted average everywhere. (`random` and `none` need no program: they choose rows.)
  */
-export function mergeProgram(shape: readonly [number, number, number], groups: number, { kind, top, weights }: CalibrationSettings["merge"]): Graph {
+export function mergeProgram(
+  shape: readonly [number, number, number],
+  groups: number,
+  { kind, top, weights }: CalibrationSettings["merge"],
+): Graph {
   const b = createBuilder(), [batch, tokens] = shape;
   const outputs = Array.from({ length: groups }, (_, g) => b.input(MERGE_INPUTS.group(g), tensorType("f32", shape)));
   const total = weights.slice(0, groups).reduce((a, x) => a + x, 0);

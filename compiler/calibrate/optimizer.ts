@@ -28,11 +28,15 @@ export function stepScalars(t: number, total: number, rate: number): StepScalars
  */
 export function adamProgram(n: number): Graph {
   const b = createBuilder(), flat = tensorType("f32", [n]), scalar = tensorType("f32", [1]);
-  const [values, moment1, moment2, gradient] = ["values", "moment1", "moment2", "gradient"].map((name) => b.input(name, flat)) as
-    [ReturnType<typeof b.input>, ReturnType<typeof b.input>, ReturnType<typeof b.input>, ReturnType<typeof b.input>];
+  const [values, moment1, moment2, gradient] = ["values", "moment1", "moment2", "gradient"].map((name) =>
+    b.input(name, flat)
+  ) as [ReturnType<typeof b.input>, ReturnType<typeof b.input>, ReturnType<typeof b.input>, ReturnType<typeof b.input>];
   const mean = b.add(b.mul(moment1, BETA1), b.mul(gradient, 1 - BETA1));
   const square = b.add(b.mul(moment2, BETA2), b.mul(b.mul(gradient, gradient), 1 - BETA2));
-  const step = b.div(b.mul(mean, b.input("correction1", scalar)), b.add(b.sqrt(b.mul(square, b.input("correction2", scalar))), EPSILON));
+  const step = b.div(
+    b.mul(mean, b.input("correction1", scalar)),
+    b.add(b.sqrt(b.mul(square, b.input("correction2", scalar))), EPSILON),
+  );
   return graphOf({
     values: b.sub(values, b.mul(step, b.input("rate", scalar))),
     moment1: mean,
@@ -42,4 +46,9 @@ export function adamProgram(n: number): Graph {
 }
 
 /** Everything in place. */
-export const ADAM_IN_PLACE = { values: "values", moment1: "moment1", moment2: "moment2", gradient: "gradient" } as const;
+export const ADAM_IN_PLACE = {
+  values: "values",
+  moment1: "moment1",
+  moment2: "moment2",
+  gradient: "gradient",
+} as const;

@@ -8,7 +8,12 @@ import type { TensorType } from "../../ir/types.ts";
 /** Compiles on first use and remembers; runs with everything a host program needs around it. */
 export interface Programs {
   readonly backend: Backend;
-  get(key: string, graph: () => Graph, symbols?: Symbols, options?: CompileOptions | ((graph: Graph) => CompileOptions)): Promise<Executable>;
+  get(
+    key: string,
+    graph: () => Graph,
+    symbols?: Symbols,
+    options?: CompileOptions | ((graph: Graph) => CompileOptions),
+  ): Promise<Executable>;
 }
 
 /** An empty cache. */

@@ -49,6 +49,10 @@ export function defaultSettings(track: Track): CalibrationSettings {
     lossPower: 1,
     inputs: "tracks",
     balance: true,
-    merge: { kind: "selective", top: 0.5, weights: track === "activations" ? [0.3, 0.3, 0.4] : [0.2, 0.2, 0.2, 0.2, 0.2] },
+    merge: {
+      kind: "selective",
+      top: 0.5,
+      weights: track === "activations" ? [0.3, 0.3, 0.4] : [0.2, 0.2, 0.2, 0.2, 0.2],
+    },
   };
 }

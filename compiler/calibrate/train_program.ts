@@ -1,7 +1,7 @@
 /** The program of one optimiser step of one bit group: forward at one width, loss, gradients added to what is there. */
 import { gradients } from "../../ir/autodiff.ts";
 import { type Builder, createBuilder } from "../../ir/builder.ts";
-import { type Graph, graphOf, leavesOf, type Node, nameOf } from "../../ir/node.ts";
+import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../ir/node.ts";
 import { inline } from "../../ir/rewrite.ts";
 import { tensorType } from "../../ir/types.ts";
 
@@ -61,7 +61,9 @@ export const isLearned = (name: string): boolean => isClip(name) || isFactor(nam
 export function trainProgram(graph: Graph, power: 1 | 2): Graph {
   const b = createBuilder();
   const [output, ...others] = graph.outputs;
-  if (!output || others.length > 0) throw new TypeError(`Expected a function with one output but found ${graph.outputs.length}`);
+  if (!output || others.length > 0) {
+    throw new TypeError(`Expected a function with one output but found ${graph.outputs.length}`);
+  }
   const forward = inline(b, graph, () => undefined)[output.name] as Node;
   const { loss } = lossOf(b, forward, power);
   const learned = leavesOf(graph, "input").filter((node) => isLearned(nameOf(node))).map((node) => b.adopt(node));

@@ -6,7 +6,7 @@
  * Query head h reads key/value head floor(h · kvHeads / heads) (grouped-query attention).
  */
 import { type Attrs, flagAttr, numberAttr, stringAttr } from "../node.ts";
-import { concreteShape, sizeOf, tensorType, type TensorType, typeText } from "../types.ts";
+import { concreteShape, sizeOf, type TensorType, tensorType, typeText } from "../types.ts";
 import { operand, type OpRecord, shapeError, type Values } from "./record.ts";
 
 /** The optional operands of attention, which follow the required ones in this order. */
@@ -34,7 +34,9 @@ function check(op: string, inputs: readonly TensorType[], attrs: Attrs, required
     q.shape[0] === k.shape[0] && q.shape[3] === k.shape[3] && k.shape[0] === v.shape[0] && k.shape[1] === v.shape[1] &&
     k.shape[2] === v.shape[2] && Number.isInteger(Number(q.shape[2]) / Number(k.shape[2]));
   if (!fits) throw shapeError(op, "q [B,T,H,d], k [B,S,G,d], v [B,S,G,e] of f32 with G dividing H", inputs);
-  if (positions && (positions.dtype !== "i32" || positions.shape[0] !== q.shape[0] || positions.shape[1] !== q.shape[1])) {
+  if (
+    positions && (positions.dtype !== "i32" || positions.shape[0] !== q.shape[0] || positions.shape[1] !== q.shape[1])
+  ) {
     throw shapeError(op, "positions i32[B,T]", inputs);
   }
   if (flagAttr(attrs, "causal") && !positions && q.shape[1] !== k.shape[1]) {
@@ -43,7 +45,10 @@ function check(op: string, inputs: readonly TensorType[], attrs: Attrs, required
   if (bias) {
     const [heads, tokens, context] = bias.shape.slice(-3), lead = bias.shape.length === 4 ? bias.shape[0] : q.shape[0];
     const planes = bias.dtype === "f32" && (bias.shape.length === 3 || bias.shape.length === 4);
-    if (!planes || tokens !== q.shape[1] || context !== k.shape[1] || (heads !== 1 && heads !== q.shape[2]) || lead !== q.shape[0]) {
+    if (
+      !planes || tokens !== q.shape[1] || context !== k.shape[1] || (heads !== 1 && heads !== q.shape[2]) ||
+      lead !== q.shape[0]
+    ) {
       throw shapeError(op, "bias [H,T,S] or [B,H,T,S] of f32", inputs);
     }
   }
@@ -91,18 +96,25 @@ const attention: OpRecord = {
   infer: (inputs, attrs) => {
     check("attention", inputs, attrs, 3);
     const [B, T, H] = operand(inputs, 0).shape, of = stringAttr(attrs, "of"), width = operand(inputs, 2).shape[3];
-    if (of !== "output" && of !== "logSumExp") throw shapeError("attention", `of = output or logSumExp, not "${of}",`, inputs);
+    if (of !== "output" && of !== "logSumExp") {
+      throw shapeError("attention", `of = output or logSumExp, not "${of}",`, inputs);
+    }
     return tensorType("f32", of === "output" ? [B ?? 1, T ?? 1, H ?? 1, width ?? 1] : [B ?? 1, T ?? 1, H ?? 1]);
   },
   evaluate: (inputs, attrs, type) => {
-    const v = operand(inputs, 2), [, T = 1, H = 1] = concreteShape(type.shape), [, S = 1, G = 1, e = 1] = concreteShape(v.type.shape);
+    const v = operand(inputs, 2),
+      [, T = 1, H = 1] = concreteShape(type.shape),
+      [, S = 1, G = 1, e = 1] = concreteShape(v.type.shape);
     const result = new Float64Array(sizeOf(type.shape)), of = stringAttr(attrs, "of");
     forEachQuery(inputs, attrs, 3, ({ b, t, h, g }, probabilities, logSumExp) => {
       const at = (b * T + t) * H + h;
       if (of === "logSumExp") result[at] = logSumExp;
       else {
         for (let i = 0; i < e; i++) {
-          result[at * e + i] = probabilities.reduce((sum, p, s) => sum + p * (v.data[((b * S + s) * G + g) * e + i] ?? 0), 0);
+          result[at * e + i] = probabilities.reduce(
+            (sum, p, s) => sum + p * (v.data[((b * S + s) * G + g) * e + i] ?? 0),
+            0,
+          );
         }
       }
     });
@@ -123,7 +135,8 @@ const attention: OpRecord = {
 };
 
 const attentionGrad: OpRecord = {
-  doc: "gradient of attention's output in its operand `of` (q, k or v), from q, k, v, output, logSumExp and dy; p is recomputed",
+  doc:
+    "gradient of attention's output in its operand `of` (q, k or v), from q, k, v, output, logSumExp and dy; p is recomputed",
   class: "attention",
   arity: [6, 8],
   attrs: { of: "text", scale: "number", ...OPTIONAL },
@@ -132,16 +145,30 @@ const attentionGrad: OpRecord = {
     const index = ["q", "k", "v"].indexOf(stringAttr(attrs, "of"));
     if (index < 0) throw shapeError("attentionGrad", `of = q, k or v, not "${attrs.of}",`, inputs);
     const [B, T, H] = operand(inputs, 0).shape, e = operand(inputs, 2).shape[3];
-    const wanted = tensorType("f32", [B ?? 1, T ?? 1, H ?? 1, e ?? 1]), perQuery = tensorType("f32", wanted.shape.slice(0, 3));
+    const wanted = tensorType("f32", [B ?? 1, T ?? 1, H ?? 1, e ?? 1]),
+      perQuery = tensorType("f32", wanted.shape.slice(0, 3));
     if ([wanted, perQuery, wanted].some((type, i) => typeText(type) !== typeText(operand(inputs, 3 + i)))) {
-      throw shapeError("attentionGrad", "output [B,T,H,e], logSumExp [B,T,H] and dy [B,T,H,e] behind q, k and v", inputs);
+      throw shapeError(
+        "attentionGrad",
+        "output [B,T,H,e], logSumExp [B,T,H] and dy [B,T,H,e] behind q, k and v",
+        inputs,
+      );
     }
     return operand(inputs, index);
   },
   evaluate: (inputs, attrs, type) => {
-    const [q, k, v, out, , dy] = [0, 1, 2, 3, 4, 5].map((i) => operand(inputs, i)) as [Values, Values, Values, Values, Values, Values];
+    const [q, k, v, out, , dy] = [0, 1, 2, 3, 4, 5].map((i) => operand(inputs, i)) as [
+      Values,
+      Values,
+      Values,
+      Values,
+      Values,
+      Values,
+    ];
     const [, T = 1, H = 1, d = 1] = concreteShape(q.type.shape), [, S = 1, G = 1, e = 1] = concreteShape(v.type.shape);
-    const result = new Float64Array(sizeOf(type.shape)), of = stringAttr(attrs, "of"), scale = numberAttr(attrs, "scale");
+    const result = new Float64Array(sizeOf(type.shape)),
+      of = stringAttr(attrs, "of"),
+      scale = numberAttr(attrs, "scale");
     const plus = (at: number, x: number) => result[at] = (result[at] ?? 0) + x;
     forEachQuery(inputs, attrs, 6, ({ b, t, h, g }, probabilities) => {
       const row = (b * T + t) * H + h;

@@ -2,7 +2,7 @@
 import { attrsText } from "../attr_text.ts";
 import { hadamardFactor, hadamardTransform } from "../hadamard.ts";
 import { type Attrs, flagAttr, numberAttr, numbersAttr } from "../node.ts";
-import { concreteShape, isFloat, isInteger, sizeOf, tensorType, type TensorType } from "../types.ts";
+import { concreteShape, isFloat, isInteger, sizeOf, type TensorType, tensorType } from "../types.ts";
 import { operand, type OpRecord, readStrided, shapeError, stridesOf } from "./record.ts";
 
 /** The axes of both operands of a `dot`, by role. */
@@ -48,7 +48,11 @@ const dot: OpRecord = {
     const once = (...lists: readonly (readonly number[])[]) => new Set(lists.flat()).size === lists.flat().length;
     const distinct = once(axes.lhsBatch, axes.lhsContract) && once(axes.rhsBatch, axes.rhsContract);
     if (!kinds || !distinct || !paired(axes.lhsBatch, axes.rhsBatch) || !paired(axes.lhsContract, axes.rhsContract)) {
-      throw shapeError("dot", `both float or both integer, with equal and distinct axes in {${attrsText(attrs)}},`, inputs);
+      throw shapeError(
+        "dot",
+        `both float or both integer, with equal and distinct axes in {${attrsText(attrs)}},`,
+        inputs,
+      );
     }
     const pick = (type: TensorType, list: readonly number[]) => list.map((axis) => type.shape[axis] ?? 1);
     return tensorType(isInteger(a.dtype) ? "i32" : "f32", [
@@ -95,8 +99,18 @@ const dot: OpRecord = {
       const produced = [...own.batch, ...own.free, ...order];
       return b.transpose(product, produced.map((_, axis) => produced.indexOf(axis)));
     };
-    const dLhs = b.dot(dy, rhs, { lhsBatch: batch, rhsBatch: axes.rhsBatch, lhsContract: rhsFree, rhsContract: axes.rhsFree });
-    const dRhs = b.dot(dy, lhs, { lhsBatch: batch, rhsBatch: axes.lhsBatch, lhsContract: lhsFree, rhsContract: axes.lhsFree });
+    const dLhs = b.dot(dy, rhs, {
+      lhsBatch: batch,
+      rhsBatch: axes.rhsBatch,
+      lhsContract: rhsFree,
+      rhsContract: axes.rhsFree,
+    });
+    const dRhs = b.dot(dy, lhs, {
+      lhsBatch: batch,
+      rhsBatch: axes.lhsBatch,
+      lhsContract: lhsFree,
+      rhsContract: axes.lhsFree,
+    });
     return [
       b.cast(
         restore(dLhs, { batch: axes.lhsBatch, free: axes.lhsFree, contract: axes.lhsContract }, axes.rhsContract),
@@ -115,7 +129,8 @@ const dot: OpRecord = {
 };
 
 const hadamard: OpRecord = {
-  doc: "y = T(ε∘x) along `axis`, T the orthonormal Hadamard transform, ε optional signs; transposed: y = ε∘Tᵀx, its inverse",
+  doc:
+    "y = T(ε∘x) along `axis`, T the orthonormal Hadamard transform, ε optional signs; transposed: y = ε∘Tᵀx, its inverse",
   class: "row",
   arity: [1, 2],
   attrs: { axis: "number", "transposed?": "flag" },

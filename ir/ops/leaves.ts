@@ -49,7 +49,9 @@ const iota: OpRecord = {
   attrs: { type: "text", axis: "number" },
   infer: (_, attrs) => {
     const type = typed(attrs), axis = numberAttr(attrs, "axis");
-    if (type.shape[axis] === undefined) throw new TypeError(`Cannot build iota: no axis ${axis} in ${stringAttr(attrs, "type")}`);
+    if (type.shape[axis] === undefined) {
+      throw new TypeError(`Cannot build iota: no axis ${axis} in ${stringAttr(attrs, "type")}`);
+    }
     return type;
   },
   evaluate: (_, attrs, type) => {

@@ -20,7 +20,8 @@ const floating = (name: string): OpRecord["infer"] => (inputs) => {
   return elementwise(name, inputs);
 };
 
-const unary = (f: (x: number) => number): NonNullable<OpRecord["evaluate"]> => (inputs) => operand(inputs, 0).data.map(f);
+const unary = (f: (x: number) => number): NonNullable<OpRecord["evaluate"]> => (inputs) =>
+  operand(inputs, 0).data.map(f);
 
 const binary = (f: (x: number, y: number) => number): NonNullable<OpRecord["evaluate"]> => (inputs) => {
   const y = operand(inputs, 1).data;
@@ -236,7 +237,9 @@ const select: OpRecord = {
   infer: (inputs) => {
     const condition = operand(inputs, 0), values = inputs.slice(1);
     if (condition.dtype !== "bool") throw shapeError("select", "a condition of type bool", inputs);
-    if (operand(values, 0).dtype !== operand(values, 1).dtype) throw shapeError("select", "branches of one type", values);
+    if (operand(values, 0).dtype !== operand(values, 1).dtype) {
+      throw shapeError("select", "branches of one type", values);
+    }
     elementwise("select", inputs);
     return elementwise("select", values);
   },

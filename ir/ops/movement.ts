@@ -98,7 +98,9 @@ const slice: OpRecord = {
     return tensorType(x.dtype, sizes);
   },
   evaluate: (inputs, attrs, type) => {
-    const x = operand(inputs, 0), strides = stridesOf(concreteShape(x.type.shape)), starts = numbersAttr(attrs, "starts");
+    const x = operand(inputs, 0),
+      strides = stridesOf(concreteShape(x.type.shape)),
+      starts = numbersAttr(attrs, "starts");
     const steps = attrs.steps === undefined ? starts.map(() => 1) : numbersAttr(attrs, "steps");
     const offset = starts.reduce((sum, start, i) => sum + start * at(strides, i, 0), 0);
     return readStrided(x.data, concreteShape(type.shape), strides.map((s, i) => s * at(steps, i, 1)), offset);
@@ -130,7 +132,9 @@ const concat: OpRecord = {
       t.dtype === first.dtype && t.shape.length === first.shape.length &&
       t.shape.every((dim, i) => i === axis ? typeof dim === "number" : dim === first.shape[i])
     );
-    if (!alike || first.shape[axis] === undefined) throw shapeError("concat", `shapes equal but for axis ${axis}`, inputs);
+    if (!alike || first.shape[axis] === undefined) {
+      throw shapeError("concat", `shapes equal but for axis ${axis}`, inputs);
+    }
     const total = inputs.reduce((sum, t) => sum + Number(t.shape[axis]), 0);
     return tensorType(first.dtype, first.shape.map((dim, i) => i === axis ? total : dim));
   },
@@ -167,7 +171,9 @@ const pad: OpRecord = {
   attrs: { before: "numbers", after: "numbers", "value?": "number" },
   infer: (inputs, attrs) => {
     const x = operand(inputs, 0), before = numbersAttr(attrs, "before"), after = numbersAttr(attrs, "after");
-    if (before.length !== x.shape.length || after.length !== x.shape.length || [...before, ...after].some((n) => n < 0)) {
+    if (
+      before.length !== x.shape.length || after.length !== x.shape.length || [...before, ...after].some((n) => n < 0)
+    ) {
       throw shapeError("pad", "one amount, at least 0, per axis and end", inputs);
     }
     return tensorType(
@@ -183,11 +189,14 @@ const pad: OpRecord = {
   evaluate: (inputs, attrs, type) => {
     const x = operand(inputs, 0), before = numbersAttr(attrs, "before");
     const from = concreteShape(x.type.shape), strides = stridesOf(concreteShape(type.shape));
-    const result = new Float64Array(sizeOf(type.shape)).fill(attrs.value === undefined ? 0 : numberAttr(attrs, "value"));
+    const result = new Float64Array(sizeOf(type.shape)).fill(
+      attrs.value === undefined ? 0 : numberAttr(attrs, "value"),
+    );
     const inner = stridesOf(from);
     for (let i = 0; i < x.data.length; i++) {
       const to = from.reduce(
-        (sum, dim, axis) => sum + (Math.floor(i / at(inner, axis, 1)) % dim + at(before, axis, 0)) * at(strides, axis, 0),
+        (sum, dim, axis) =>
+          sum + (Math.floor(i / at(inner, axis, 1)) % dim + at(before, axis, 0)) * at(strides, axis, 0),
         0,
       );
       result[to] = x.data[i] ?? 0;
@@ -205,7 +214,9 @@ const gather: OpRecord = {
   attrs: {},
   infer: (inputs) => {
     const table = operand(inputs, 0), indices = operand(inputs, 1);
-    if (!isInteger(indices.dtype) || table.shape.length < 1) throw shapeError("gather", "a table and integer indices", inputs);
+    if (!isInteger(indices.dtype) || table.shape.length < 1) {
+      throw shapeError("gather", "a table and integer indices", inputs);
+    }
     return tensorType(table.dtype, [...indices.shape, ...table.shape.slice(1)]);
   },
   evaluate: ([table, indices], _, type) => {
@@ -232,4 +243,7 @@ const gather: OpRecord = {
 };
 
 /** The movements of the op table. */
-export const MOVEMENTS = { reshape, transpose, broadcast, slice, concat, pad, gather } satisfies Record<string, OpRecord>;
+export const MOVEMENTS = { reshape, transpose, broadcast, slice, concat, pad, gather } satisfies Record<
+  string,
+  OpRecord
+>;

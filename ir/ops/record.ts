@@ -2,7 +2,7 @@
 import type { Builder } from "../builder.ts";
 import type { Dim } from "../dim.ts";
 import type { Attrs, Node } from "../node.ts";
-import { type DType, sameShape, sizeOf, tensorType, type TensorType, typeText } from "../types.ts";
+import { type DType, sameShape, sizeOf, type TensorType, tensorType, typeText } from "../types.ts";
 
 /** How the region fuser treats an op. */
 export type OpClass = "leaf" | "movement" | "map" | "reduce" | "row" | "dot" | "attention" | "state" | "marker";
@@ -48,7 +48,9 @@ export const shapeError = (op: string, expected: string, found: readonly TensorT
 /** The operand at `index`, which the arity check has already demanded. */
 export function operand<T>(inputs: readonly T[], index: number): T {
   const value = inputs[index];
-  if (value === undefined) throw new RangeError(`Expected an operand number ${index} but found ${inputs.length} operands`);
+  if (value === undefined) {
+    throw new RangeError(`Expected an operand number ${index} but found ${inputs.length} operands`);
+  }
   return value;
 }
 

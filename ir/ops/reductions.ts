@@ -1,30 +1,33 @@
 /** Reductions. Reduced axes stay, with size 1, so that results broadcast against their operand. */
 import type { Builder } from "../builder.ts";
 import { type Attrs, type Node, numberAttr, numbersAttr } from "../node.ts";
-import { concreteShape, isFloat, sizeOf, tensorType, type TensorType } from "../types.ts";
+import { concreteShape, isFloat, sizeOf, type TensorType, tensorType } from "../types.ts";
 import { operand, type OpRecord, shapeError, stridesOf } from "./record.ts";
 
 const reduced = (op: string): OpRecord["infer"] => (inputs, attrs) => {
   const x = operand(inputs, 0), axes = numbersAttr(attrs, "axes");
-  if (!(isFloat(x.dtype) || x.dtype === "i32") || axes.length === 0 || axes.some((axis) => x.shape[axis] === undefined)) {
+  if (
+    !(isFloat(x.dtype) || x.dtype === "i32") || axes.length === 0 || axes.some((axis) => x.shape[axis] === undefined)
+  ) {
     throw shapeError(op, `f32, f16 or i32 with axes [${axes}]`, inputs);
   }
   return tensorType(x.dtype, x.shape.map((dim, i) => axes.includes(i) ? 1 : dim));
 };
 
-const fold = (start: number, f: (a: number, b: number) => number): NonNullable<OpRecord["evaluate"]> => (inputs, attrs, type) => {
-  const x = operand(inputs, 0), shape = concreteShape(x.type.shape), axes = numbersAttr(attrs, "axes");
-  const from = stridesOf(shape), to = stridesOf(concreteShape(type.shape));
-  const result = new Float64Array(sizeOf(type.shape)).fill(start);
-  for (let i = 0; i < x.data.length; i++) {
-    let at = 0;
-    for (let axis = 0; axis < shape.length; axis++) {
-      if (!axes.includes(axis)) at += Math.floor(i / (from[axis] ?? 1)) % (shape[axis] ?? 1) * (to[axis] ?? 0);
+const fold =
+  (start: number, f: (a: number, b: number) => number): NonNullable<OpRecord["evaluate"]> => (inputs, attrs, type) => {
+    const x = operand(inputs, 0), shape = concreteShape(x.type.shape), axes = numbersAttr(attrs, "axes");
+    const from = stridesOf(shape), to = stridesOf(concreteShape(type.shape));
+    const result = new Float64Array(sizeOf(type.shape)).fill(start);
+    for (let i = 0; i < x.data.length; i++) {
+      let at = 0;
+      for (let axis = 0; axis < shape.length; axis++) {
+        if (!axes.includes(axis)) at += Math.floor(i / (from[axis] ?? 1)) % (shape[axis] ?? 1) * (to[axis] ?? 0);
+      }
+      result[at] = f(result[at] ?? 0, x.data[i] ?? 0);
     }
-    result[at] = f(result[at] ?? 0, x.data[i] ?? 0);
-  }
-  return result;
-};
+    return result;
+  };
 
 const perOperand = (inputs: readonly TensorType[], _: Attrs): number => sizeOf(operand(inputs, 0).shape);
 
@@ -76,7 +79,9 @@ const topK: OpRecord = {
   attrs: { k: "number" },
   infer: (inputs, attrs) => {
     const x = operand(inputs, 0), k = numberAttr(attrs, "k"), n = x.shape.at(-1);
-    if (typeof n !== "number" || !Number.isInteger(k) || k < 1 || k > n) throw shapeError("topK", `at least ${k} values on a last axis`, inputs);
+    if (typeof n !== "number" || !Number.isInteger(k) || k < 1 || k > n) {
+      throw shapeError("topK", `at least ${k} values on a last axis`, inputs);
+    }
     return tensorType("i32", [...x.shape.slice(0, -1), k]);
   },
   evaluate: (inputs, attrs, type) => {

@@ -56,7 +56,8 @@ const site: OpRecord = {
 };
 
 const update: OpRecord = {
-  doc: "cache with cache[b, positions[b,t], …] = rows[b, t, …]; positions outside are dropped; the old cache must not be used again",
+  doc:
+    "cache with cache[b, positions[b,t], …] = rows[b, t, …]; positions outside are dropped; the old cache must not be used again",
   class: "state",
   arity: 3,
   attrs: {},
@@ -64,7 +65,8 @@ const update: OpRecord = {
     const [cache, rows, positions] = [operand(inputs, 0), operand(inputs, 1), operand(inputs, 2)];
     const fits = cache.dtype === rows.dtype && cache.shape.length >= 2 && cache.shape[0] === rows.shape[0] &&
       cache.shape.length === rows.shape.length && cache.shape.slice(2).every((dim, i) => dim === rows.shape[i + 2]) &&
-      isInteger(positions.dtype) && positions.shape.length === 2 && positions.shape.every((dim, i) => dim === rows.shape[i]);
+      isInteger(positions.dtype) && positions.shape.length === 2 &&
+      positions.shape.every((dim, i) => dim === rows.shape[i]);
     if (!fits) throw shapeError("update", "cache [B,S,…], rows [B,T,…] of one type and positions i32[B,T]", inputs);
     return cache;
   },

@@ -9,6 +9,12 @@ import { createClock, type Progress } from "./progress.ts";
 import { rowPrinter } from "./table.ts";
 
 /**
+ * Passes over the text when the bundled model is compiled as it is: half of the default, so that a first try takes one to two minutes
+ * on two cores. Eight gain little there (perplexity at 3 bits 1.751 instead of 1.756, at 2 bits 1.89 instead of 1.93).
+ */
+const FIRST_TRY_EPOCHS = 4;
+
+/**
  * Compiles, and prints the table.
  *
  * @throws {UserError} on anything wrong with what was given
@@ -24,8 +30,9 @@ export async function compileCommand(options: CompileOptions, host: Host): Promi
   const ownText = options.model === undefined && options.calibration === undefined ? bundled.evaluation : undefined;
   const evaluation = options.evaluation === undefined ? ownText : await openTexts(options.evaluation);
   await using backend = await openDevice(options);
-  const print = rowPrinter(json, host.print),
-    report = reporter(progress, `Compiling ${model.name} for ${bits} on ${deviceText(backend)}`);
+  const print = rowPrinter(json, host.print), title = `Compiling ${model.name} for ${bits} on ${deviceText(backend)}`;
+  const interruption = out === undefined ? "" : "; an interrupted run goes on from its finished blocks";
+  const report = reporter(progress, title + interruption);
   await compileModel({
     model,
     backend,
@@ -35,7 +42,9 @@ export async function compileCommand(options: CompileOptions, host: Host): Promi
     ...(out === undefined ? {} : { out }),
     seed,
     master,
-    settings,
+    settings: options.model === undefined && options.calibration === undefined
+      ? { epochs: FIRST_TRY_EPOCHS, ...settings }
+      : settings,
     report: (event) => {
       if (event.kind !== "result") return report(event);
       progress.end();

@@ -4,11 +4,17 @@ import { openArtifact } from "../../compiler/artifact/artifact.ts";
 import { openSafetensors } from "../../compiler/frontends/safetensors.ts";
 import { fileSource, localFolder } from "../../compiler/frontends/source.ts";
 import type { ResultRow } from "../../runtime/result_row.ts";
-import { namesIn, ownLines, runCompile, tinyModel } from "./tiny_model.ts";
+import { namesIn, ownLines, runCompile, tinyModel, type TinyOptions } from "./tiny_model.ts";
 
 const FAST = ["--epochs", "1", "--device", "wasm", "--threads", "1"];
 
 const rowsOf = (stdout: string): readonly ResultRow[] => stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+
+function rowAt(rows: readonly ResultRow[], bits: string): ResultRow {
+  const row = rows.find((row) => row.bits === bits);
+  if (row) return row;
+  throw new Error(`Expected a row for ${bits} but found ${rows.map((row) => row.bits).join(", ")}`);
+}
 
 Deno.test("compile saves an artifact that eval, run and inspect understand", async (t) => {
   await using place = await tinyModel();
@@ -128,3 +134,59 @@ Deno.test("without any permission the bundled model runs, is inspected, and help
   assertEquals([help.code, help.stderr], [0, ""]);
   assertMatch(help.stdout, /--bits SPEC/);
 });
+
+const VARIANTS: Readonly<Record<string, TinyOptions>> = {
+  "Qwen2, with biases, untied": {
+    config: { model_type: "qwen2", architectures: ["Qwen2ForCausalLM"], tie_word_embeddings: false },
+  },
+  "LLaMA 3, with scaled rope, biases everywhere, heads wider than the model": {
+    config: {
+      attention_bias: true,
+      mlp_bias: true,
+      head_dim: 12,
+      rope_scaling: {
+        rope_type: "llama3",
+        factor: 4,
+        low_freq_factor: 1,
+        high_freq_factor: 4,
+        original_max_position_embeddings: 16,
+      },
+    },
+  },
+  "Mistral, of two bf16 shards": {
+    config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: null },
+    sharded: true,
+  },
+};
+
+for (const [name, options] of Object.entries(VARIANTS)) {
+  Deno.test(`compile takes ${name}`, async () => {
+    await using place = await tinyModel({ ...options, consistent: true });
+    const { model, root } = place, texts = ["--calib", `${model}/calibration.jsonl`, "--eval", `${model}/text.txt`];
+    const compiled = await runCompile([model, "--bits", "w4a4", ...texts, "--out", `${root}/out`, "--json", ...FAST]);
+    assertEquals(compiled.code, 0, compiled.stderr);
+    const rows = rowsOf(compiled.stdout),
+      full = rowAt(rows, "16"),
+      w8a8 = rowAt(rows, "w8a8"),
+      w4a4 = rowAt(rows, "w4a4");
+    assert(w8a8.kl < w4a4.kl, compiled.stdout);
+    assertAlmostEquals(w8a8.perplexity, full.perplexity, 0.1 * full.perplexity);
+    const evaluated = await runCompile([
+      "eval",
+      `${root}/out`,
+      "--data",
+      `${model}/text.txt`,
+      "--bits",
+      "w4a4",
+      "--reference",
+      model,
+      "--json",
+    ]);
+    assertAlmostEquals(
+      rowsOf(evaluated.stdout)[0]?.perplexity ?? NaN,
+      w4a4.perplexity,
+      2e-3 * w4a4.perplexity,
+      evaluated.stderr,
+    );
+  });
+}

@@ -78,7 +78,7 @@ Deno.test("a killed process leaves what the next one goes on from", async () => 
     "--out",
     out,
     "--epochs",
-    "400",
+    "120",
     "--device",
     "wasm",
     "--threads",

@@ -1,5 +1,5 @@
 /** A tiny random model as a Hugging Face folder on disk, and the command line as a user calls it. */
-import { writeSafetensors } from "../../compiler/artifact/safetensors_writer.ts";
+import { type OutputTensor, writeSafetensors } from "../../compiler/artifact/safetensors_writer.ts";
 import { parseDecoderConfig } from "../../compiler/frontends/config.ts";
 import { decoderModule } from "../../compiler/frontends/decoder.ts";
 import { decoderSource } from "../../compiler/frontends/decoder_source.ts";
@@ -59,6 +59,10 @@ const TEXTS = [
 /** What a test changes about the model. */
 export interface TinyOptions {
   readonly config?: Readonly<Record<string, unknown>>;
+  /** Whether the weights follow the changed configuration; otherwise they are those of the usual one. */
+  readonly consistent?: boolean;
+  /** Weights as bf16 in two shards with an index, instead of one file of f32. */
+  readonly sharded?: boolean;
   /** Changes the values of a tensor, by its name in the file. */
   readonly change?: (name: string, values: Float32Array) => Float32Array;
 }
@@ -66,24 +70,21 @@ export interface TinyOptions {
 /** Writes the model, `calibration.jsonl` and `text.txt` to a folder that exists. */
 export async function writeTinyModel(
   folder: string,
-  { config = {}, change = (_, values) => values }: TinyOptions = {},
+  { config = {}, consistent = false, sharded = false, change = (_, values) => values }: TinyOptions = {},
 ): Promise<void> {
-  const json = JSON.stringify({ ...TINY_CONFIG, ...config }, null, 1);
-  const parsed = parseDecoderConfig(new TextEncoder().encode(JSON.stringify(TINY_CONFIG)), "config.json");
+  const json = JSON.stringify({ ...TINY_CONFIG, ...config }, null, 1), usual = JSON.stringify(TINY_CONFIG);
+  const parsed = parseDecoderConfig(new TextEncoder().encode(consistent ? json : usual), "config.json");
   const module = decoderModule(parsed), load = randomParameters(7), names = decoderSource(parsed);
   const parameters = new Map(
     module.calls.flatMap((call) => [...parametersOf(module, call)]).filter(([name]) => !module.derived[name]),
   );
-  const tensors = await Promise.all([...parameters].map(async ([name, type]) => {
+  const tensors = await Promise.all([...parameters].map(async ([name, type]): Promise<OutputTensor> => {
     const values = change(names(name), Float32Array.from(await load(name, type)));
-    return {
-      name: names(name),
-      dtype: "F32" as const,
-      shape: concreteShape(type.shape),
-      data: () => new Uint8Array(values.buffer),
-    };
+    const data = () => sharded ? upperHalves(values) : new Uint8Array(values.buffer);
+    return { name: names(name), dtype: sharded ? "BF16" : "F32", shape: concreteShape(type.shape), data };
   }));
-  await writeSafetensors(`${folder}/model.safetensors`, tensors, { format: "pt" });
+  if (sharded) await writeShards(folder, tensors);
+  else await writeSafetensors(`${folder}/model.safetensors`, tensors, { format: "pt" });
   await Deno.writeTextFile(`${folder}/config.json`, json);
   await Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify(TOKENIZER));
   await Deno.writeTextFile(
@@ -93,6 +94,24 @@ export async function writeTinyModel(
   await Deno.writeTextFile(`${folder}/calibration.jsonl`, TEXTS.map((text) => JSON.stringify({ text })).join("\n"));
   await Deno.writeTextFile(`${folder}/text.txt`, TEXTS.join(" "));
 }
+
+async function writeShards(folder: string, tensors: readonly OutputTensor[]): Promise<void> {
+  const shards = [tensors.filter((_, i) => i % 2 === 0), tensors.filter((_, i) => i % 2 === 1)],
+    places: Record<string, string> = {};
+  for (const [i, shard] of shards.entries()) {
+    const file = `model-0000${i + 1}-of-00002.safetensors`;
+    await writeSafetensors(`${folder}/${file}`, shard, { format: "pt" });
+    for (const { name } of shard) places[name] = file;
+  }
+  await Deno.writeTextFile(
+    `${folder}/model.safetensors.index.json`,
+    JSON.stringify({ metadata: {}, weight_map: places }),
+  );
+}
+
+/** bf16 is the upper half of f32. */
+const upperHalves = (values: Float32Array): Uint8Array =>
+  new Uint8Array(Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16).buffer);
 
 /** A temporary folder with the model in it, in `model/`; removed with the scope. */
 export async function tinyModel(

@@ -1,7 +1,6 @@
 /** Whole programs on WebAssembly: against the reference, on several threads, in place, and through tensors of all kinds. */
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
-import { type Backend, type HostArray, hostArray } from "../../../backends/backend.ts";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { openWasm } from "../../../backends/wasm/backend.ts";
 import { type Builder, createBuilder } from "../../../ir/builder.ts";
@@ -9,47 +8,10 @@ import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/no
 import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
 import { randomGraph } from "../../support/random_graphs.ts";
+import { assertClose, runGraph } from "../../support/run_graph.ts";
 
 const f32 = (...shape: number[]) => tensorType("f32", shape);
 type Leaves = Readonly<Record<string, Float64Array>>;
-
-/** Runs a graph on a backend, from host values to host values. */
-async function runGraph(backend: Backend, graph: Graph, leaves: Leaves): Promise<Record<string, HostArray>> {
-  const executable = await backend.compile(graph);
-  const bound = Object.fromEntries(
-    Object.entries(executable.leaves).map(([name, type]) => {
-      const values = hostArray(type.dtype, sizeOf(type.shape));
-      values.set(leaves[name] ?? []);
-      return [name, backend.upload(type, values)];
-    }),
-  );
-  const results = backend.run(executable, bound), values: Record<string, HostArray> = {};
-  for (const [name, tensor] of Object.entries(results)) values[name] = await backend.download(tensor);
-  for (const tensor of new Set([...Object.values(bound), ...Object.values(results)])) backend.free(tensor);
-  return values;
-}
-
-/** A random graph whose truth values are 0 and 1. */
-function drawn(seed: number): { graph: Graph; leaves: Leaves } {
-  const { graph, leaves } = randomGraph(seed, { maxNodes: 16 });
-  const nodes = [...leavesOf(graph, "input"), ...leavesOf(graph, "param")];
-  const truths = new Set(nodes.filter(({ type }) => type.dtype === "bool").map(nameOf));
-  const values = Object.entries(leaves).map((
-    [name, list],
-  ) => [name, truths.has(name) ? list.map((x) => x ? 1 : 0) : list]);
-  return { graph, leaves: Object.fromEntries(values) };
-}
-
-function assertClose(found: Record<string, HostArray>, expected: Leaves): void {
-  for (const [name, values] of Object.entries(expected)) {
-    const got = found[name] as HostArray, magnitude = values.reduce((most, x) => Math.max(most, Math.abs(x)), 1);
-    assertEquals(got.length, values.length);
-    values.forEach((want, i) => {
-      const near = want === got[i] || Math.abs(want - (got[i] ?? NaN)) <= 3e-5 * magnitude;
-      assert(near, `${name}[${i}]: expected ${want} but found ${got[i]}`);
-    });
-  }
-}
 
 const SEEDS = fc.noShrink(fc.integer({ min: 0, max: 2 ** 31 - 1 }));
 
@@ -57,7 +19,7 @@ Deno.test("openWasm() computes what the reference computes, on random graphs", a
   await using backend = await openWasm();
   await fc.assert(
     fc.asyncProperty(SEEDS, async (seed) => {
-      const { graph, leaves } = drawn(seed);
+      const { graph, leaves } = randomGraph(seed, { maxNodes: 16 });
       assertClose(await runGraph(backend, graph, leaves), evaluate(graph, leaves));
     }),
     { numRuns: 200, seed: 3 },
@@ -88,7 +50,7 @@ Deno.test("openWasm() gives the same bytes on one, two and three threads", async
   assertClose(expected, evaluate(graph, leaves));
   for (const backend of [two, three]) assertEquals(await runGraph(backend, graph, leaves), expected);
   for (let seed = 0; seed < 60; seed++) {
-    const { graph, leaves } = drawn(seed + 5000);
+    const { graph, leaves } = randomGraph(seed + 5000, { maxNodes: 16 });
     assertEquals(await runGraph(two, graph, leaves), await runGraph(one, graph, leaves), `seed ${seed + 5000}`);
   }
 });

@@ -8,7 +8,10 @@ const WIDTHS = [2, 3, 4, 8];
 const items = fc.array(
   fc.record({
     parameters: fc.integer({ min: 1, max: 6 }).map((n) => n * 64),
-    losses: fc.array(fc.double({ min: 0, max: 5, noNaN: true }), { minLength: WIDTHS.length, maxLength: WIDTHS.length }),
+    losses: fc.array(fc.double({ min: 0, max: 5, noNaN: true }), {
+      minLength: WIDTHS.length,
+      maxLength: WIDTHS.length,
+    }),
   }),
   { minLength: 1, maxLength: 5 },
 ).map((list) =>
@@ -36,24 +39,31 @@ function bruteForce(list: readonly AllocationItem[], budget: number): number {
 }
 
 Deno.test("frontierOf() finds the least loss of every budget", () => {
-  fc.assert(fc.property(items, fc.double({ min: 2, max: 8, noNaN: true }), (list, raw) => {
-    const budget = Math.round(raw * 100) / 100, found = lookUp(frontierOf(list), budget);
-    assert((found?.meanBits ?? Infinity) <= budget + 1e-9);
-    assert(Math.abs((found?.loss ?? NaN) - bruteForce(list, budget)) < 1e-9);
-  }), { numRuns: 60 });
+  fc.assert(
+    fc.property(items, fc.double({ min: 2, max: 8, noNaN: true }), (list, raw) => {
+      const budget = Math.round(raw * 100) / 100, found = lookUp(frontierOf(list), budget);
+      assert((found?.meanBits ?? Infinity) <= budget + 1e-9);
+      assert(Math.abs((found?.loss ?? NaN) - bruteForce(list, budget)) < 1e-9);
+    }),
+    { numRuns: 60 },
+  );
 });
 
 Deno.test("frontierOf() never has more loss at a larger budget, and reports the loss and bits of its widths", () => {
-  fc.assert(fc.property(items, (list) => {
-    const { points } = frontierOf(list), total = list.reduce((sum, { parameters }) => sum + parameters, 0);
-    points.forEach(({ widths, loss, meanBits }, i) => {
-      const digits = [...widths].map(Number);
-      const sum = (of: (item: AllocationItem, width: number) => number) => list.reduce((s, item, k) => s + of(item, digits[k] ?? 0), 0);
-      assert(Math.abs(sum((item, width) => item.loss[width] ?? NaN) - loss) < 1e-9);
-      assert(Math.abs(sum((item, width) => width * item.parameters) / total - meanBits) < 1e-9);
-      assert(i === 0 || loss <= (points[i - 1]?.loss ?? Infinity));
-    });
-  }), { numRuns: 30 });
+  fc.assert(
+    fc.property(items, (list) => {
+      const { points } = frontierOf(list), total = list.reduce((sum, { parameters }) => sum + parameters, 0);
+      points.forEach(({ widths, loss, meanBits }, i) => {
+        const digits = [...widths].map(Number);
+        const sum = (of: (item: AllocationItem, width: number) => number) =>
+          list.reduce((s, item, k) => s + of(item, digits[k] ?? 0), 0);
+        assert(Math.abs(sum((item, width) => item.loss[width] ?? NaN) - loss) < 1e-9);
+        assert(Math.abs(sum((item, width) => width * item.parameters) / total - meanBits) < 1e-9);
+        assert(i === 0 || loss <= (points[i - 1]?.loss ?? Infinity));
+      });
+    }),
+    { numRuns: 30 },
+  );
 });
 
 Deno.test("frontierOf() can count sites instead of weights", () => {
@@ -72,6 +82,13 @@ Deno.test("lookUp() finds nothing below the lowest width", () => {
 
 Deno.test("undominated() keeps points that no cheaper one beats, by rising bits and falling loss", () => {
   const point = (meanBits: number, loss: number) => ({ meanBits, loss, widths: `${meanBits}` });
-  const kept = undominated([point(4, 0.2), point(2, 3), point(3, 0.5), point(2.5, 3.5), point(3.5, 0.6), point(3, 0.4)]);
+  const kept = undominated([
+    point(4, 0.2),
+    point(2, 3),
+    point(3, 0.5),
+    point(2.5, 3.5),
+    point(3.5, 0.6),
+    point(3, 0.4),
+  ]);
   assertEquals(kept.map(({ meanBits, loss }) => [meanBits, loss]), [[2, 3], [3, 0.4], [4, 0.2]]);
 });

@@ -20,8 +20,12 @@ const BATCH = 2, TOKENS = 6;
 for (const track of ["weights", "activations"] as const) {
   Deno.test(`train() lowers the balanced loss, and that of the lowest widths most (${track})`, async () => {
     const base = defaultRecipe(track, 1), module = decoderModule(CONFIG), backend = openReference();
-    const recipe = { ...base, scheme: { ...base.scheme, rank: 4, ranks: { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 } } };
-    const graph = elasticModule(module, recipe).functions.block as Graph, exact = structureModule(module, recipe).functions.block as Graph;
+    const recipe = {
+      ...base,
+      scheme: { ...base.scheme, rank: 4, ranks: { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 } },
+    };
+    const graph = elasticModule(module, recipe).functions.block as Graph,
+      exact = structureModule(module, recipe).functions.block as Graph;
     const settings = { ...defaultSettings(track), epochs: 30, batch: BATCH, adapterRate: 5e-3 };
 
     const prepare = async (from: Graph) => {
@@ -37,12 +41,19 @@ for (const track of ["weights", "activations"] as const) {
     const rng = random(4, "inputs"), rows = BATCH * TOKENS;
     const floats = (n: number) => Float32Array.from({ length: n }, () => rng.normal());
     const inputs: Values[] = [0, 1].map(() =>
-      new Map([["h", floats(rows * 8)], ["cos", floats(rows * CONFIG.headDim).fill(1)], ["sin", new Float32Array(rows * CONFIG.headDim)]])
+      new Map([["h", floats(rows * 8)], ["cos", floats(rows * CONFIG.headDim).fill(1)], [
+        "sin",
+        new Float32Array(rows * CONFIG.headDim),
+      ]])
     );
-    const step = bindSymbols(stage(exact).step, { B: BATCH, T: TOKENS }), run = await backend.compile(step), held = await prepare(exact);
+    const step = bindSymbols(stage(exact).step, { B: BATCH, T: TOKENS }),
+      run = await backend.compile(step),
+      held = await prepare(exact);
     const targets = await Promise.all(inputs.map(async (values) => {
       const leaves = Object.fromEntries(
-        Object.entries(run.leaves).map(([name, type]) => [name, held[name] ?? backend.upload(type, values.get(name) as Float32Array)]),
+        Object.entries(run.leaves).map((
+          [name, type],
+        ) => [name, held[name] ?? backend.upload(type, values.get(name) as Float32Array)]),
       );
       const { h } = backend.run(run, leaves);
       return Float32Array.from(h ? await backend.download(h) : []);
@@ -52,7 +63,11 @@ for (const track of ["weights", "activations"] as const) {
     const batches = {
       batch: BATCH,
       tokens: TOKENS,
-      list: inputs.map(() => ({ ids: new Int32Array(rows), positions: new Int32Array(rows), weights: new Float32Array(rows).fill(1) })),
+      list: inputs.map(() => ({
+        ids: new Int32Array(rows),
+        positions: new Int32Array(rows),
+        weights: new Float32Array(rows).fill(1),
+      })),
     };
     const names = { h: "h", cos: "cos", sin: "sin" };
     const block = openBlock(
@@ -73,7 +88,8 @@ for (const track of ["weights", "activations"] as const) {
     await block.train(recipe.bitGroups.map(() => inputs), targets, random(2, "bits"), () => {});
     const after = await losses();
     // What is minimised is the sum of the groups' losses, each as a part of its own before training.
-    const gain = after.reduce((sum, loss, g) => sum + loss / (before[g] ?? 1), 0) / after.length, last = after.length - 1;
+    const gain = after.reduce((sum, loss, g) => sum + loss / (before[g] ?? 1), 0) / after.length,
+      last = after.length - 1;
     assert(gain < 0.99, `${before} -> ${after}`);
     // The lowest widths have most to gain.
     assert((after[last] ?? 1) < 0.9 * (before[last] ?? 0), `${before[last]} -> ${after[last]}`);

@@ -22,7 +22,15 @@ const SEQUENCES = Array.from({ length: 4 }, (_, i) => {
 
 function smallRecipe(track: Track): Recipe {
   const recipe = defaultRecipe(track, 1);
-  return { ...recipe, scheme: { ...recipe.scheme, rank: 4, ranks: { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 }, groupSizes: { ...recipe.scheme.groupSizes, 2: 4 } } };
+  return {
+    ...recipe,
+    scheme: {
+      ...recipe.scheme,
+      rank: 4,
+      ranks: { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 },
+      groupSizes: { ...recipe.scheme.groupSizes, 2: 4 },
+    },
+  };
 }
 
 function inputFor(track: Track, settings: Partial<CalibrationSettings> = {}): CalibrationInput {
@@ -41,7 +49,9 @@ function inputFor(track: Track, settings: Partial<CalibrationSettings> = {}): Ca
 }
 
 const bytesOf = (tensors: readonly StoredTensor[] | undefined) =>
-  (tensors ?? []).map(({ name, values }) => `${name} ${[...new Uint8Array(values.buffer, values.byteOffset, values.byteLength)].join()}`);
+  (tensors ?? []).map(({ name, values }) =>
+    `${name} ${[...new Uint8Array(values.buffer, values.byteOffset, values.byteLength)].join()}`
+  );
 
 for (const track of ["weights", "activations"] as const) {
   Deno.test(`calibrate() stores masters, clips and adapters of every block (${track})`, async () => {
@@ -94,9 +104,16 @@ Deno.test("measureFrontier() keeps allocations measured as a whole: never worse 
   const measuring = { ...input, tokens: 16, report: () => {} }, found = await measureSensitivities(measuring);
   const items = Object.entries(found).map(([site, loss]) => ({ site, parameters: 64, loss }));
   const { sites, points } = await measureFrontier(measuring, frontierOf(items));
-  const uniform = await measureAllocations(measuring, sites, ["2", "3", "4", "8"].map((digit) => digit.repeat(sites.length)));
+  const uniform = await measureAllocations(
+    measuring,
+    sites,
+    ["2", "3", "4", "8"].map((digit) => digit.repeat(sites.length)),
+  );
   for (const [i, width] of [2, 3, 4, 8].entries()) {
-    assert((lookUp({ sites, parameters: [], points }, width)?.loss ?? Infinity) <= (uniform[i] ?? 0) + 1e-12, `${width} bits`);
+    assert(
+      (lookUp({ sites, parameters: [], points }, width)?.loss ?? Infinity) <= (uniform[i] ?? 0) + 1e-12,
+      `${width} bits`,
+    );
   }
   points.slice(1).forEach(({ meanBits, loss }, i) => {
     assert(meanBits > (points[i]?.meanBits ?? 0) && loss < (points[i]?.loss ?? 0));

@@ -14,14 +14,23 @@ const near = (found: ArrayLike<number>, expected: readonly number[], tolerance =
   expected.forEach((value, i) => assertAlmostEquals(found[i] ?? NaN, value, tolerance));
 };
 
-const merge = (groups: readonly (readonly (readonly number[])[])[], options: { top: number; weights: number[] }, valid?: number[]) => {
+const merge = (
+  groups: readonly (readonly (readonly number[])[])[],
+  options: { top: number; weights: number[] },
+  valid?: number[],
+) => {
   const tokens = groups[0]?.length ?? 0;
   const graph = mergeProgram([1, tokens, 2], groups.length, { kind: "selective", ...options });
   const leaves = Object.fromEntries(groups.map((rows, g) => [MERGE_INPUTS.group(g), flat(rows)]));
-  return evaluate(graph, { ...leaves, [MERGE_INPUTS.tokenWeights]: Float64Array.from(valid ?? new Array(tokens).fill(1)) }).merged ?? [];
+  return evaluate(graph, {
+    ...leaves,
+    [MERGE_INPUTS.tokenWeights]: Float64Array.from(valid ?? new Array(tokens).fill(1)),
+  }).merged ?? [];
 };
 
-const HIGH = [[1, .1], [1, 1], [1, .9], [0, 2]], MIDDLE = [[1, .2], [.5, 1], [1, .5], [1, 1]], LOW = [[1, 0], [0, 1], [1, 1], [2, 0]];
+const HIGH = [[1, .1], [1, 1], [1, .9], [0, 2]],
+  MIDDLE = [[1, .2], [.5, 1], [1, .5], [1, 1]],
+  LOW = [[1, 0], [0, 1], [1, 1], [2, 0]];
 
 Deno.test("mergeProgram() keeps the most alike half and averages the rest (golden of section 12.1)", () => {
   near(merge([HIGH, MIDDLE, LOW], { top: 0.5, weights: [0.3, 0.3, 0.4] }), [1, .1, .45, 1, 1, .9, 1.1, .9]);

@@ -1,6 +1,6 @@
 /** A text that two kernel specifications share exactly when they generate the same code. */
-import type { Expr, KernelSpec } from "../kernel.ts";
-import { typeText } from "../../ir/types.ts";
+import type { Expr, KernelSpec } from "./kernel.ts";
+import { typeText } from "../ir/types.ts";
 
 /** The key of a specification: everything but the names in it. */
 export function kernelKey(spec: KernelSpec): string {

@@ -1,0 +1,72 @@
+import { assert, assertEquals } from "@std/assert";
+import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
+import { decoderModule } from "../../compiler/frontends/decoder.ts";
+import { modelSites } from "../../compiler/model_sites.ts";
+import { elasticModule } from "../../compiler/pipeline.ts";
+import { defaultRecipe } from "../../compiler/recipe.ts";
+import {
+  createCatalogue,
+  type KernelCatalogue,
+  type PlannedStep,
+  planSteps,
+  usualSizes,
+} from "../../runtime/step_plan.ts";
+import { openTestGpu, shaderErrors } from "../gpu.ts";
+import { VARIANTS } from "../support/random_decoder.ts";
+import { tintCheck } from "../tint.ts";
+
+function plan(
+  bits: string,
+  changes: Readonly<Record<string, number>> = {},
+): { steps: readonly PlannedStep[]; catalogue: KernelCatalogue } {
+  const recipe = defaultRecipe(bits.includes("a") ? "activations" : "weights", 0), catalogue = createCatalogue();
+  const module = elasticModule(decoderModule(VARIANTS["all biases, width 20"]), recipe);
+  const config = { ...configOf(parseBitSpec(bits), modelSites(module)), ...changes };
+  return { steps: planSteps({ module, scheme: recipe.scheme }, config, usualSizes(32), catalogue), catalogue };
+}
+
+Deno.test("planSteps() plans one program per function, widths and number of tokens", () => {
+  const uniform = plan("4").steps.map((step) => [step.function, step.calls, step.tokens]);
+  const sizes = [1, 128].flatMap((
+    tokens,
+  ) => [["embed", [""], tokens], ["block", ["layers.0.", "layers.1."], tokens], ["head", [""], tokens]]);
+  assertEquals(uniform, sizes);
+  const mixed = plan("4", { "layers.1.mlp.down.weight": 3 }).steps.filter((step) => step.function === "block");
+  assertEquals(mixed.map(({ calls, tokens }) => [calls, tokens]), [[["layers.0."], 1], [["layers.1."], 1], [[
+    "layers.0.",
+  ], 128], [["layers.1."], 128]]);
+});
+
+Deno.test("planSteps() names only kernels of the catalogue, and shares those with equal texts", () => {
+  const { steps, catalogue } = plan("4", { "layers.1.mlp.down.weight": 3 }),
+    names = catalogue.kernels.map(({ name }) => name);
+  assertEquals(new Set(names).size, names.length);
+  assertEquals(new Set(catalogue.kernels.map(({ wgsl }) => wgsl)).size, names.length);
+  assertEquals(new Set(steps.flatMap(({ kernels }) => kernels)), new Set(names));
+  // The blocks differ in one of twelve kernels.
+  const [first, second] = steps.filter((step) => step.function === "block" && step.tokens === 1);
+  assertEquals(first?.kernels.filter((name) => !second?.kernels.includes(name)).length, 1);
+});
+
+Deno.test("planSteps() gives every intermediate value its place for as long as it is alive", () => {
+  for (const { kernels, memory: { arenaBytes, entries } } of plan("w4a4kv4").steps) {
+    for (const a of entries) {
+      assert(a.offset + a.bytes <= arenaBytes && a.from <= a.to && a.to < kernels.length);
+      const clash = entries.find((b) =>
+        b !== a && a.from <= b.to && b.from <= a.to && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+      );
+      assertEquals(clash, undefined);
+    }
+  }
+});
+
+for (const bits of ["3", "w4a8kv4"]) {
+  Deno.test(`naga and Tint accept every kernel of ${bits}`, async () => {
+    const { catalogue: { kernels } } = plan(bits), gpu = await openTestGpu();
+    for (const { name, wgsl } of kernels) {
+      if (gpu) assertEquals(await shaderErrors(gpu, wgsl), [], `naga: ${name}`);
+      assertEquals(await tintCheck(wgsl) ?? [], [], `Tint: ${name}`);
+    }
+    gpu?.destroy();
+  });
+}
