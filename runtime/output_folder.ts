@@ -33,9 +33,12 @@ export interface OutputFolder {
 /** Files of the checkpoint that belong to the artifact as well. */
 const COPIED = ["config.json", "tokenizer.json", "tokenizer_config.json"] as const;
 const KERNELS = "kernels";
+/** What `writeAtomically` leaves where a run was killed while it wrote one of the folder's files. */
+const HALF_WRITTEN =
+  /^(model\.safetensors|plan\.json|config\.json|tokenizer\.json|tokenizer_config\.json)\.[0-9a-f]{8}\.tmp$/;
 
 /**
- * Makes the folder, and tries to write to it.
+ * Makes the folder, tries to write to it, and removes what a killed run left half written.
  *
  * @throws {UserError} if it cannot be written, or holds a checkpoint, whose weights would be overwritten
  */
@@ -51,6 +54,9 @@ export async function openOutput(path: string): Promise<OutputFolder> {
   }
   await Deno.writeFile(probe, new Uint8Array()).catch(failed);
   await Deno.remove(probe).catch(failed);
+  for await (const { name } of Deno.readDir(path)) {
+    if (HALF_WRITTEN.test(name)) await Deno.remove(`${path}/${name}`).catch(failed);
+  }
   const save: OutputFolder["save"] = async (model, description, specs, tensors) => {
     for (const file of COPIED) {
       if (await model.has(file)) await writeAtomically(`${path}/${file}`, [await model.read(file)]);
@@ -95,7 +101,7 @@ async function writeKernels(path: string, { kernels }: KernelCatalogue): Promise
   const failed = (error: unknown) => explain(error, "write", path);
   await Deno.mkdir(path, { recursive: true }).catch(failed);
   for await (const { name } of Deno.readDir(path)) {
-    if (name.endsWith(".wgsl")) await Deno.remove(`${path}/${name}`).catch(failed);
+    if (name.endsWith(".wgsl") || name.endsWith(".tmp")) await Deno.remove(`${path}/${name}`).catch(failed);
   }
   for (const { name, wgsl } of kernels) await writeAtomically(`${path}/${name}.wgsl`, [utf8(wgsl)]);
 }
