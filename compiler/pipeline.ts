@@ -21,7 +21,7 @@ import { rotateResidual } from "./passes/structure/rotate_residual.ts";
 import { simplify, simplifyGraph } from "./passes/structure/simplify.ts";
 import type { Recipe } from "./recipe.ts";
 
-const hold = functionPass("hold parameters", holdParameters);
+const hold = functionPass("hold_parameters", holdParameters);
 
 const blockPass = (name: string, change: (graph: Graph) => Graph): NamedPass => ({
   name,
@@ -48,11 +48,11 @@ export function structurePasses({ rotate, cache, seed }: Recipe): readonly Named
 /** Passes that mark what can be quantized. */
 export function quantizePasses({ scheme, activations, cache }: Recipe): readonly NamedPass[] {
   return [
-    blockPass("insert master", (graph) => insertMaster(graph, scheme)),
-    blockPass("insert adapters", insertAdapters),
-    blockPass("insert weight quantizers", insertWeightQuantizers),
-    ...(activations ? [blockPass("insert activation quantizers", insertActivationQuantizers)] : []),
-    ...(cache ? [blockPass("insert cache quantizers", insertCacheQuantizers)] : []),
+    blockPass("insert_master", (graph) => insertMaster(graph, scheme)),
+    blockPass("insert_adapters", insertAdapters),
+    blockPass("insert_weight_quantizers", insertWeightQuantizers),
+    ...(activations ? [blockPass("insert_activation_quantizers", insertActivationQuantizers)] : []),
+    ...(cache ? [blockPass("insert_cache_quantizers", insertCacheQuantizers)] : []),
     hold,
   ];
 }

@@ -13,6 +13,6 @@ export const OPEN_CLIP = 32;
  */
 export function roundToNearestModule(module: Module, recipe: Recipe, options?: RunOptions): Module {
   // Weights are held in front of their sites, where the elastic module has its master.
-  const exact = structureModule(module, recipe, options), learned = ["insert master", "insert adapters"];
+  const exact = structureModule(module, recipe, options), learned = ["insert_master", "insert_adapters"];
   return runPasses(exact, quantizePasses(recipe).filter(({ name }) => !learned.includes(name)), options);
 }

@@ -68,7 +68,7 @@ export type CompileEvent =
   | { readonly kind: "note"; readonly text: string }
   | { readonly kind: "calibration"; readonly progress: CalibrationProgress }
   /** How many of all (site, width) pairs have been measured. */
-  | { readonly kind: "sensitivity"; readonly done: number; readonly all: number }
+  | { readonly kind: "sensitivity" | "allocation"; readonly done: number; readonly all: number }
   | { readonly kind: "result"; readonly row: ResultRow };
 
 /** A compiled model. */
@@ -205,7 +205,11 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   });
   const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
-  const frontier = await measureFrontier({ ...common, tokens: SENSITIVITY_TOKENS }, frontierOf(items));
+  const frontier = await measureFrontier({
+    ...common,
+    tokens: SENSITIVITY_TOKENS,
+    report: (done, all) => report({ kind: "allocation", done, all }),
+  }, frontierOf(items));
   return { module: elastic, sensitivities, frontier };
 }
 

@@ -53,7 +53,7 @@ export async function measureAllocations(
   sites: readonly string[],
   allocations: readonly string[],
 ): Promise<number[]> {
-  const { programs, elastic } = input, { backend } = programs, bench = await openBench(input);
+  const { programs, elastic, report } = input, { backend } = programs, bench = await openBench(input);
   const column = new Map(sites.map((site, i) => [site, i])), start = bench.calls[0]?.before ?? {};
   const paths = allocations.map(() => start);
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
@@ -69,6 +69,7 @@ export async function measureAllocations(
       const after = await bench.forward(index, replaced, before, { ...scratch, keep: (tensor) => tensor });
       freeAll(backend, before, [start, after]);
       paths[i] = after;
+      report?.(index * allocations.length + i + 1, (elastic.calls.length - 1) * allocations.length);
     }
     scratch.release();
   }

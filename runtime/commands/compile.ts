@@ -87,6 +87,9 @@ function reporter(
         status([`Measuring sensitivities: ${event.done} of ${event.all}`, left].filter(Boolean).join(", "));
         return event.done === event.all ? end() : undefined;
       }
+      case "allocation":
+        status(`Measuring mixtures: ${event.done} of ${event.all}`);
+        return event.done === event.all ? end() : undefined;
       default:
         return event satisfies never;
     }
