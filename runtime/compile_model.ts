@@ -42,7 +42,8 @@ import { sha256, verifyCheckpoint } from "./verify_checkpoint.ts";
 export interface CompileModelOptions {
   /** A Hugging Face folder; see `localFolder` and `memoryFolder`. */
   readonly model: Folder;
-  readonly backend: Backend;
+  /** Where to compute; a function is called once everything that was given is known to be in order. */
+  readonly backend: Backend | (() => Promise<Backend>);
   /** Texts to calibrate on; see `readTexts`. */
   readonly calibration: TextData;
   /** Texts to evaluate on; unless given, the end of the calibration text is held out. */
@@ -89,7 +90,7 @@ const SENSITIVITY_TOKENS = 2048;
  * @throws {UserError} on anything wrong with what was given, before anything is written
  */
 export async function compileModel(options: CompileModelOptions): Promise<CompiledModel> {
-  const { model, backend, seed = 0, out, report = () => {} } = options;
+  const { model, seed = 0, out, report = () => {} } = options;
   const specs = parseBitSpecs(options.bits ?? "mixed"), recipe = recipeOf(specs, seed, options.master ?? "int8");
   checkSettings(specs, recipe);
   if (await isArtifact(model)) {
@@ -116,6 +117,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const module = decoderModule(config), modelSha256 = await verifyCheckpoint(checkpoint, module);
   const dataSha256 = await sha256(new TextEncoder().encode(texts.calibration.texts.join("\n")));
 
+  const backend = typeof options.backend === "function" ? await options.backend() : options.backend;
   // From here on files are written.
   const output = out === undefined ? undefined : await openOutput(out);
   const fingerprint = {
@@ -131,6 +133,9 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     store: CallStore = saved ?? memoryStore();
   report({ kind: "start" });
   if (texts.note) report({ kind: "note", text: texts.note });
+  if (config.slidingWindow === contextLimit(config) && config.slidingWindow < EVALUATION_TOKENS) {
+    report({ kind: "note", text: windowNote(config.slidingWindow) });
+  }
   if (saved && saved.finished > 0) {
     report({
       kind: "note",
@@ -165,6 +170,9 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   await saved?.remove();
   return { artifact, rows };
 }
+
+/** What users should know of models whose attention looks back only so far: the module computes no more than one window. */
+export const windowNote = (window: number): string => `Texts are cut to ${window} tokens, the model's attention window`;
 
 function recipeOf(specs: readonly BitSpec[], seed: number, master: "int8" | "fp16"): Recipe {
   const recipe = defaultRecipe(trackOf(specs), seed);

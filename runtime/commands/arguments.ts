@@ -63,8 +63,18 @@ export function readArguments(args: readonly string[], table: OptionTable, most:
           mend: `write --${name} ${record.value}`,
         });
       }
+      // Only a prompt may be empty; an empty path or list is a slip of the shell.
+      if (value === "" && record.value !== "TEXT") {
+        throw new UserError({
+          what: `Expected a value for --${name} but found ""`,
+          mend: `write --${name} ${record.value}`,
+        });
+      }
       values.set(name, value);
     }
+  }
+  if (positionals.includes("")) {
+    throw new UserError({ what: 'Expected the path of a model but found ""', mend: "leave it out or name a folder" });
   }
   if (positionals.length > most) {
     throw new UserError({

@@ -29,13 +29,18 @@ export async function compileCommand(options: CompileOptions, host: Host): Promi
   const calibration = options.calibration === undefined ? bundled.calibration : await openTexts(options.calibration);
   const ownText = options.model === undefined && options.calibration === undefined ? bundled.evaluation : undefined;
   const evaluation = options.evaluation === undefined ? ownText : await openTexts(options.evaluation);
-  await using backend = await openDevice(options);
-  const print = rowPrinter(json, host.print), title = `Compiling ${model.name} for ${bits} on ${deviceText(backend)}`;
+  // Opened late: looking for a GPU takes time, and drivers have things to say that would bury a message about the input.
+  await using devices = new AsyncDisposableStack();
+  let title = `Compiling ${model.name} for ${bits}`;
   const interruption = out === undefined ? "" : "; an interrupted run goes on from its finished blocks";
-  const report = reporter(progress, title + interruption);
+  const print = rowPrinter(json, host.print), report = reporter(progress, () => title + interruption);
   await compileModel({
     model,
-    backend,
+    backend: async () => {
+      const backend = devices.use(await openDevice(options));
+      title += ` on ${deviceText(backend)}`;
+      return backend;
+    },
     calibration,
     ...(evaluation ? { evaluation } : {}),
     bits,
@@ -58,16 +63,16 @@ async function nothingSaved(): Promise<string> {
   return `Nothing saved; to save, ${await mayWrite() ? "" : "run with -P and "}give --out DIR`;
 }
 
-/** Events as words; `title` is the first line. */
+/** Events as words; `title` is the first line, asked for when work begins. */
 function reporter(
   { line, status, end }: Progress,
-  title: string,
+  title: () => string,
 ): (event: Exclude<CompileEvent, { kind: "result" }>) => void {
   const calibrating = createClock(), measuring = createClock();
   return (event) => {
     switch (event.kind) {
       case "start":
-        return line(title);
+        return line(title());
       case "note":
         return line(event.text);
       case "calibration": {
