@@ -1,7 +1,7 @@
 /** Where intermediate values lie: one arena, in which values that are not alive together share room. */
 import type { TensorType } from "../ir/types.ts";
 import type { MemoryPlan, PlannedValue } from "./backend.ts";
-import type { LoweredProgram } from "./regions/lower.ts";
+import type { LoweredProgram } from "./regions/program.ts";
 
 /** A plan, with the offset of every temporary by index of its value. */
 export interface PlannedProgram extends MemoryPlan {

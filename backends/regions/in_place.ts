@@ -1,7 +1,7 @@
 /** Results computed in the memory of a leaf: allowed where every read of the leaf comes before the write of the same element. */
 import type { Access, Expr, KernelSpec, RowKernel, Store } from "../kernel.ts";
 import { accessKey } from "./access.ts";
-import type { LoweredProgram } from "./lower.ts";
+import type { LoweredProgram } from "./program.ts";
 
 /** Throws when a result in place would overwrite something that is still to be read. */
 export function checkInPlace({ values, steps }: LoweredProgram): void {

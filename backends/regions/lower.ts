@@ -1,8 +1,6 @@
 /** From a graph to kernels: canonical form, partition, one specification per unit, values in memory. */
 import { type Graph, nameOf, type Node } from "../../ir/node.ts";
 import { isMap } from "../../ir/ops.ts";
-import type { TensorType } from "../../ir/types.ts";
-import type { KernelSpec } from "../kernel.ts";
 import { canonicalize } from "./canonical.ts";
 import { checkInPlace } from "./in_place.ts";
 import { lowerAttention, lowerTopK } from "./lower_attention.ts";
@@ -10,31 +8,8 @@ import { lowerDot } from "./lower_dot.ts";
 import { lowerAssembly, lowerCopy, lowerMap } from "./lower_map.ts";
 import { lowerRow } from "./lower_row.ts";
 import { CannotLower, type LoweredKernel, type LoweringContext } from "./lower_unit.ts";
+import type { LoweredProgram, LoweredStep, LoweredValue } from "./program.ts";
 import { isBoundLeaf, labelOf, type Partition, partition, type Unit } from "./partition.ts";
-
-/** A value in memory. */
-export interface LoweredValue {
-  readonly name: string;
-  readonly type: TensorType;
-  readonly role: "leaf" | "output" | "temporary";
-  /** Name of the leaf or output it is bound to. */
-  readonly leaf?: string;
-  readonly output?: string;
-  /** The value in whose memory this one is computed. */
-  readonly inPlaceOf?: number;
-}
-
-/** One kernel call: for every buffer of the kernel the index of its value. */
-export interface LoweredStep {
-  readonly kernel: KernelSpec;
-  readonly bindings: readonly number[];
-}
-
-/** A program as a list of kernel calls. */
-export interface LoweredProgram {
-  readonly values: readonly LoweredValue[];
-  readonly steps: readonly LoweredStep[];
-}
 
 /** How to lower. */
 export interface LowerOptions {

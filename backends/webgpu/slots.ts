@@ -4,7 +4,7 @@
  */
 import type { TensorType } from "../../ir/types.ts";
 import type { MemoryPlan } from "../backend.ts";
-import type { LoweredProgram, LoweredValue } from "../regions/lower.ts";
+import type { LoweredProgram, LoweredValue } from "../regions/program.ts";
 
 /** Which slot every intermediate value has. */
 export interface SlotPlan extends MemoryPlan {

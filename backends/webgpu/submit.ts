@@ -1,5 +1,5 @@
 /** Runs the steps of a program: bind groups, made once per set of tensors, and one submission with one compute pass. */
-import type { LoweredStep } from "../regions/lower.ts";
+import type { LoweredStep } from "../regions/program.ts";
 import type { Range } from "./memory.ts";
 import type { LoadedKernel } from "./pipelines.ts";
 

@@ -1,6 +1,6 @@
 /** Runs a lowered program with the interpreter of kernel specifications: tests the fuser without any code generator. */
 import { type HostArray, hostArray } from "../../backends/backend.ts";
-import type { LoweredProgram } from "../../backends/regions/lower.ts";
+import type { LoweredProgram } from "../../backends/regions/program.ts";
 import { sizeOf } from "../../ir/types.ts";
 import { interpretKernel } from "./interpret_kernel.ts";
 

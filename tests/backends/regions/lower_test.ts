@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
-import { type LoweredProgram, lowerGraph } from "../../../backends/regions/lower.ts";
+import { lowerGraph } from "../../../backends/regions/lower.ts";
+import type { LoweredProgram } from "../../../backends/regions/program.ts";
 import { lossGradients } from "../../../ir/autodiff.ts";
 import { type Builder, createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/node.ts";
