@@ -41,7 +41,8 @@ export function defaultRecipe(track: Track, seed: number): Recipe {
       ranks: activations ? { ...RANKS, 4: 48, 3: 48, 2: 48 } : RANKS,
       rank: activations ? 48 : 64,
       master: { kind: "int8", groupSize: 64 },
-      cacheClip: 0.95,
+      // Published: 0.95, for heads of 128. Unclipped is better from 4 bits up: W8A8KV8 of stories260K 3.769 instead of 3.880.
+      cacheClip: 1,
       activationClip: 1,
     },
     bitGroups: activations ? [[7, 8], [5, 6], [4]] : [[7, 8], [5, 6], [4], [3], [2]],

@@ -29,9 +29,9 @@ export function elasticSnapshots(module: Module, recipe: Recipe): Snapshots {
 const DEPLOY_STEPS:
   readonly (readonly [string, (graph: Graph, widths: LocalWidths, scheme: QuantizationScheme) => Graph])[] = [
     ["specialize", (graph, widths, scheme) => specialize(graph, widths, scheme, "deploy")],
-    ["insert cache", (graph) => insertCache(graph)],
-    ["contract integers", (graph) => contractIntegers(graph)],
-    ["simplify specialized", (graph) => simplifyGraph(graph)],
+    ["insert_cache", (graph) => insertCache(graph)],
+    ["contract_integers", (graph) => contractIntegers(graph)],
+    ["simplify_specialized", (graph) => simplifyGraph(graph)],
     ["stage", (graph) => stage(graph).step],
   ];
 
