@@ -56,6 +56,8 @@ export interface CompileModelOptions {
   readonly seed?: number;
   /** How the copy of the weights is stored that all widths are made of; `int8` unless given. */
   readonly master?: "int8" | "fp16";
+  /** What budgets of mixed precision count bits by; `parameters` unless given, `sites` is the unweighted form of the paper. */
+  readonly weighting?: "parameters" | "sites";
   /** What differs from the defaults of the recipe. */
   readonly settings?: Partial<CalibrationSettings>;
   readonly report?: (event: CompileEvent) => void;
@@ -143,7 +145,18 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     });
   }
 
-  const learned = await learn({ checkpoint, module, recipe, settings, sequences, store, backend, seed, report });
+  const learned = await learn({
+    checkpoint,
+    module,
+    recipe,
+    settings,
+    sequences,
+    store,
+    backend,
+    seed,
+    weighting: options.weighting ?? "parameters",
+    report,
+  });
   const description: ArtifactDescription = {
     ...learned,
     recipe,
@@ -193,12 +206,13 @@ interface Learning {
   readonly store: CallStore;
   readonly backend: Backend;
   readonly seed: number;
+  readonly weighting: "parameters" | "sites";
   readonly report: (event: CompileEvent) => void;
 }
 
 /** Calibrates every call into the store, and allocates bits. */
 async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "module" | "sensitivities" | "frontier">> {
-  const { checkpoint, module, recipe, settings, sequences, store, backend, seed, report } = learning;
+  const { checkpoint, module, recipe, settings, sequences, store, backend, seed, weighting, report } = learning;
   const noted = { note: (text: string) => report({ kind: "note", text }) };
   const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
@@ -217,7 +231,7 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
     ...common,
     tokens: SENSITIVITY_TOKENS,
     report: (done, all) => report({ kind: "allocation", done, all }),
-  }, frontierOf(items));
+  }, frontierOf(items, { weighting }));
   return { module: elastic, sensitivities, frontier };
 }
 

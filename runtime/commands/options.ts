@@ -20,6 +20,7 @@ export interface CompileOptions extends DeviceOptions {
   readonly out?: string;
   readonly seed: number;
   readonly master: "int8" | "fp16";
+  readonly weighting: "parameters" | "sites";
   readonly settings: Partial<CalibrationSettings>;
   readonly json: boolean;
 }
@@ -89,6 +90,7 @@ const TABLES = {
     sequences: { value: "N", doc: "calibration sequences at most" },
     tokens: { value: "N", doc: "tokens per calibration sequence at most" },
     master: { value: "TYPE", doc: "how the artifact keeps weights: int8 or fp16 (int8)" },
+    weighting: { value: "UNIT", doc: "what mixed counts bits by: parameters, or sites as in the paper (parameters)" },
     ...JSON_TABLE,
     ...HELP_TABLE,
     version: { doc: "the version" },
@@ -153,6 +155,7 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...device(read),
     seed: read.integer("seed", 0) ?? 0,
     master: read.oneOf("master", ["int8", "fp16"]) ?? "int8",
+    weighting: read.oneOf("weighting", ["parameters", "sites"]) ?? "parameters",
     settings: {
       ...given("epochs", read.integer("epochs", 0)),
       ...given("sequences", read.integer("sequences", 1)),

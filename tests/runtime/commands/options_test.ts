@@ -9,6 +9,7 @@ Deno.test("readCommand() without arguments compiles the bundled model for a mixt
     device: "auto",
     seed: 0,
     master: "int8",
+    weighting: "parameters",
     settings: {},
     json: false,
   });
@@ -42,6 +43,7 @@ Deno.test("readCommand() takes options in any order, with blanks or equals signs
     threads: 3,
     seed: 7,
     master: "int8",
+    weighting: "parameters",
     settings: { epochs: 2, tokens: 64 },
     json: true,
   });
