@@ -16,12 +16,6 @@ export interface View {
   readonly offset: number;
 }
 
-/** An access that does not depend on any loop. */
-export const fixedAccess = (offset: number, loops: number): Access => ({
-  offset,
-  strides: new Array<number>(loops).fill(0),
-});
-
 /** The row-major index over loops of the given extents. */
 export const linearAccess = (extents: readonly number[]): Access => ({ offset: 0, strides: stridesOf(extents) });
 

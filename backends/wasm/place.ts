@@ -334,6 +334,3 @@ const isSimple = (index: Index): boolean => isConstant(index) || index.op.name =
 function nameOf(expr: Expr): string {
   return expr.kind === "map" ? expr.op : expr.kind;
 }
-
-/** A local in which a value can change. */
-export type Accumulator = Local<"v128">;

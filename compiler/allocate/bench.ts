@@ -4,6 +4,7 @@
  */
 import type { Executable, HostArray, Tensor } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";
+import { logSoftmax } from "../../ir/composites/activations.ts";
 import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { type Graph, graphOf, nameOf, type Node } from "../../ir/node.ts";
@@ -167,10 +168,7 @@ function divergenceProgram(head: Graph, call: Call): Graph {
     }
     return first;
   };
-  const logProbabilities = (x: Node): Node => {
-    const axis = x.type.shape.length - 1, shifted = b.sub(x, b.max(x, [axis]));
-    return b.sub(shifted, b.log(b.sum(b.exp(shifted), [axis])));
-  };
+  const logProbabilities = (x: Node): Node => logSoftmax(b, x, x.type.shape.length - 1);
   const exact = logProbabilities(logits("")), quantized = logProbabilities(logits("quantized."));
   const axis = exact.type.shape.length - 1;
   const perToken = b.sum(b.mul(b.exp(exact), b.sub(exact, quantized)), [axis]);

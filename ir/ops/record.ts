@@ -16,12 +16,6 @@ export interface Values {
   readonly data: Float64Array;
 }
 
-/** Work of one node: arithmetic operations, and bytes of its result. */
-export interface Cost {
-  readonly operations: number;
-  readonly bytes: number;
-}
-
 /** Everything there is to know about one operation. */
 export interface OpRecord {
   /** One line with the formula. */
