@@ -161,6 +161,8 @@ export interface AttentionKernel extends Common {
   readonly valueWidth: number;
   readonly scale: number;
   readonly causal: boolean;
+  /** Where causal: a query at position p sees the keys s with p - window < s <= p. */
+  readonly window?: number;
   /** q over [b,t,h,i], k over [b,s,g,i], v over [b,s,g,i]; bias over [b,h,t,s]; positions over [b,t]. */
   readonly q: Expr;
   readonly k: Expr;

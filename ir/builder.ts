@@ -22,6 +22,8 @@ export interface DotOptions {
 export interface AttentionOptions {
   readonly scale: number;
   readonly causal?: boolean;
+  /** Keys that a causal query sees at most, its own included; all up to its own where it is undefined. */
+  readonly window?: number | undefined;
   readonly bias?: Node;
   readonly positions?: Node;
 }
@@ -205,11 +207,12 @@ export function createBuilder(): Builder {
       }),
     hadamard: (x, axis, signs, transposed = false) =>
       make("hadamard", signs ? [x, signs] : [x], transposed ? { axis, transposed } : { axis }),
-    attention: (q, k, v, { scale, causal = false, bias, positions }) =>
+    attention: (q, k, v, { scale, causal = false, window, bias, positions }) =>
       make("attention", [q, k, v, ...(bias ? [bias] : []), ...(positions ? [positions] : [])], {
         of: "output",
         scale,
         ...(causal ? { causal } : {}),
+        ...(window === undefined ? {} : { window }),
         ...(bias ? { bias: true } : {}),
         ...(positions ? { positions: true } : {}),
       }),

@@ -135,9 +135,6 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     store: CallStore = saved ?? memoryStore();
   report({ kind: "start" });
   if (texts.note) report({ kind: "note", text: texts.note });
-  if (config.slidingWindow === contextLimit(config) && config.slidingWindow < EVALUATION_TOKENS) {
-    report({ kind: "note", text: windowNote(config.slidingWindow) });
-  }
   if (saved && saved.finished > 0) {
     report({
       kind: "note",
@@ -183,9 +180,6 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   await saved?.remove();
   return { artifact, rows };
 }
-
-/** What users should know of models whose attention looks back only so far: the module computes no more than one window. */
-export const windowNote = (window: number): string => `Texts are cut to ${window} tokens, the model's attention window`;
 
 function recipeOf(specs: readonly BitSpec[], seed: number, master: "int8" | "fp16"): Recipe {
   const recipe = defaultRecipe(trackOf(specs), seed);

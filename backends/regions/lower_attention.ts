@@ -1,6 +1,6 @@
 /** Lowers attention, its gradient, and rankings: kernels whose inside is fixed and whose operands are expressions. */
 import { flagAttr, type Node, numberAttr, stringAttr } from "../../ir/node.ts";
-import { optionalOperands } from "../../ir/ops/attention.ts";
+import { optionalOperands, windowOf } from "../../ir/ops/attention.ts";
 import { concreteShape, sizeOf } from "../../ir/types.ts";
 import type { Access, AttentionKernel, Expr, TopKKernel } from "../kernel.ts";
 import { combine, linearAccess } from "./access.ts";
@@ -11,7 +11,7 @@ import type { Unit } from "./partition.ts";
 /** One kernel for attention (output and log-sum-exp), or for gradients of one side. */
 export function lowerAttention(unit: Unit, context: LoweringContext): LoweredKernel {
   const { isStored, newBuffers, attempt, fuses, kernelName } = unitTools(unit, context);
-  const node = unit.anchors[0] as Node, gradient = node.op === "attentionGrad";
+  const node = unit.anchors[0] as Node, gradient = node.op === "attentionGrad", window = windowOf(node.attrs);
   const [q, k, v, output, logSumExp, dy] = node.inputs as readonly [Node, Node, Node, ...(Node | undefined)[]];
   const { bias, positions } = optionalOperands(node.inputs, node.attrs, gradient ? 6 : 3);
   const [batch = 1, tokens = 1, heads = 1, width = 1] = concreteShape(q.type.shape);
@@ -39,6 +39,7 @@ export function lowerAttention(unit: Unit, context: LoweringContext): LoweredKer
     valueWidth,
     scale: numberAttr(node.attrs, "scale"),
     causal: flagAttr(node.attrs, "causal"),
+    ...(window === undefined ? {} : { window }),
     q: expression(q, [batch, tokens, heads, width]),
     k: expression(k, [batch, context_, kvHeads, width]),
     v: expression(v, [batch, context_, kvHeads, valueWidth]),

@@ -187,6 +187,8 @@ function sharesAttention(unit: Unit, node: Node): boolean {
   const other = unit.anchors[0];
   return unit.kind === "attention" && other?.op === node.op &&
     other.inputs.every((input, i) => input === node.inputs[i]) &&
+    other.attrs.scale === node.attrs.scale && other.attrs.causal === node.attrs.causal &&
+    other.attrs.window === node.attrs.window &&
     // Gradients of keys and values walk over queries, that of queries over keys: two kernels; with a bias there is one buffer
     // too many for both in one.
     (node.op === "attention" || (node.inputs.length <= 6 && (node.attrs.of === "q") === (other.attrs.of === "q")));

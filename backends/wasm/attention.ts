@@ -1,7 +1,7 @@
 /**
  * Generates attention and its gradients. A chunk is one key/value head of one sequence with a block of queries (gradients in keys or
  * values: with all queries, so that they are summed in one order). Scores of one query at a time lie in scratch memory; keys
- * behind what a query sees are never touched.
+ * behind what a query sees, or before its window, are never used.
  */
 import type { AttentionKernel, Expr } from "../kernel.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
@@ -43,22 +43,24 @@ export function emitAttention(spec: AttentionKernel, emitter: Emitter): number {
     const start = b.let("first_query", i32.mul(block, queries));
     const end = b.let("last_query", smaller(i32.add(start, queries), i32.const(tokens)));
     const most = b.let("most", i32.const(spec.causal ? 0 : context));
+    const least = spec.window === undefined ? undefined : b.let("least", i32.const(context));
     if (spec.causal) {
       b.for("token", start, end, 1, (token) => {
-        const count = seen(sequence, token);
-        b.set(most, i32.sub(i32.add(most, count), smaller(most, count)));
+        const { count, from } = seen(sequence, token);
+        b.set(most, larger(most, count));
+        if (least) b.set(least, smaller(least, from));
       });
     }
     const first = [sequence, i32.const(0), head];
-    const keys = k.fill(room.keys, first, 1, most), values = v.fill(room.values, first, 1, most);
+    const keys = k.fill(room.keys, first, 1, most, least), values = v.fill(room.values, first, 1, most, least);
     gradient?.begin();
     b.for("group", 0, group, 1, (member) => {
       const own = b.let("head", i32.add(i32.mul(head, group), member));
       b.for("token", start, end, 1, (token) => {
-        const at = [sequence, token, own], count = seen(sequence, token);
+        const at = [sequence, token, own], { count, from } = seen(sequence, token);
         const row = b.let("row", i32.add(i32.mul(i32.add(i32.mul(sequence, tokens), token), heads), own));
         const query = hold(b, q.fill(room.query, at, 1, i32.const(1)));
-        (gradient ?? forward)?.query({ at, count, row, query, keys, values });
+        (gradient ?? forward)?.query({ at, from, count, row, query, keys, values });
       });
     });
     gradient?.end(sequence, head);
@@ -77,7 +79,8 @@ export function emitAttention(spec: AttentionKernel, emitter: Emitter): number {
 interface Query {
   /** Sequence, token, head. */
   readonly at: readonly Index[];
-  /** Number of keys it sees. */
+  /** The keys it sees: the first of them, and the one behind the last. */
+  readonly from: Index;
   readonly count: Index;
   /** Its row among all queries. */
   readonly row: Index;
@@ -105,33 +108,43 @@ function resultOf(
   return found && code.buffers[found.buffer]?.base;
 }
 
-/** A writer of the number of keys that a query sees. */
-function seenOf({ causal, positions, context, batch, tokens }: AttentionKernel, { code }: Emitter) {
+/** The larger of two i32. */
+const larger = (a: Index, b: Index): Index => i32.sub(i32.add(a, b), smaller(a, b));
+
+/** A writer of the keys that a query sees, from `from` to before `count`; never is `from` behind `count`. */
+function seenOf({ causal, window, positions, context, batch, tokens }: AttentionKernel, { code }: Emitter) {
   const { b } = code, place = createPlace(code, [batch, tokens]);
-  return (sequence: Index, token: Index): Index => {
-    if (!causal) return i32.const(context);
+  return (sequence: Index, token: Index): { readonly from: Index; readonly count: Index } => {
+    if (!causal) return { from: i32.const(0), count: i32.const(context) };
     let last: Index = token;
     if (positions) openAll(place, [sequence, token], () => last = i32x4.extract_lane(place.value(positions), 0));
     const bounded = b.let("bounded", smaller(b.let("count", i32.add(last, 1)), i32.const(context)));
-    return b.let("seen", i32.mul(bounded, i32.gt_s(bounded, 0)));
+    const count = b.let("seen", i32.mul(bounded, i32.gt_s(bounded, 0)));
+    if (window === undefined) return { from: i32.const(0), count };
+    const start = b.let("window_start", i32.sub(i32.add(last, 1), window));
+    return { from: b.let("from", smaller(i32.mul(start, i32.gt_s(start, 0)), count)), count };
   };
 }
 
-/** A writer of loops over the keys that a query sees, four at a time; lanes behind them are not active. */
-function sweepOf({ bias, scale, batch, heads, tokens, context }: AttentionKernel, { code }: Emitter) {
+/** A writer of loops over the keys that a query sees, four at a time; lanes behind and before them are not active. */
+function sweepOf({ bias, scale, batch, heads, tokens, context, window }: AttentionKernel, { code }: Emitter) {
   const { b } = code, place = createPlace(code, [batch, heads, tokens, context]);
   return (query: Query, use: (four: { key: Index; score: Vector; active: Vector; lanes: number }) => void) => {
-    const [sequence, token, head] = query.at as [Index, Index, Index], { count } = query;
+    const [sequence, token, head] = query.at as [Index, Index, Index], { from, count } = query;
     const limit = b.let("limit", i32x4.splat(count)), upTo = b.let("up_to", i32.and(i32.add(count, 3), -4));
+    const least = window === undefined ? undefined : b.let("least", i32x4.splat(from));
     openAll(place, [sequence, head, token], () => {
       if (bias) place.prepare([bias]);
       vectorLoop(place, 3, context, (key) => {
-        const active = b.let("active", i32x4.lt_s(i32x4.add(i32x4.splat(key), i32x4.const(0, 1, 2, 3)), limit));
+        const number = i32x4.add(i32x4.splat(key), i32x4.const(0, 1, 2, 3)),
+          numbers = least ? b.let("keys", number) : number;
+        const before = i32x4.lt_s(numbers, limit);
+        const active = b.let("active", least ? v128.and(before, i32x4.ge_s(numbers, least)) : before);
         const { lanes } = place,
           product = multiplyFour(code, query.query, query.keys, { first: key, lanes, last: context - 1 });
         const scaled = f32x4.mul(product, f32x4.const(scale));
         use({ key, score: bias ? f32x4.add(scaled, place.value(bias)) : scaled, active, lanes });
-      }, { range: { from: i32.const(0), to: upTo } });
+      }, { range: { from: firstFour(query, window), to: upTo } });
     });
   };
 }
@@ -143,31 +156,35 @@ function openAll(place: Place, at: readonly Index[], body: () => void, variable 
   place.within(variable, index, undefined, () => openAll(place, at, body, variable + 1));
 }
 
+/** The multiple of four at or before the first key that a query sees. */
+const firstFour = ({ from }: Query, window: number | undefined): Index =>
+  window === undefined ? i32.const(0) : i32.and(from, -4);
+
 /** Address of the f32 of a key in a list. */
 const entry = (list: Index, key: Index): Index => i32.add(list, i32.shl(key, 2));
 
 /** softmax(scale · q kᵀ + bias) v and the log-sum-exp of the scores. */
 function forwardOf(spec: AttentionKernel, emitter: Emitter): Pick<Gradient, "query"> {
-  const { code, reserve } = emitter, { b, math } = code, { context, valueWidth } = spec;
+  const { code, reserve } = emitter, { b, math } = code, { context, valueWidth, window } = spec;
   const weights = reserve(4 * (context + 4)), sweep = sweepOf(spec, emitter);
   const logSumExp = resultOf(spec, emitter, "logSumExp"), output = resultOf(spec, emitter, "output");
   return {
     query(query) {
-      const { count, row, values } = query, largest = b.let("largest", f32x4.const(-Infinity));
+      const { from, count, row, values } = query, largest = b.let("largest", f32x4.const(-Infinity));
       sweep(query, ({ key, score, active }) => {
         const kept = b.let("score", v128.bitselect(score, f32x4.const(-Infinity), active));
         b.emit(v128.store(entry(weights, key), kept));
         b.set(largest, f32x4.max(largest, kept));
       });
       const top = combineLanes(b, f32x4.max, largest), sum = b.let("sum", f32x4.const(0));
-      b.for("key", 0, b.let("up_to", i32.and(i32.add(count, 3), -4)), 4, (key) => {
+      b.for("key", firstFour(query, window), b.let("up_to", i32.and(i32.add(count, 3), -4)), 4, (key) => {
         const at = b.let("at", entry(weights, key));
         const p = b.let("p", math.f32x4.exp(b, f32x4.sub(v128.load(at), top)));
         b.emit(v128.store(at, p));
         b.set(sum, f32x4.add(sum, p));
       });
       const total = combineLanes(b, f32x4.add, sum),
-        some = b.let("some", i32x4.gt_s(i32x4.splat(count), i32x4.const(0)));
+        some = b.let("some", i32x4.gt_s(i32x4.splat(count), i32x4.splat(from)));
       if (logSumExp) {
         const value = f32x4.add(top, math.f32x4.log(b, total));
         b.emit(v128.store32_lane(entry(logSumExp, row), v128.bitselect(value, f32x4.const(-Infinity), some), 0));
@@ -175,7 +192,7 @@ function forwardOf(spec: AttentionKernel, emitter: Emitter): Pick<Gradient, "que
       if (output) {
         const scale = b.let("inverse", v128.and(f32x4.div(f32x4.const(1), total), some));
         const to = i32.add(output, i32.mul(row, 4 * valueWidth));
-        weightedSum(code, { weights, rows: values, count }, { scale, length: valueWidth, to });
+        weightedSum(code, { weights, rows: values, from, count }, { scale, length: valueWidth, to });
       }
     },
   };
@@ -207,7 +224,7 @@ function gradientOf(spec: AttentionKernel, emitter: Emitter): Gradient | undefin
       for (const sum of [sums.k, sums.v]) if (sum) b.emit(memory.fill(sum.address, 0, sum.bytes));
     },
     query(query) {
-      const { at, count, row, keys, values } = query;
+      const { at, from, count, row, keys, values } = query;
       const slope = hold(b, dy.fill(dyRoom, at, 1, i32.const(1)));
       const share = combineLanes(b, f32x4.add, multiplyRows(code, slope, output.fill(outputRoom, at, 1, i32.const(1))));
       const normalizer = b.local("log_sum_exp", "v128");
@@ -220,10 +237,10 @@ function gradientOf(spec: AttentionKernel, emitter: Emitter): Gradient | undefin
       });
       if (intoQ) {
         const to = i32.add(intoQ, i32.mul(row, 4 * width));
-        weightedSum(code, { weights: slopes, rows: keys, count }, { scale: f32x4.const(1), length: width, to });
+        weightedSum(code, { weights: slopes, rows: keys, from, count }, { scale: f32x4.const(1), length: width, to });
       }
-      if (sums.k) addMultiples(code, { weights: slopes, rows: sums.k, count }, query.query);
-      if (sums.v) addMultiples(code, { weights, rows: sums.v, count }, slope);
+      if (sums.k) addMultiples(code, { weights: slopes, rows: sums.k, from, count }, query.query);
+      if (sums.v) addMultiples(code, { weights, rows: sums.v, from, count }, slope);
     },
     end(sequence, head) {
       const finish = (result: Index | undefined, sum: Vectors | undefined, length: number) => {

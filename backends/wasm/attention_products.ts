@@ -58,14 +58,15 @@ export function multiplyFour(
 export interface Weighted {
   readonly weights: Index;
   readonly rows: Vectors;
-  /** Number of rows. */
+  /** The first row, and the one behind the last. */
+  readonly from: Index;
   readonly count: Index;
 }
 
 /** Stores scale · Σ weight · row, `length` f32, at `to`. */
 export function weightedSum(
   { b, math }: KernelCode,
-  { weights, rows, count }: Weighted,
+  { weights, rows, from, count }: Weighted,
   { scale, length, to }: { readonly scale: Vector; readonly length: number; readonly to: Index },
 ): void {
   const target = b.let("target", to);
@@ -85,8 +86,8 @@ export function weightedSum(
         }
       }
     };
-    const whole = several === 1 ? i32.const(0) : b.let("whole", i32.and(count, -several));
-    if (several > 1) b.for("key", 0, whole, several, (key) => add(key, several));
+    const whole = several === 1 ? from : b.let("whole", i32.add(from, i32.and(i32.sub(count, from), -several)));
+    if (several > 1) b.for("key", from, whole, several, (key) => add(key, several));
     b.for("key", whole, count, 1, (key) => add(key, 1));
     for (let i = 0; i < vectors; i++) {
       const parts = Array.from({ length: several }, (_, r) => sums[r * vectors + i] as Vector);
@@ -97,8 +98,8 @@ export function weightedSum(
 }
 
 /** Adds weight · `row` to every one of the rows. */
-export function addMultiples({ b, math }: KernelCode, { weights, rows, count }: Weighted, row: HeldRow): void {
-  b.for("key", 0, count, 1, (key) => {
+export function addMultiples({ b, math }: KernelCode, { weights, rows, from, count }: Weighted, row: HeldRow): void {
+  b.for("key", from, count, 1, (key) => {
     const weight = b.let("weight", v128.load32_splat(i32.add(weights, i32.shl(key, 2)))), target = rows.row(key);
     for (let i = 0; i < rows.padded / 4; i++) {
       b.emit(v128.store(target, math.madd(weight, row(i), v128.load(target, 16 * i)), 16 * i));

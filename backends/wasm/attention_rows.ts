@@ -21,8 +21,8 @@ export interface Rows {
   readonly padded: number;
   /** Scratch memory for so many rows, unless the operand needs none. To be called outside of all loops. */
   room(rows: number): Index;
-  /** Makes `count` rows available, which lie along `variable` from `at` on. */
-  fill(room: Index, at: readonly Index[], variable: number, count: Index): Vectors;
+  /** Makes `count` rows available, which lie along `variable` from `at` on; those before `from` need not be. */
+  fill(room: Index, at: readonly Index[], variable: number, count: Index, from?: Index): Vectors;
 }
 
 /** How to read the rows of an operand. */
@@ -55,9 +55,9 @@ export function rowsOf({ code, reserve }: Emitter, expr: Expr, extents: readonly
   return {
     padded,
     room: (rows) => reserve(4 * padded * rows),
-    fill(room, at, variable, count) {
+    fill(room, at, variable, count, from = i32.const(0)) {
       const fixed = at.slice(0, variable), behind = at.slice(variable + 1), first = at[variable] ?? i32.const(0);
-      b.for("row", 0, count, 1, (row) =>
+      b.for("row", from, count, 1, (row) =>
         open([...fixed, b.let("index", i32.add(first, row)), ...behind], () => {
           place.prepare([expr]);
           const to = b.let("to", i32.add(room, i32.mul(row, 4 * padded)));

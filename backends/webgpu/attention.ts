@@ -3,7 +3,15 @@
  * total and weighted sum per query (the online softmax), so that scores never leave workgroup memory.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { attentionOperands, attentionShape, mostKeys, queryGroups, queryPlace, storeFours } from "./attention_parts.ts";
+import {
+  attentionOperands,
+  attentionShape,
+  mostKeys,
+  queryGroups,
+  queryPlace,
+  sees,
+  storeFours,
+} from "./attention_parts.ts";
 import { writeAttentionGradient } from "./attention_gradient.ts";
 import { writeOne } from "./access.ts";
 import { type Dispatch, entryHead, foldGrid } from "./entry.ts";
@@ -25,11 +33,11 @@ function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[];
     tokens,
     Math.ceil(spec.width / 4),
   );
-  const { query, key, value, seen, bias } = attentionOperands(writer, spec);
+  const { query, key, value, seen, firstSeen, bias } = attentionOperands(writer, spec);
   const queries = writer.workgroup("queries", "vec4<f32>", rows * widthFours);
   const scores = writer.workgroup("scores", "f32", rows * chunk),
     weights = writer.workgroup("weights", "f32", rows * chunk);
-  const place = { spec, rows, lanes, seen }, count = queryGroups(spec, rows);
+  const place = { spec, rows, lanes, seen, firstSeen }, count = queryGroups(spec, rows);
   const mine = `row_here * ${chunk}u`;
   const lines = [
     ...queryPlace(place),
@@ -41,12 +49,12 @@ function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[];
     `var top = ${LOWEST};`,
     "var total = 0.0;",
     `var sums: array<vec4<f32>, ${slots}>;`,
-    `for (var first = 0u; first < most_keys; first += ${chunk}u) {`,
+    `for (var first = ${firstSeen ? "least_key" : "0u"}; first < most_keys; first += ${chunk}u) {`,
     ...indent([
       `let here = min(${chunk}u, most_keys - first);`,
       `for (var at = share; at < here; at += ${lanes}u) {`,
       `  var score = ${LOWEST};`,
-      "  if (first + at < keys) {",
+      `  if (${sees(place, "first + at")}) {`,
       "    var four = vec4<f32>();",
       `    for (var quad = 0u; quad < ${widthFours}u; quad++) {`,
       `      four += ${queries}[row_here * ${widthFours}u + quad] * ${key}(batch, first + at, kv_head, quad * 4u);`,
@@ -59,7 +67,7 @@ function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[];
       "var highest = top;",
       `for (var at = 0u; at < here; at++) { highest = max(highest, ${scores}[${mine} + at]); }`,
       `for (var at = share; at < here; at += ${lanes}u) {`,
-      `  ${weights}[${mine} + at] = select(0.0, exp(${scores}[${mine} + at] - highest), first + at < keys);`,
+      `  ${weights}[${mine} + at] = select(0.0, exp(${scores}[${mine} + at] - highest), ${sees(place, "first + at")});`,
       "}",
       "workgroupBarrier();",
       "let shrink = exp(top - highest);",

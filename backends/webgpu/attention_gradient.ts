@@ -3,7 +3,15 @@
  * over the keys they see, keys and values over the queries that see them, always in the same order. Probabilities are recomputed.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { attentionOperands, attentionShape, mostKeys, queryGroups, queryPlace, storeFours } from "./attention_parts.ts";
+import {
+  attentionOperands,
+  attentionShape,
+  mostKeys,
+  queryGroups,
+  queryPlace,
+  sees,
+  storeFours,
+} from "./attention_parts.ts";
 import { type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { floatText, indent } from "./text.ts";
 import type { Writer } from "./writer.ts";
@@ -45,12 +53,12 @@ function queryGradient(
   const { tokens, heads, width, valueWidth } = spec,
     fours = Math.ceil(width / 4) + Math.ceil(valueWidth / 4);
   const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(spec, tokens, fours);
-  const { query, key, value, dy, seen, bias, logSumExp } = attentionOperands(writer, spec),
+  const { query, key, value, dy, seen, firstSeen, bias, logSumExp } = attentionOperands(writer, spec),
     delta = deltaFunction(writer, spec);
   const queries = writer.shared("row_tile", "vec4<f32>", rows * widthFours),
     dys = writer.shared("value_tile", "vec4<f32>", rows * valueFours);
   const slopes = writer.shared("slopes", "f32", rows * chunk);
-  const place = { spec, rows, lanes, seen }, count = queryGroups(spec, rows);
+  const place = { spec, rows, lanes, seen, firstSeen }, count = queryGroups(spec, rows);
   const fill = (tile: string, of: string, size: number) => [
     `for (var at = lane; at < ${rows * size}u; at += ${threads}u) {`,
     `  ${tile}[at] = ${of}(batch, min(first_token + at / ${size}u, ${tokens - 1}u), head, at % ${size}u * 4u);`,
@@ -64,12 +72,12 @@ function queryGradient(
     ...fill(dys, dy, valueFours),
     ...mostKeys(writer, place),
     `var sums: array<vec4<f32>, ${slots}>;`,
-    `for (var first = 0u; first < most_keys; first += ${chunk}u) {`,
+    `for (var first = ${firstSeen ? "least_key" : "0u"}; first < most_keys; first += ${chunk}u) {`,
     ...indent([
       `let here = min(${chunk}u, most_keys - first);`,
       `for (var at = share; at < here; at += ${lanes}u) {`,
       "  var slope = 0.0;",
-      "  if (first + at < keys) {",
+      `  if (${sees(place, "first + at")}) {`,
       "    var score = vec4<f32>();",
       `    for (var quad = 0u; quad < ${widthFours}u; quad++) {`,
       `      score += ${queries}[row_here * ${widthFours}u + quad] * ${key}(batch, first + at, kv_head, quad * 4u);`,
@@ -113,11 +121,11 @@ function keyGradient(
   k: number | undefined,
   v: number | undefined,
 ): { lines: string[]; dispatches: Dispatch[] } {
-  const { batch, tokens, context, heads, kvHeads, width, valueWidth, causal, positions } = spec,
+  const { batch, tokens, context, heads, kvHeads, width, valueWidth, causal, window, positions } = spec,
     perKey = heads / kvHeads;
   const fours = Math.ceil(width / 4) + Math.ceil(valueWidth / 4);
   const { rows, lanes, threads, chunk, widthFours, valueFours, slots } = attentionShape(spec, context, fours);
-  const { query, key, value, dy, seen, bias, logSumExp } = attentionOperands(writer, spec),
+  const { query, key, value, dy, seen, firstSeen, bias, logSumExp } = attentionOperands(writer, spec),
     delta = deltaFunction(writer, spec);
   const keys = writer.shared("row_tile", "vec4<f32>", rows * widthFours),
     values = writer.shared("value_tile", "vec4<f32>", rows * valueFours);
@@ -125,6 +133,7 @@ function keyGradient(
     slopes = writer.shared("slopes", "f32", rows * chunk);
   const deltas = writer.workgroup("deltas", "f32", chunk), logs = writer.workgroup("logs", "f32", chunk);
   const sight = writer.workgroup("sight", "u32", chunk),
+    windowStarts = firstSeen ? writer.workgroup("window_starts", "u32", chunk) : "",
     blocks = Math.ceil(context / rows),
     count = batch * kvHeads * blocks;
   const fill = (tile: string, of: string, size: number) => [
@@ -132,8 +141,9 @@ function keyGradient(
     `  ${tile}[at] = ${of}(batch, min(first_key + at / ${size}u, ${context - 1}u), kv_head, at % ${size}u * 4u);`,
     "}",
   ];
-  // Without positions the queries before the first key of the block see none of its keys.
+  // Without positions the queries before the first key of the block see none of its keys, nor do those a window behind its last.
   const start = causal && !positions ? `first_key / ${chunk}u * ${chunk}u` : "0u";
+  const end = window !== undefined && !positions ? `min(first_key + ${rows - 1 + window}u, ${tokens}u)` : `${tokens}u`;
   const lines = [
     ...groupNumber(count, "group"),
     `let batch = group / ${kvHeads * blocks}u;`,
@@ -147,19 +157,20 @@ function keyGradient(
     ...(k === undefined ? [] : [`var key_sums: array<vec4<f32>, ${slots}>;`]),
     ...(v === undefined ? [] : [`var value_sums: array<vec4<f32>, ${slots}>;`]),
     `for (var head = kv_head * ${perKey}u; head < (kv_head + 1u) * ${perKey}u; head++) {`,
-    `  for (var first = ${start}; first < ${tokens}u; first += ${chunk}u) {`,
+    `  for (var first = ${start}; first < ${end}; first += ${chunk}u) {`,
     ...indent([
-      `let here = min(${chunk}u, ${tokens}u - first);`,
+      `let here = min(${chunk}u, ${end} - first);`,
       `for (var at = lane; at < here; at += ${threads}u) {`,
       `  ${deltas}[at] = ${delta}(batch, first + at, head);`,
       `  ${logs}[at] = ${logSumExp("first + at")};`,
       `  ${sight}[at] = ${seen}(batch, first + at);`,
+      ...(firstSeen ? [`  ${windowStarts}[at] = ${firstSeen}(batch, first + at);`] : []),
       "}",
       "workgroupBarrier();",
       `for (var at = share; at < here; at += ${lanes}u) {`,
       "  var p = 0.0;",
       "  var slope = 0.0;",
-      `  if (key < ${sight}[at]) {`,
+      `  if (key < ${sight}[at]${firstSeen ? ` && key >= ${windowStarts}[at]` : ""}) {`,
       "    var score = vec4<f32>();",
       `    for (var quad = 0u; quad < ${widthFours}u; quad++) {`,
       `      score += ${keys}[row_here * ${widthFours}u + quad] * ${query}(batch, first + at, head, quad * 4u);`,

@@ -52,8 +52,10 @@ export interface AttentionOperands {
   /** `(batch, key, kv_head, k)` -> vec4. */
   readonly key: string;
   readonly value: string;
-  /** `(batch, token)` -> number of keys. */
+  /** `(batch, token)` -> number of keys up to the last that is seen. */
   readonly seen: string;
+  /** `(batch, token)` -> the first key that is seen; undefined without a window, where it is key 0. */
+  readonly firstSeen: string | undefined;
   /** Text of what is added to the score of a query and a key. */
   bias(token: string, key: string): string;
   /** Text of the log-sum-exp of a query. */
@@ -87,6 +89,9 @@ export function attentionOperands(writer: Writer, spec: AttentionKernel): Attent
     },
     get seen() {
       return seenFunction(writer, spec);
+    },
+    get firstSeen() {
+      return firstSeenFunction(writer, spec);
     },
     bias(token, key) {
       if (!spec.bias) return "0.0";
@@ -123,6 +128,20 @@ function seenFunction(writer: Writer, { batch, tokens, context, causal, position
   });
 }
 
+function firstSeenFunction(
+  writer: Writer,
+  { batch, tokens, context, window, positions }: AttentionKernel,
+): string | undefined {
+  if (window === undefined) return undefined;
+  return writer.helper("window_start", (name) => {
+    const head = `fn ${name}(batch: u32, token: u32) -> u32 {`;
+    if (!positions) return [head, `  return max(token + 1u, ${window}u) - ${window}u;`, "}"];
+    const block = startBlock(writer, { vars: ["batch", "token"], extents: [batch, tokens] }, [positions]);
+    const at = block.emit(positions).text;
+    return [head, ...indent([...block.lines, `return u32(clamp(${at} + 1i - ${window}i, 0i, ${context}i));`]), "}"];
+  });
+}
+
 /** Lines that write four neighbours of a result, of which those below `extent` exist; `first` is the element of component 0. */
 export function storeFours(
   writer: Writer,
@@ -143,16 +162,17 @@ export interface QueryBlocks {
   readonly spec: AttentionKernel;
   readonly rows: number;
   readonly lanes: number;
-  /** Function of the number of keys that a query sees. */
+  /** Functions of the number of keys up to the last that a query sees, and of the first one. */
   readonly seen: string;
+  readonly firstSeen: string | undefined;
 }
 
 /** Workgroups of a kernel over blocks of `rows` queries. */
 export const queryGroups = ({ batch, heads, tokens }: AttentionKernel, rows: number): number =>
   batch * heads * Math.ceil(tokens / rows);
 
-/** Lines that name the batch, heads, token, keys, row and share of an invocation. */
-export function queryPlace({ spec, rows, lanes, seen }: QueryBlocks): string[] {
+/** Lines that name the batch, heads, token, keys (from `first_seen` on, with a window), row and share of an invocation. */
+export function queryPlace({ spec, rows, lanes, seen, firstSeen }: QueryBlocks): string[] {
   const { tokens, heads, kvHeads } = spec, blocks = Math.ceil(tokens / rows);
   return [
     ...groupNumber(queryGroups(spec, rows), "group"),
@@ -164,12 +184,37 @@ export function queryPlace({ spec, rows, lanes, seen }: QueryBlocks): string[] {
     `let share = lane % ${lanes}u;`,
     `let token = min(first_token + row_here, ${tokens - 1}u);`,
     `let keys = ${seen}(batch, token);`,
+    ...(firstSeen ? [`let first_seen = ${firstSeen}(batch, token);`] : []),
   ];
 }
 
-/** Lines that find `most_keys`, the most that a query of the block sees, the same for the whole workgroup. */
-export function mostKeys(writer: Writer, { spec: { tokens }, rows, seen }: QueryBlocks): string[] {
-  const bound = writer.workgroup("keys_bound", "u32", 1);
+/** Text of whether a query of `queryPlace` sees a key. */
+export const sees = ({ firstSeen }: QueryBlocks, key: string): string =>
+  firstSeen ? `${key} >= first_seen && ${key} < keys` : `${key} < keys`;
+
+/**
+ * Lines that find `most_keys`, behind the last key that a query of the block sees, and with a window `least_key`, the first one: the
+ * same for the whole workgroup.
+ */
+export function mostKeys(writer: Writer, { spec: { tokens }, rows, seen, firstSeen }: QueryBlocks): string[] {
+  const bound = writer.workgroup("keys_bound", "u32", firstSeen ? 2 : 1);
+  if (firstSeen) {
+    return [
+      "if (lane == 0u) {",
+      "  var most = 0u;",
+      `  var least = ${firstSeen}(batch, first_token);`,
+      `  for (var row = first_token; row < min(first_token + ${rows}u, ${tokens}u); row++) {`,
+      `    most = max(most, ${seen}(batch, row));`,
+      `    least = min(least, ${firstSeen}(batch, row));`,
+      "  }",
+      `  ${bound}[0] = most;`,
+      `  ${bound}[1] = least;`,
+      "}",
+      `let bounds = workgroupUniformLoad(&${bound});`,
+      "let most_keys = bounds[0];",
+      "let least_key = bounds[1];",
+    ];
+  }
   return [
     "if (lane == 0u) {",
     "  var most = 0u;",

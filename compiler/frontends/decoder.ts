@@ -44,23 +44,20 @@ export function decoderModule(config: DecoderConfig): Module {
   };
 }
 
-/** The longest context the module computes faithfully: a window is only seen from outside it. */
-export const contextLimit = ({ maxPositions, slidingWindow }: DecoderConfig): number =>
-  Math.min(maxPositions, slidingWindow ?? maxPositions);
+/** The longest context that the module computes, in tokens. */
+export const contextLimit = ({ maxPositions }: DecoderConfig): number => maxPositions;
 
 /**
  * Refuses contexts that the module would compute wrongly.
  *
  * @param tokens tokens of one sequence, prompt and generated ones together
- * @throws {UserError} if they exceed the model's positions or its attention window
+ * @throws {UserError} if they exceed the model's positions
  */
 export function checkContext(config: DecoderConfig, tokens: number): void {
   const limit = contextLimit(config);
   if (tokens <= limit) return;
   throw new UserError({
-    what: limit === config.slidingWindow
-      ? `Expected at most ${limit} tokens, the model's attention window, but found ${quote(tokens)}`
-      : `Expected at most ${limit} tokens, the model's context, but found ${quote(tokens)}`,
+    what: `Expected at most ${limit} tokens, the model's context, but found ${quote(tokens)}`,
     mend: "use shorter texts",
   });
 }
@@ -101,9 +98,12 @@ function blockFunction(config: DecoderConfig): Graph {
   return graphOf({ h: b.add(attended, feedForward(b, config, norm(attended, "mlp.norm.weight"))) });
 }
 
-/** Causal self-attention with rotary positions. Projections split heads by the weights' shape, without transposes. */
+/**
+ * Causal self-attention with rotary positions, within a window where the model has one. Projections split heads by the weights'
+ * shape, without transposes.
+ */
 function attention(b: Builder, config: DecoderConfig, x: Node): Node {
-  const { hiddenSize: h, heads, kvHeads, headDim: d, attentionBias } = config;
+  const { hiddenSize: h, heads, kvHeads, headDim: d, attentionBias, slidingWindow, maxPositions } = config;
   const cos = b.input("cos", f32(...TOKENS, d)), sin = b.input("sin", f32(...TOKENS, d));
   const project = (name: string, count: number) => {
     const matrix = b.reshape(weight(b, `${name}.weight`, count * d, h), [count, d, h]);
@@ -112,7 +112,10 @@ function attention(b: Builder, config: DecoderConfig, x: Node): Node {
   };
   const query = applyRope(b, project("attention.query", heads), cos, sin);
   const key = applyRope(b, project("attention.key", kvHeads), cos, sin);
-  const mixed = b.attention(query, key, project("attention.value", kvHeads), { scale: d ** -0.5, causal: true });
+  // A window as long as the context hides nothing.
+  const window = slidingWindow !== null && slidingWindow < maxPositions ? slidingWindow : undefined;
+  const value = project("attention.value", kvHeads);
+  const mixed = b.attention(query, key, value, { scale: d ** -0.5, causal: true, window });
   const matrix = b.reshape(weight(b, "attention.output.weight", h, heads * d), [h, heads, d]);
   const y = b.dot(mixed, matrix, { lhsContract: [2, 3], rhsContract: [1, 2] });
   return attentionBias.output ? b.add(y, weight(b, "attention.output.bias", h)) : y;

@@ -1,6 +1,6 @@
 /**
  * Attention as one operation, and its gradient. After autodiff the probabilities would have users on both sides and no
- * fuser would find flash attention again; as records they need no finding, know their causal bound, and never store scores.
+ * fuser would find flash attention again; as records they need no finding, know their causal bound (and window), and never store scores.
  *
  * Layout is token-major, `[batch, tokens, heads, width]`, so that projections feed it without a transpose.
  * Query head h reads key/value head floor(h · kvHeads / heads) (grouped-query attention).
@@ -24,7 +24,16 @@ export function optionalOperands<T>(inputs: readonly T[], attrs: Attrs, required
   return { bias, positions };
 }
 
-const OPTIONAL = { "causal?": "flag", "bias?": "flag", "positions?": "flag" } as const;
+/** Keys that a causal query sees at most, its own included: at p, those s with p - window < s <= p. Undefined: all up to its own. */
+export const windowOf = (attrs: Attrs): number | undefined =>
+  attrs.window === undefined ? undefined : numberAttr(attrs, "window");
+
+/** The part of all scores that is computed; a window's first queries are counted as if they saw a whole one. */
+function visibleShare(attrs: Attrs, context: number): number {
+  return flagAttr(attrs, "causal") ? Math.min(1 / 2, (windowOf(attrs) ?? context) / context) : 1;
+}
+
+const OPTIONAL = { "causal?": "flag", "window?": "number", "bias?": "flag", "positions?": "flag" } as const;
 
 function check(op: string, inputs: readonly TensorType[], attrs: Attrs, required: number): void {
   const [q, k, v] = [operand(inputs, 0), operand(inputs, 1), operand(inputs, 2)];
@@ -38,6 +47,10 @@ function check(op: string, inputs: readonly TensorType[], attrs: Attrs, required
     positions && (positions.dtype !== "i32" || positions.shape[0] !== q.shape[0] || positions.shape[1] !== q.shape[1])
   ) {
     throw shapeError(op, "positions i32[B,T]", inputs);
+  }
+  const window = windowOf(attrs);
+  if (window !== undefined && !(flagAttr(attrs, "causal") && Number.isInteger(window) && window > 0)) {
+    throw shapeError(op, `a window only where it is causal, of at least one key, not ${window} keys,`, inputs);
   }
   if (flagAttr(attrs, "causal") && !positions && q.shape[1] !== k.shape[1]) {
     throw shapeError(op, "positions where queries and keys differ in number", inputs);
@@ -54,35 +67,41 @@ function check(op: string, inputs: readonly TensorType[], attrs: Attrs, required
   }
 }
 
-/** Calls `row` for every (batch, head, query) with its probabilities over the keys it sees and their log-sum-exp. */
+/** Calls `row` for every (batch, head, query) with its probabilities over the keys it sees, `first` on, and their log-sum-exp. */
 function forEachQuery(
   inputs: readonly Values[],
   attrs: Attrs,
   required: number,
-  row: (at: { b: number; t: number; h: number; g: number }, probabilities: Float64Array, logSumExp: number) => void,
+  row: (
+    at: { b: number; t: number; h: number; g: number; first: number },
+    probabilities: Float64Array,
+    logSumExp: number,
+  ) => void,
 ): void {
   const q = operand(inputs, 0), k = operand(inputs, 1), scale = numberAttr(attrs, "scale");
+  const window = windowOf(attrs) ?? Infinity;
   const { bias, positions } = optionalOperands(inputs, attrs, required);
   const [B = 1, T = 1, H = 1, d = 1] = concreteShape(q.type.shape), [, S = 1, G = 1] = concreteShape(k.type.shape);
   const biasHeads = Number(bias?.type.shape.at(-3) ?? 1), biasBatches = bias?.type.shape.length === 4;
   for (let b = 0; b < B; b++) {
     for (let t = 0; t < T; t++) {
       const last = flagAttr(attrs, "causal") ? positions?.data[b * T + t] ?? t : S - 1;
-      const seen = Math.max(0, Math.min(last + 1, S));
+      const first = Math.max(0, last - window + 1), seen = Math.max(0, Math.min(last + 1, S) - first);
       for (let h = 0; h < H; h++) {
         const g = Math.floor(h * G / H), scores = new Float64Array(seen);
-        for (let s = 0; s < seen; s++) {
+        for (let i = 0; i < seen; i++) {
+          const s = first + i;
           let score = 0;
-          for (let i = 0; i < d; i++) {
-            score += (q.data[((b * T + t) * H + h) * d + i] ?? 0) * (k.data[((b * S + s) * G + g) * d + i] ?? 0);
+          for (let j = 0; j < d; j++) {
+            score += (q.data[((b * T + t) * H + h) * d + j] ?? 0) * (k.data[((b * S + s) * G + g) * d + j] ?? 0);
           }
           const head = biasHeads === 1 ? 0 : h, plane = biasBatches ? b * biasHeads + head : head;
-          scores[s] = score * scale + (bias?.data[(plane * T + t) * S + s] ?? 0);
+          scores[i] = score * scale + (bias?.data[(plane * T + t) * S + s] ?? 0);
         }
         const top = scores.reduce((a, x) => Math.max(a, x), -Infinity);
         const total = scores.reduce((sum, x) => sum + Math.exp(x - top), 0);
         const logSumExp = seen > 0 ? top + Math.log(total) : -Infinity;
-        row({ b, t, h, g }, scores.map((x) => Math.exp(x - logSumExp)), logSumExp);
+        row({ b, t, h, g, first }, scores.map((x) => Math.exp(x - logSumExp)), logSumExp);
       }
     }
   }
@@ -106,13 +125,13 @@ const attention: OpRecord = {
       [, T = 1, H = 1] = concreteShape(type.shape),
       [, S = 1, G = 1, e = 1] = concreteShape(v.type.shape);
     const result = new Float64Array(sizeOf(type.shape)), of = stringAttr(attrs, "of");
-    forEachQuery(inputs, attrs, 3, ({ b, t, h, g }, probabilities, logSumExp) => {
+    forEachQuery(inputs, attrs, 3, ({ b, t, h, g, first }, probabilities, logSumExp) => {
       const at = (b * T + t) * H + h;
       if (of === "logSumExp") result[at] = logSumExp;
       else {
         for (let i = 0; i < e; i++) {
           result[at * e + i] = probabilities.reduce(
-            (sum, p, s) => sum + p * (v.data[((b * S + s) * G + g) * e + i] ?? 0),
+            (sum, p, s) => sum + p * (v.data[((b * S + first + s) * G + g) * e + i] ?? 0),
             0,
           );
         }
@@ -130,7 +149,7 @@ const attention: OpRecord = {
   operations: (inputs, attrs, type) => {
     const q = operand(inputs, 0), S = Number(operand(inputs, 1).shape[1]);
     const full = 2 * S * (sizeOf(q.shape) + (attrs.of === "output" ? sizeOf(type.shape) : 0));
-    return flagAttr(attrs, "causal") ? full / 2 : full;
+    return full * visibleShare(attrs, S);
   },
 };
 
@@ -170,12 +189,12 @@ const attentionGrad: OpRecord = {
       of = stringAttr(attrs, "of"),
       scale = numberAttr(attrs, "scale");
     const plus = (at: number, x: number) => result[at] = (result[at] ?? 0) + x;
-    forEachQuery(inputs, attrs, 6, ({ b, t, h, g }, probabilities) => {
+    forEachQuery(inputs, attrs, 6, ({ b, t, h, g, first }, probabilities) => {
       const row = (b * T + t) * H + h;
       let delta = 0; // dy · output: the part of the softmax gradient that all keys share
       for (let i = 0; i < e; i++) delta += (dy.data[row * e + i] ?? 0) * (out.data[row * e + i] ?? 0);
       probabilities.forEach((p, s) => {
-        const key = (b * S + s) * G + g;
+        const key = (b * S + first + s) * G + g;
         if (of === "v") {
           for (let i = 0; i < e; i++) plus(key * e + i, p * (dy.data[row * e + i] ?? 0));
           return;
@@ -192,8 +211,8 @@ const attentionGrad: OpRecord = {
     return result;
   },
   operations: (inputs, attrs) => {
-    const full = 6 * Number(operand(inputs, 1).shape[1]) * sizeOf(operand(inputs, 0).shape);
-    return flagAttr(attrs, "causal") ? full / 2 : full;
+    const context = Number(operand(inputs, 1).shape[1]);
+    return 6 * context * sizeOf(operand(inputs, 0).shape) * visibleShare(attrs, context);
   },
 };
 

@@ -44,7 +44,7 @@ export async function evaluateCommand(options: EvaluateOptions, host: Host): Pro
   });
   progress.line(`Evaluating ${folder.name} on ${data.name}, ${deviceText(backend)}`);
   if (limit < EVALUATION_TOKENS && sequences.some(({ length }) => length === limit)) {
-    progress.line(`Texts are cut to ${limit} tokens, all that the model's context or attention window allows`);
+    progress.line(`Texts are cut to ${limit} tokens, all that the model's context allows`);
   }
   await scoreSettings({ reference, settings, sequences, report: rowPrinter(options.json, host.print) });
 }

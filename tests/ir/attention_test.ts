@@ -4,7 +4,7 @@ import { evaluate } from "../../backends/reference/evaluate.ts";
 import { gradients } from "../../ir/autodiff.ts";
 import { type Builder, createBuilder } from "../../ir/builder.ts";
 import { flagAttr, type Graph, graphOf, type Node, numberAttr } from "../../ir/node.ts";
-import { optionalOperands } from "../../ir/ops/attention.ts";
+import { optionalOperands, windowOf } from "../../ir/ops/attention.ts";
 import { inline } from "../../ir/rewrite.ts";
 import { tensorType } from "../../ir/types.ts";
 import { randomGraph } from "../support/random_graphs.ts";
@@ -23,7 +23,9 @@ function expand(b: Builder, { inputs, attrs }: Node): { readonly output: Node; r
   const raw = b.mul(b.dot(q, perHead(k), axes), numberAttr(attrs, "scale")), scores = bias ? b.add(raw, bias) : raw;
   const place = b.reshape(positions ?? b.broadcast(b.iota("i32", [1, T], 1), [B, T]), [B, 1, T, 1]);
   const last = flagAttr(attrs, "causal") ? b.broadcast(place, all) : b.constant(S, tensorType("i32", all));
-  const visible = b.compare(b.iota("i32", all, 3), last, "le");
+  const key = b.iota("i32", all, 3), upToOwn = b.compare(key, last, "le"), window = windowOf(attrs);
+  const hidden = b.constant(0, upToOwn.type);
+  const visible = window === undefined ? upToOwn : b.select(b.compare(b.add(key, window), last, "gt"), upToOwn, hidden);
   const top = b.max(b.select(visible, scores, -1e9), [3]);
   const weights = b.select(visible, b.exp(b.sub(scores, top)), 0), total = b.sum(weights, [3]);
   const output = b.dot(b.div(weights, total), perHead(v), {
@@ -61,7 +63,7 @@ function distance(a: Float64Array | undefined, b: Float64Array | undefined): num
 
 Deno.test("attention equals its expansion, output and log-sum-exp", () => {
   const forms = new Set<string>();
-  for (const { node, leaves } of cases(80)) {
+  for (const { node, leaves } of cases(320)) {
     const b = createBuilder(), expected = expand(b, b.adopt(node));
     const logSumExp = b.make("attention", node.inputs, { ...node.attrs, of: "logSumExp" });
     const results = evaluate(
@@ -71,9 +73,10 @@ Deno.test("attention equals its expansion, output and log-sum-exp", () => {
     );
     assert(distance(results.output, results.expectedOutput) < 1e-12);
     assert(distance(results.logSumExp, results.expectedLogSumExp) < 1e-12);
-    forms.add([node.attrs.causal, node.attrs.bias, node.attrs.positions].join());
+    forms.add([node.attrs.causal, node.attrs.bias, node.attrs.positions, node.attrs.window !== undefined].join());
   }
-  assertEquals(forms.size, 6); // causal without, causal with and not causal without positions, each with and without bias
+  // Causal without and with positions, each with and without a window, and not causal; all of them with and without bias.
+  assertEquals(forms.size, 10);
 });
 
 Deno.test("attentionGrad equals autodiff of the expansion", () => {
@@ -106,6 +109,20 @@ Deno.test("a query before all keys sees nothing: output 0, log-sum-exp -inf", ()
   const logSumExp = b.make("attention", output.inputs, { ...output.attrs, of: "logSumExp" });
   const results = evaluate(graphOf({ output, logSumExp }), { x: Float64Array.of(1, 2, 3, 4) });
   assertEquals(results, { output: Float64Array.of(0, 0, 1, 2), logSumExp: Float64Array.of(-Infinity, 11) });
+});
+
+Deno.test("a query sees as many keys as its window, its own the last, and nothing where the window lies behind all keys", () => {
+  const b = createBuilder(), x = b.input("x", tensorType("f32", [1, 4, 1, 1])), ones = b.constant(0, x.type);
+  const average = (window: number, positions?: Node) =>
+    b.attention(ones, ones, x, { scale: 1, causal: true, window, ...(positions ? { positions } : {}) });
+  const positions = b.constant([3, 4, 5, 0], tensorType("i32", [1, 4]));
+  const graph = graphOf({ one: average(1), two: average(2), more: average(9), placed: average(2, positions) });
+  assertEquals(evaluate(graph, { x: Float64Array.of(1, 2, 4, 8) }), {
+    one: Float64Array.of(1, 2, 4, 8),
+    two: Float64Array.of(1, 1.5, 3, 6),
+    more: Float64Array.of(1, 1.5, Math.fround(7 / 3), 15 / 4),
+    placed: Float64Array.of(6, 8, 0, 1),
+  });
 });
 
 Deno.test("the log-sum-exp of attention cannot be differentiated, and says so", () => {

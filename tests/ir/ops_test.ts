@@ -152,6 +152,18 @@ Deno.test("type rules reject what does not fit and say what was expected", () =>
       'of="output", scale=1, bias=true',
       "expected bias [H,T,S] or [B,H,T,S] of f32",
     ],
+    [
+      "attention",
+      ["f32[1,2,2,4]", "f32[1,2,2,4]", "f32[1,2,2,4]"],
+      'of="output", scale=1, window=2',
+      "expected a window only where it is causal, of at least one key, not 2 keys,",
+    ],
+    [
+      "attention",
+      ["f32[1,2,2,4]", "f32[1,2,2,4]", "f32[1,2,2,4]"],
+      'of="output", scale=1, causal=true, window=0',
+      "expected a window only where it is causal, of at least one key, not 0 keys,",
+    ],
     ["update", ["f32[1,4,2]", "f32[1,2,3]", "i32[1,2]"], "", "Cannot build update: expected cache [B,S,…]"],
     ["update", ["f32[1,4,2]", "f32[1,2,2]", "i32[1,3]"], "", "Cannot build update: expected cache [B,S,…]"],
     ["hold", ["f32[2]"], 'name="w", time="later"', "Expected one of checkpoint, calibration, configuration, token"],

@@ -47,6 +47,20 @@ for (const [name, openBackend] of Object.entries(BACKENDS)) {
     }
   });
 
+  Deno.test(`session on ${name}: with an attention window, steps give the logits of the full forward`, async () => {
+    await using backend = await openBackend();
+    const { truth, folder, sites } = await open("activations", VARIANTS["a window of 5 tokens"]);
+    const config = configOf(parseBitSpec("w8a8kv8"), sites), expected = await trueLogits(truth, config, IDS);
+    const unbounded = (await open("activations")).truth, last = IDS.length - 1;
+    const seen = (await trueLogits(unbounded, config, IDS))[last] ?? [];
+    assert(maxDifference(expected[last] ?? [], seen) > 1e-3, "the window hides something");
+    await using session = await openSession({ folder, backend, precision: "w8a8kv8" });
+    assert(maxDifference(await session.prefill(IDS.slice(0, 7)), expected[6] ?? []) < 1e-4, "prefill");
+    for (let t = 7; t < IDS.length; t++) {
+      assert(maxDifference(await session.decode(IDS[t] ?? 0), expected[t] ?? []) < 1e-4, `token ${t}`);
+    }
+  });
+
   Deno.test(`session on ${name}: the greedy text is that of full forwards, and goes on in the same cache`, async () => {
     await using backend = await openBackend();
     const { truth, folder, sites } = await open("activations", VARIANTS["all biases, width 20"]);

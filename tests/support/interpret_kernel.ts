@@ -265,8 +265,10 @@ function interpretAttention(machine: Machine, spec: AttentionKernel): void {
   for (const [b = 0, t = 0, h = 0] of points([batch, tokens, heads])) {
     const g = Math.floor(h * kvHeads / heads), row = (b * tokens + t) * heads + h;
     const last = spec.causal ? spec.positions ? at(spec.positions, b, t) : t : context - 1;
-    const seen = clamp(last + 1, 0, context);
-    const scores = Float64Array.from({ length: seen }, (_, s) => {
+    const first = Math.max(0, last + 1 - (spec.window ?? Infinity));
+    const seen = Math.max(0, clamp(last + 1, 0, context) - first);
+    const scores = Float64Array.from({ length: seen }, (_, place) => {
+      const s = first + place;
       let score = 0;
       for (let i = 0; i < width; i++) score += at(spec.q, b, t, h, i) * at(spec.k, b, s, g, i);
       return score * scale + at(spec.bias, b, h, t, s);
@@ -277,7 +279,8 @@ function interpretAttention(machine: Machine, spec: AttentionKernel): void {
     if (saved) saved[row] = logSumExp;
     let delta = 0;
     for (let i = 0; spec.dy && i < valueWidth; i++) delta += at(spec.dy, b, t, h, i) * at(spec.output, b, t, h, i);
-    scores.forEach((score, s) => {
+    scores.forEach((score, place) => {
+      const s = first + place;
       const p = Math.exp(score - (spec.logSumExp ? at(spec.logSumExp, b, t, h) : logSumExp)),
         key = (b * context + s) * kvHeads + g;
       let dp = 0;

@@ -48,6 +48,7 @@ export const VARIANTS = {
     headDim: 12,
     attentionBias: { qkv: true, output: false },
   },
+  "a window of 5 tokens": { ...BASE, modelType: "mistral", slidingWindow: 5 },
   "no transforms of these widths": { ...BASE, hiddenSize: 18, intermediateSize: 22, headDim: 6 },
 } satisfies Record<string, DecoderConfig>;
 

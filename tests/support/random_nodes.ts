@@ -208,10 +208,13 @@ function attentionOperands(m: Maker) {
   const heads = chance(m, 2) ? H : 1,
     bias = biased ? biasOf(m, chance(m, 2) ? [heads, T, S] : [B, heads, T, S], [q, k, v]) : undefined;
   const positions = placed ? m.given("i32", [B, T], () => m.rng.int(S + 1)) : undefined;
+  // The narrowest window of a query behind all keys still has one in it.
+  const window = causal && chance(m, 2) ? (placed ? 2 : 1) + m.rng.int(S) : undefined;
   const scale = 1 / Math.sqrt(d), score = scale * d * largest(q) * largest(k) + (bias ? largest(bias) : 0);
   const attrs: Attrs = {
     scale,
     ...(causal ? { causal } : {}),
+    ...(window === undefined ? {} : { window }),
     ...(bias ? { bias: true } : {}),
     ...(placed ? { positions: true } : {}),
   };

@@ -46,6 +46,7 @@ export const configJson = (config: DecoderConfig): Readonly<Record<string, unkno
   head_dim: config.headDim,
   max_position_embeddings: config.maxPositions,
   tie_word_embeddings: config.tieEmbeddings,
+  sliding_window: config.slidingWindow,
 });
 
 /** What `writeArtifact` is given for a tiny decoder. */

@@ -229,11 +229,11 @@ Deno.test("lowerGraph() keeps the meaning of random graphs", () => {
 });
 
 /** Gradients of attention with every optional operand; the first query of each sequence sees nothing. */
-function boundedAttention(): { graph: Graph; leaves: Record<string, Float64Array> } {
+function boundedAttention(window?: number): { graph: Graph; leaves: Record<string, Float64Array> } {
   const b = createBuilder(), leaf = (name: string, ...shape: number[]) => b.input(name, f32(...shape));
   const q = leaf("q", 2, 3, 4, 8), k = leaf("k", 2, 5, 2, 8), v = leaf("v", 2, 5, 2, 6);
   const positions = b.input("positions", tensorType("i32", [2, 3]));
-  const y = b.attention(q, k, v, { scale: 0.3, causal: true, bias: leaf("bias", 4, 3, 5), positions });
+  const y = b.attention(q, k, v, { scale: 0.3, causal: true, window, bias: leaf("bias", 4, 3, 5), positions });
   const loss = b.sum(b.mul(y, leaf("dy", 2, 3, 4, 6)), [0, 1, 2, 3]);
   const [dq, dk, dv] = lossGradients(b, graphOf({ loss }), "loss", [q, k, v]) as [Node, Node, Node];
   const graph = graphOf({ dq, dk, dv });
@@ -241,12 +241,22 @@ function boundedAttention(): { graph: Graph; leaves: Record<string, Float64Array
 }
 
 Deno.test("lowerGraph() moves bounds into the bias where attention's gradient has too many operands", () => {
-  const { graph, leaves } = boundedAttention();
-  for (const maxBuffers of [8, 9]) {
-    const program = lowerGraph(graph, { maxBuffers });
-    assertEquals(Math.max(...program.steps.map(({ kernel }) => kernel.buffers.length)) <= maxBuffers, true);
-    expectSame(graph, program, leaves);
+  for (const { graph, leaves } of [boundedAttention(), boundedAttention(2)]) {
+    for (const maxBuffers of [8, 9]) {
+      const program = lowerGraph(graph, { maxBuffers });
+      assertEquals(Math.max(...program.steps.map(({ kernel }) => kernel.buffers.length)) <= maxBuffers, true);
+      expectSame(graph, program, leaves);
+    }
   }
+});
+
+Deno.test("lowerGraph() puts attentions of one operand in one kernel only where they see the same", () => {
+  const b = createBuilder(), x = b.input("x", f32(1, 5, 1, 4)), form = { scale: 0.5, causal: true };
+  const [all, two] = [b.attention(x, x, x, form), b.attention(x, x, x, { ...form, window: 2 })];
+  const logs = b.make("attention", two.inputs, { ...two.attrs, of: "logSumExp" }), graph = graphOf({ all, two, logs });
+  const program = lowerGraph(graph);
+  assertEquals(program.steps.length, 2);
+  expectSame(graph, program, leavesFor(graph));
 });
 
 Deno.test("lowerGraph() says when kernels may bind too few buffers", () => {

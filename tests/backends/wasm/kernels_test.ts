@@ -56,6 +56,70 @@ for (const kind of KINDS) {
   });
 }
 
+Deno.test("attention takes nothing from keys before the window, whatever they hold, nor where the window lies behind all", () => {
+  for (
+    const { window, positions, seen } of [{ window: 2, positions: [6, 7, 8], seen: 5 }, {
+      window: 1,
+      positions: [9, 12, 9],
+      seen: 9,
+    }]
+  ) {
+    const f32 = (...shape: number[]) => tensorType("f32", shape);
+    const load = (buffer: number, ...strides: number[]): Expr => ({
+      kind: "load",
+      buffer,
+      access: { offset: 0, strides },
+      scalar: "f32",
+    });
+    // Doubled, so that rows are evaluated into scratch memory first.
+    const doubled = (x: Expr): Expr => ({ kind: "map", op: "add", args: [x, x], scalar: "f32" });
+    for (const rows of [load(1, 36, 4, 4, 1), doubled(load(1, 36, 4, 4, 1))]) {
+      const spec: KernelSpec = {
+        kind: "attention",
+        name: "windowed",
+        fuses: "",
+        buffers: [
+          { name: "q", type: f32(1, 3, 1, 4), use: "read" },
+          { name: "k", type: f32(1, 9, 1, 4), use: "read" },
+          { name: "positions", type: tensorType("i32", [1, 3]), use: "read" },
+          { name: "output", type: f32(1, 3, 1, 4), use: "write" },
+          { name: "logSumExp", type: f32(1, 3, 1), use: "write" },
+        ],
+        ...{
+          batch: 1,
+          tokens: 3,
+          context: 9,
+          heads: 1,
+          kvHeads: 1,
+          width: 4,
+          valueWidth: 4,
+          scale: 0.5,
+          causal: true,
+          window,
+        },
+        q: load(0, 12, 4, 4, 1),
+        k: rows,
+        v: rows,
+        positions: { kind: "load", buffer: 2, access: { offset: 0, strides: [3, 1] }, scalar: "i32" },
+        results: [{ of: "output", buffer: 3 }, { of: "logSumExp", buffer: 4 }],
+      };
+      const keys = Float32Array.from({ length: 36 }, (_, i) => i < 4 * seen ? NaN : Math.sin(i));
+      const queries = Float32Array.from({ length: 12 }, (_, i) => Math.cos(i));
+      const buffers: HostArray[] = [
+        queries,
+        keys,
+        Int32Array.from(positions),
+        new Float32Array(12),
+        new Float32Array(3),
+      ];
+      const expected = buffers.map((values) => values.slice());
+      interpretKernel(spec, expected);
+      assertEquals(expected[4]?.every(Number.isFinite), seen < 9);
+      assertClose({ ...spec, buffers: spec.buffers.slice(3) }, runSpec(spec, buffers).slice(3), expected.slice(3));
+    }
+  }
+});
+
 /** Sums, extrema and a centred copy of long rows, which lie along memory or across it. */
 function longRows(across: boolean): { spec: KernelSpec; buffers: HostArray[] } {
   const [outer, n] = [6, 1501], f32 = (...shape: number[]) => tensorType("f32", shape);

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { type Checkpoint, openCheckpoint } from "../../../compiler/frontends/checkpoint.ts";
-import { checkContext, contextLimit, decoderModule } from "../../../compiler/frontends/decoder.ts";
+import { checkContext, decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { decoderSource } from "../../../compiler/frontends/decoder_source.ts";
 import { inverseFrequencies } from "../../../compiler/frontends/rope.ts";
 import { localFolder } from "../../../compiler/frontends/source.ts";
@@ -31,10 +31,8 @@ for (const name of folders) {
   Deno.test(`decoderModule() gives the logits of transformers for ${name}`, async () => {
     const folder = new URL(`${name}/`, goldens).pathname, checkpoint = await openCheckpoint(await localFolder(folder));
     const golden: { ids: number[]; logits: number[][] } = JSON.parse(await Deno.readTextFile(`${folder}logits.json`));
-    // transformers applies an attention window; tokens within the first window see the same with and without it.
-    const tokens = Math.min(golden.ids.length, contextLimit(checkpoint.config));
-    const found = await logitsOf(checkpoint, golden.ids.slice(0, tokens));
-    const difference = maxDifference(found, golden.logits.slice(0, tokens).flat());
+    assertEquals(golden.logits.length, golden.ids.length);
+    const found = await logitsOf(checkpoint, golden.ids), difference = maxDifference(found, golden.logits.flat());
     assert(difference <= 1e-4, `largest difference ${difference}`);
   });
 }
@@ -76,12 +74,19 @@ Deno.test("decoderSource() refuses names of no checkpoint", async () => {
   }
 });
 
-Deno.test("checkContext() refuses contexts beyond the attention window", async () => {
+Deno.test("decoderModule() bounds attention only by windows that are shorter than the context", async () => {
   const { config } = await openCheckpoint(await localFolder(new URL("mistral_f16/", goldens).pathname));
-  checkContext(config, 8);
-  assertThrows(() => checkContext(config, 9), UserError, "at most 8 tokens, the model's attention window, but found 9");
-  const wide = { ...config, slidingWindow: null };
-  assertThrows(() => checkContext(wide, config.maxPositions + 1), UserError, "the model's context");
+  const windowAt = (slidingWindow: number | null) => {
+    const { block } = decoderModule({ ...config, slidingWindow }).functions;
+    return block?.nodes.find(({ op }) => op === "attention")?.attrs.window;
+  };
+  assertEquals([8, 127, 128, 4096, null].map(windowAt), [8, 127, undefined, undefined, undefined]);
+});
+
+Deno.test("checkContext() refuses contexts beyond the model's positions", async () => {
+  const { config } = await openCheckpoint(await localFolder(new URL("mistral_f16/", goldens).pathname));
+  checkContext(config, 128);
+  assertThrows(() => checkContext(config, 129), UserError, "at most 128 tokens, the model's context, but found 129");
 });
 
 Deno.test("inverseFrequencies() follows the definitions of linear and llama3 scaling", () => {

@@ -59,6 +59,15 @@ Deno.test("insertCache(): a prefill of 5 tokens and three steps equal the forwar
   assert(maxDifference(whole, stepwise) < 1e-6);
 });
 
+Deno.test("insertCache() keeps the window of an attention", () => {
+  const b = createBuilder(), leaf = (name: string) => b.input(name, tensorType("f32", ["B", "T", 1, 4]));
+  const h = (window?: number) =>
+    graphOf({ h: b.attention(leaf("q"), leaf("k"), leaf("v"), { scale: 0.5, causal: true, window }) });
+  const [whole, stepwise] = compare(h(3));
+  assert(maxDifference(whole, stepwise) < 1e-6);
+  assert(maxDifference(whole, compare(h())[0]) > 1e-3, "the window hides something");
+});
+
 Deno.test("insertCache() stores what holds name, in the types that they hold", () => {
   const block = quantizableBlock();
   const step = insertCache(specialize(block, { "attention.key": 4 }, SCHEME, "deploy"));
