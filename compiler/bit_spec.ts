@@ -3,7 +3,7 @@ import { quote, UserError } from "../ir/errors.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
 import { type BitConfig, FULL_WIDTH, type QuantizationScheme, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
-import type { Frontier } from "./artifact/description.ts";
+import type { Frontier } from "./allocate/frontier.ts";
 import type { ModelSite } from "./model_sites.ts";
 
 /** One precision setting of a whole model. */

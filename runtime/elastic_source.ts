@@ -1,6 +1,6 @@
 /** @file What sessions and evaluation run: an elastic module together with everything that is known before the configuration. */
 import type { Runner, Tensors } from "../backends/runner.ts";
-import type { Frontier } from "../compiler/artifact/description.ts";
+import type { Frontier } from "../compiler/allocate/frontier.ts";
 import type { ModelSite } from "../compiler/model_sites.ts";
 import type { Call, Module } from "../ir/module.ts";
 import type { QuantizationScheme } from "../ir/sites.ts";

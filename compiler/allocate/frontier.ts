@@ -22,8 +22,10 @@ export interface FrontierPoint {
 
 /** Solutions for rising budgets; each is the best for its budget. */
 export interface Frontier {
+  /** Weight sites in the order of the points' digits, with the number of their parameters. */
   readonly sites: readonly string[];
   readonly parameters: readonly number[];
+  /** Sorted by mean bits, fewest first. */
   readonly points: readonly FrontierPoint[];
 }
 

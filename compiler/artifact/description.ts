@@ -2,6 +2,7 @@
  * @file What an artifact says about itself: one JSON text in the metadata of its safetensors file. Everything in it is
  * checked when it is read, since artifacts are passed around.
  */
+import type { Frontier, FrontierPoint } from "../allocate/frontier.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import type { Module } from "../../ir/module.ts";
 import { parseModule, printModule } from "../../ir/module_text.ts";
@@ -31,23 +32,6 @@ export interface Provenance {
 
 /** Loss by site and weight width: KL divergence of the next-token distributions when this site alone is quantized. */
 export type Sensitivities = Readonly<Record<string, Readonly<Record<string, number>>>>;
-
-/** The best configurations by mean bits. */
-export interface Frontier {
-  /** Weight sites in the order of the points' digits, with the number of their parameters. */
-  readonly sites: readonly string[];
-  readonly parameters: readonly number[];
-  /** Sorted by mean bits (weighted by parameters), fewest first. */
-  readonly points: readonly FrontierPoint[];
-}
-
-/** One configuration of the frontier. */
-export interface FrontierPoint {
-  readonly meanBits: number;
-  readonly loss: number;
-  /** One digit per site. */
-  readonly widths: string;
-}
 
 /** Everything about an artifact but its tensors. */
 export interface ArtifactDescription {

@@ -1,6 +1,6 @@
 /** @file Looking into a model: its program after any pass, the kernels it becomes, and the memory they take. */
 import { isArtifact, openArtifact } from "../../compiler/artifact/artifact.ts";
-import type { Frontier } from "../../compiler/artifact/description.ts";
+import type { Frontier } from "../../compiler/allocate/frontier.ts";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
 import { openCheckpoint } from "../../compiler/frontends/checkpoint.ts";
 import { parseDecoderConfig } from "../../compiler/frontends/config.ts";

@@ -1,7 +1,7 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { type BitSpec, configOf, parseBitSpec, parseBitSpecs, storageBytes } from "../../compiler/bit_spec.ts";
-import type { Frontier } from "../../compiler/artifact/description.ts";
+import type { Frontier } from "../../compiler/allocate/frontier.ts";
 import { meanBits, type ModelSite } from "../../compiler/model_sites.ts";
 import { UserError } from "../../ir/errors.ts";
 
