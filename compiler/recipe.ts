@@ -1,9 +1,16 @@
 /** Recipes: which passes make a module elastic, with the numbers they need. Plain data; one artifact has one recipe. */
 import type { QuantizationScheme } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
+import { adaptersOf, type RankSchedule } from "./adapters.ts";
 
 /** The track a recipe belongs to. */
 export type Track = "weights" | "activations";
+
+/** The published method, or the one that measures best. */
+export const RECIPE_NAMES = ["vernier", "quept"] as const;
+
+/** See `RECIPE_NAMES`. */
+export type RecipeName = typeof RECIPE_NAMES[number];
 
 /** Everything the structure of an elastic module depends on. */
 export interface Recipe {
@@ -17,34 +24,71 @@ export interface Recipe {
   /** Seed of the rotations' signs. */
   readonly seed: number;
   readonly scheme: QuantizationScheme;
-  /** Widths that share a draw per step, highest first (the cascade's order). */
+  /** Widths that share a draw per step, and the inputs that a block sees, highest first. */
   readonly bitGroups: readonly (readonly Width[])[];
 }
 
-/** Adapter ranks by width: the first group in the cascade has the shortest prefix. */
-export type RankSchedule = Readonly<Partial<Record<Width, number>>>;
-
-/** Ranks of the cascade {7,8} {5,6} {4} {3} {2}: measured best on the bundled model and on stories260K; see ARCHITECTURE.md. */
-const RANKS = { 8: 16, 7: 16, 6: 32, 5: 32, 4: 48, 3: 48, 2: 64 } as const satisfies RankSchedule;
+/**
+ * Ranks of independent adapters. Columns of their own serve low widths better than longer prefixes of common ones: stories260K
+ * reaches 4.86 at 3 bits with 16 columns per width, 5.30 with 48 of 64 in a cascade. The lowest widths gain from more (2 bits: 14.3
+ * with 16, 11.4 with 32); 5 bits and more do not.
+ */
+const INDEPENDENT_RANKS = { 2: 32, 3: 32, 4: 16, 5: 16, 6: 16, 7: 16, 8: 16 } as const satisfies RankSchedule;
 
 /** The recipe of a track with the defaults that measurement chose. */
 export function defaultRecipe(track: Track, seed: number): Recipe {
   const activations = track === "activations";
   return {
-    track,
-    rotate: activations,
-    activations,
-    cache: activations,
-    seed,
+    ...commonRecipe(track, seed),
     scheme: {
-      groupSizes: { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 },
-      ranks: activations ? { ...RANKS, 4: 48, 3: 48, 2: 48 } : RANKS,
-      rank: activations ? 48 : 64,
+      ...COMMON_SCHEME,
+      adapters: adaptersOf("independent", INDEPENDENT_RANKS),
       master: { kind: "int8", groupSize: 64 },
-      // Published: 0.95, for heads of 128. Unclipped is better from 4 bits up: W8A8KV8 of stories260K 3.769 instead of 3.880.
-      cacheClip: 1,
-      activationClip: 1,
     },
-    bitGroups: activations ? [[7, 8], [5, 6], [4]] : [[7, 8], [5, 6], [4], [3], [2]],
+    // High widths share a draw: they need fewer steps than low ones, and a step costs one pass per group.
+    bitGroups: activations ? [[8, 7, 6, 5], [4]] : [[8, 7, 6, 5], [4], [3], [2]],
   };
 }
+
+/**
+ * The published recipe of a track (quept-method 3.4, 4.2): the cascade with equally many columns for every bit group, 16 as in
+ * the supplement. A narrow model has fewer, a sixteenth of its width for weights alone and an eighth with activations, since 16
+ * columns per group would span a whole matrix of 64.
+ *
+ * @param width of the residual stream
+ */
+export function publishedRecipe(track: Track, seed: number, width: number): Recipe {
+  const activations = track === "activations";
+  const perGroup = Math.max(1, Math.min(16, Math.floor(width / (activations ? 8 : 16))));
+  const ranks = (groups: Readonly<Record<Width, number>>): RankSchedule =>
+    Object.fromEntries(Object.entries(groups).map(([b, n]) => [b, n * perGroup])) as Record<Width, number>;
+  return {
+    ...commonRecipe(track, seed),
+    scheme: {
+      ...COMMON_SCHEME,
+      adapters: adaptersOf(
+        "cascaded",
+        ranks(
+          activations ? { 8: 1, 7: 1, 6: 2, 5: 2, 4: 3, 3: 3, 2: 3 } : { 8: 1, 7: 1, 6: 2, 5: 2, 4: 3, 3: 3, 2: 4 },
+        ),
+      ),
+      master: { kind: "fp16" },
+    },
+    bitGroups: activations ? [[7, 8], [5, 6], [4]] : [[7, 8], [5, 6], [3, 4], [2]],
+  };
+}
+
+const commonRecipe = (track: Track, seed: number) => ({
+  track,
+  rotate: track === "activations",
+  activations: track === "activations",
+  cache: track === "activations",
+  seed,
+});
+
+const COMMON_SCHEME = {
+  groupSizes: { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 },
+  // Published: 0.95, for heads of 128. Unclipped is better from 4 bits up: W8A8KV8 of stories260K 3.769 instead of 3.880.
+  cacheClip: 1,
+  activationClip: 1,
+} as const;

@@ -22,14 +22,27 @@ export type LocalWidths = Readonly<Record<string, number>>;
 /** How the int8 or f16 copy of the weights is stored from which every width is made. */
 export type MasterScheme = { readonly kind: "int8"; readonly groupSize: number } | { readonly kind: "fp16" };
 
+/** The adapter that a weight of some width adds: the first `rank` columns of one pair of factors; of rank 0: none. */
+export interface AdapterUse {
+  readonly pair: string;
+  readonly rank: number;
+}
+
+/**
+ * The pairs of low-rank factors B·A beside every weight, and what each width uses of them. One pair of which lower widths use
+ * longer prefixes is the cascade of the method (MB-CLoRA, quept-method 4); a pair of its own for every width the independent form.
+ */
+export interface AdapterScheme {
+  /** Columns of each pair, by name. */
+  readonly pairs: Readonly<Record<string, number>>;
+  readonly uses: Readonly<Record<Width, AdapterUse>>;
+}
+
 /** Everything but the widths that shapes quantizers; one artifact has one scheme. */
 export interface QuantizationScheme {
   /** Columns that share a scale, per weight width; -1: the whole row. */
   readonly groupSizes: Readonly<Record<Width, number>>;
-  /** Columns of the adapter that a weight of this width uses, the first ones; 0: no adapter. */
-  readonly ranks: Readonly<Record<Width, number>>;
-  /** Columns of the whole adapter. */
-  readonly rank: number;
+  readonly adapters: AdapterScheme;
   readonly master: MasterScheme;
   /** Part of a cached vector's range that its grid spans. */
   readonly cacheClip: number;

@@ -13,7 +13,7 @@ import { type BitSpec, parseBitSpecs } from "../compiler/bit_spec.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
 import { createPrograms } from "../compiler/calibrate/programs.ts";
-import { type CalibrationSettings, defaultSettings } from "../compiler/calibrate/settings.ts";
+import type { CalibrationSettings } from "../compiler/calibrate/settings.ts";
 import { type CallStore, memoryStore } from "../compiler/calibrate/store.ts";
 import { type Checkpoint, openCheckpoint } from "../compiler/frontends/checkpoint.ts";
 import { type TextData, tokenizeTexts } from "../compiler/frontends/dataset.ts";
@@ -21,10 +21,13 @@ import { contextLimit, decoderModule } from "../compiler/frontends/decoder.ts";
 import { decoderSource } from "../compiler/frontends/decoder_source.ts";
 import { parseJsonObject } from "../compiler/frontends/json.ts";
 import { type Folder, localFolder } from "../compiler/frontends/source.ts";
+import type { DecoderConfig } from "../compiler/frontends/config.ts";
 import { openTokenizer } from "../compiler/frontends/tokenizer.ts";
 import { modelSites } from "../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../compiler/pipeline.ts";
-import { defaultRecipe, type Recipe } from "../compiler/recipe.ts";
+import { type Plan, planOf } from "../compiler/plan.ts";
+import { changePlan } from "../compiler/plan_changes.ts";
+import { defaultRecipe, type Recipe, type RecipeName } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
 import { concreteShape, type TensorType } from "../ir/types.ts";
@@ -54,11 +57,15 @@ export interface CompileModelOptions {
   readonly out?: string;
   /** A natural number; 0 unless given. */
   readonly seed?: number;
-  /** How the copy of the weights is stored that all widths are made of; `int8` unless given. */
+  /** The method: `vernier`, what measures best, unless given; `quept` is the published one. */
+  readonly recipe?: RecipeName;
+  /** How the copy of the weights is stored that all widths are made of; what the recipe says unless given. */
   readonly master?: "int8" | "fp16";
   /** What budgets of mixed precision count bits by; `parameters` unless given, `sites` is the unweighted form of the paper. */
   readonly weighting?: "parameters" | "sites";
-  /** What differs from the defaults of the recipe. */
+  /** What differs from the recipe, as texts `NAME=VALUE`; see `PLAN_CHANGES`. */
+  readonly changes?: readonly string[];
+  /** What differs from the recipe's settings of the calibration. */
   readonly settings?: Partial<CalibrationSettings>;
   readonly report?: (event: CompileEvent) => void;
 }
@@ -93,8 +100,7 @@ const SENSITIVITY_TOKENS = 2048;
  */
 export async function compileModel(options: CompileModelOptions): Promise<CompiledModel> {
   const { model, seed = 0, out, report = () => {} } = options;
-  const specs = parseBitSpecs(options.bits ?? "mixed"), recipe = recipeOf(specs, seed, options.master ?? "int8");
-  checkSettings(specs, recipe);
+  const specs = parseBitSpecs(options.bits ?? "mixed");
   if (await isArtifact(model)) {
     throw new UserError({
       what: `Expected a checkpoint but found the artifact in ${quote(model.name)}`,
@@ -102,7 +108,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     });
   }
   const checkpoint = await openCheckpoint(model), { config } = checkpoint;
-  const settings = settingsOf(recipe, options.settings, contextLimit(config));
+  const { recipe, settings } = planFor(options, specs, config);
+  checkSettings(specs, recipe);
   const texts: HeldOut = options.evaluation
     ? { calibration: options.calibration, evaluation: options.evaluation }
     : holdOut(options.calibration);
@@ -181,14 +188,14 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   return { artifact, rows };
 }
 
-function recipeOf(specs: readonly BitSpec[], seed: number, master: "int8" | "fp16"): Recipe {
-  const recipe = defaultRecipe(trackOf(specs), seed);
-  return master === "int8" ? recipe : { ...recipe, scheme: { ...recipe.scheme, master: { kind: master } } };
-}
-
-function settingsOf(recipe: Recipe, changes: Partial<CalibrationSettings> = {}, limit: number): CalibrationSettings {
-  const settings = { ...defaultSettings(recipe.track), ...changes };
-  return { ...settings, tokens: Math.min(settings.tokens, limit) };
+/** The named plan with the changes that were asked for, cut to what the model can take. */
+function planFor(options: CompileModelOptions, specs: readonly BitSpec[], config: DecoderConfig): Plan {
+  const track = trackOf(specs), width = config.hiddenSize;
+  const named = planOf({ name: options.recipe ?? "vernier", track, seed: options.seed ?? 0, width });
+  const master = options.master === undefined ? [] : [`master=${options.master}`];
+  const { recipe, settings } = changePlan(named, [...master, ...options.changes ?? []]);
+  const changed = { ...settings, ...options.settings };
+  return { recipe, settings: { ...changed, tokens: Math.min(changed.tokens, contextLimit(config)) } };
 }
 
 interface Learning {

@@ -6,7 +6,7 @@ import type { Frontier, FrontierPoint } from "../allocate/frontier.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import type { Module } from "../../ir/module.ts";
 import { parseModule, printModule } from "../../ir/module_text.ts";
-import { type QuantizationScheme, WIDTHS } from "../../ir/sites.ts";
+import { type AdapterScheme, type AdapterUse, type QuantizationScheme, WIDTHS } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import { verifyModule } from "../../ir/verify_module.ts";
 import { type Fields, fieldsOf } from "../frontends/fields.ts";
@@ -17,7 +17,7 @@ import type { Recipe } from "../recipe.ts";
 /** Metadata key of the description in the file. */
 export const METADATA_KEY = "vernier";
 /** The one version of the format that there is. */
-export const ARTIFACT_VERSION = 1;
+export const ARTIFACT_VERSION = 2;
 
 /** Where an artifact comes from. */
 export interface Provenance {
@@ -134,7 +134,7 @@ function readRecipe(fields: Fields): Recipe {
 function readScheme(fields: Fields): QuantizationScheme {
   const master = required(fields, "master"), kind = master.string("kind");
   if (kind !== "int8" && kind !== "fp16") throw master.error("kind", '"int8" or "fp16"');
-  const perWidth = (key: string, least: number): QuantizationScheme["ranks"] => {
+  const perWidth = (key: string, least: number): QuantizationScheme["groupSizes"] => {
     const table = required(fields, key);
     const entries = WIDTHS.map((width) => [width, integer(table, String(width), least)] as const);
     return Object.fromEntries(entries) as Record<Width, number>;
@@ -143,12 +143,22 @@ function readScheme(fields: Fields): QuantizationScheme {
   if (Object.values(groupSizes).includes(0)) throw fields.error("groupSizes", "group sizes of 1 or more, or -1");
   return {
     groupSizes,
-    ranks: perWidth("ranks", 0),
-    rank: integer(fields, "rank", 0),
+    adapters: readAdapters(required(fields, "adapters")),
     master: kind === "int8" ? { kind, groupSize: master.count("groupSize") } : { kind },
     cacheClip: fields.positive("cacheClip"),
     activationClip: fields.positive("activationClip"),
   };
+}
+
+function readAdapters(fields: Fields): AdapterScheme {
+  const columns = required(fields, "pairs"), uses = required(fields, "uses");
+  const pairs = Object.fromEntries(columns.names().map((name) => [name, columns.count(name)]));
+  const use = (width: Width): AdapterUse => {
+    const table = required(uses, String(width)), pair = table.string("pair"), rank = integer(table, "rank", 0);
+    if (rank <= (pairs[pair] ?? 0)) return { pair, rank };
+    throw table.error("rank", `at most ${pairs[pair] ?? 0}, the columns of the adapter ${quote(pair)}`);
+  };
+  return { pairs, uses: Object.fromEntries(WIDTHS.map((width) => [width, use(width)])) as AdapterScheme["uses"] };
 }
 
 function readProvenance(fields: Fields): Provenance {

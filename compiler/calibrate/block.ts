@@ -10,8 +10,9 @@ import { TOP_INPUTS } from "../passes/quantize/specialize.ts";
 import type { Recipe } from "../recipe.ts";
 import type { Batches, Values } from "./batches.ts";
 import type { LearnedLayout } from "./learned.ts";
-import { ADAM_IN_PLACE, adamProgram, stepScalars } from "./optimizer.ts";
-import { createPool, type Programs, type TensorPool } from "./programs.ts";
+import { openAverage } from "./average.ts";
+import { openOptimizer } from "./optimizer.ts";
+import { createPool, type Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import {
   gradientName,
@@ -65,7 +66,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   const { backend } = programs, { settings, recipe, layout, batches } = block;
   const pool = createPool(backend), symbols = { B: batches.batch, T: batches.tokens };
   const flat = (values?: Float32Array) => {
-    const type = tensorType("f32", [layout.clips + layout.adapters]);
+    const type = tensorType("f32", [layout.length]);
     return values ? pool.upload(type, values) : pool.allocate(type);
   };
   const learned = flat(learnedValues), gradient = flat(), moment1 = flat(), moment2 = flat();
@@ -81,7 +82,8 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     kind: "forward" | "loss" | "train",
     width: Width,
   ): Promise<{ run: Executable; leaves: Record<string, Tensor> }> => {
-    const key = `${block.name} ${kind} r${recipe.scheme.ranks[width]} g${recipe.scheme.groupSizes[width]}`;
+    const { pair, rank } = recipe.scheme.adapters.uses[width];
+    const key = `${block.name} ${kind} ${pair} ${rank} ${recipe.scheme.groupSizes[width]}`;
     const build = () =>
       withLearnedInputs(trainFunction(block.graph, widthsAt(block.graph, recipe, width), recipe.scheme));
     const run = kind === "forward" ? await programs.get(key, build, symbols) : await programs.get(
@@ -172,7 +174,8 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
       }
     }
     await takeLoss();
-    const adam = await adamRunner(programs, pool, layout, { learned, moment1, moment2, gradient });
+    const adam = await openOptimizer(programs, pool, block, { learned, moment1, moment2, gradient });
+    const average = await openAverage(programs, layout.length, learned);
     for (let step = 0, since = 0; step < steps; step++) {
       const i = step % batches.list.length;
       for (const [g, widths] of groups.entries()) {
@@ -181,13 +184,15 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
         backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));
         backend.run(run, leaves);
       }
-      adam(step + 1, steps, settings);
+      adam(step + 1, steps);
+      average.add(step + 1, steps, settings.average);
       since++;
       if (since === REPORT_EVERY || step + 1 === steps) {
         report(step + 1, await takeLoss() / (since * groups.length));
         since = 0;
       }
     }
+    average.finish();
   };
 
   return {
@@ -196,42 +201,6 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     train,
     learned: async () => Float32Array.from(await backend.download(learned)),
     release: () => pool.release(),
-  };
-}
-
-/** Adam on both parts of the flat arrays, each with its own rate. */
-async function adamRunner(
-  programs: Programs,
-  pool: TensorPool,
-  layout: LearnedLayout,
-  flat: Readonly<Record<"learned" | "moment1" | "moment2" | "gradient", Tensor>>,
-): Promise<(step: number, steps: number, settings: CalibrationSettings) => void> {
-  const { backend } = programs, type = tensorType("f32", [1]);
-  const part = async (offset: number, length: number, rate: (settings: CalibrationSettings) => number) => {
-    if (length === 0) return undefined;
-    const run = await programs.get(`adam ${length}`, () => adamProgram(length), {}, { inPlace: ADAM_IN_PLACE });
-    const view = (tensor: Tensor) => backend.view(tensor, offset, tensorType("f32", [length]));
-    const scalars = { rate: pool.allocate(type), correction1: pool.allocate(type), correction2: pool.allocate(type) };
-    const leaves = {
-      values: view(flat.learned),
-      moment1: view(flat.moment1),
-      moment2: view(flat.moment2),
-      gradient: view(flat.gradient),
-      ...scalars,
-    };
-    return (step: number, steps: number, settings: CalibrationSettings) => {
-      const now = stepScalars(step, steps, rate(settings));
-      backend.write(scalars.rate, Float32Array.of(now.rate));
-      backend.write(scalars.correction1, Float32Array.of(now.correction1));
-      backend.write(scalars.correction2, Float32Array.of(now.correction2));
-      backend.run(run, leaves);
-    };
-  };
-  const clips = await part(0, layout.clips, ({ clipRate }) => clipRate);
-  const adapters = await part(layout.clips, layout.adapters, ({ adapterRate }) => adapterRate);
-  return (step, steps, settings) => {
-    clips?.(step, steps, settings);
-    adapters?.(step, steps, settings);
   };
 }
 

@@ -245,7 +245,7 @@ const toStored = (layout: LearnedLayout, prefix: string, flat: Float32Array): St
 
 /** The flat array of a block that an earlier run finished. */
 function fromStored(layout: LearnedLayout, prefix: string, stored: readonly StoredTensor[]): Float32Array {
-  const flat = new Float32Array(layout.clips + layout.adapters),
+  const flat = new Float32Array(layout.length),
     byName = new Map(stored.map((tensor) => [tensor.name, tensor]));
   for (const tensor of layout.tensors) {
     const found = byName.get(prefix + tensor.name);

@@ -6,7 +6,7 @@ import { type Width } from "../../ir/types.ts";
 
 /** One learned tensor in the flat array. Adapters' B is kept transposed, so that a prefix of ranks is a prefix of memory. */
 export interface LearnedTensor {
-  /** Name as the artifact has it, local to the function: `<weight>.clip.high.<b>`, `<weight>.adapter.a`. */
+  /** Name as the artifact has it, local to the function: `<weight>.clip.high.<b>`, `<weight>.adapter.<pair>.a`. */
   readonly name: string;
   readonly kind: "clip" | "a" | "b";
   /** Shape in the flat array: clips [p,G,1], A [R,q], B [R,p]. */
@@ -19,16 +19,19 @@ export interface LearnedTensor {
 export interface LearnedLayout {
   readonly tensors: readonly LearnedTensor[];
   readonly byName: ReadonlyMap<string, LearnedTensor>;
-  /** Elements of the clip part, and of the adapter part that begins behind it. */
+  /** Elements of the clip part, which comes first. */
   readonly clips: number;
-  readonly adapters: number;
+  /** Where the adapters of each pair lie behind it, and how many elements they take. */
+  readonly pairs: readonly { readonly pair: string; readonly offset: number; readonly length: number }[];
+  /** Elements in all. */
+  readonly length: number;
 }
 
 /** Offsets are multiples of this, as backends' views demand. */
 const ALIGNMENT = 64;
 const aligned = (n: number) => Math.ceil(n / ALIGNMENT) * ALIGNMENT;
 
-/** Lays out what the sites of an elastic function learn, for the given widths. */
+/** Lays out what the sites of an elastic function learn for the given widths: clips, then the adapters pair by pair. */
 export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: readonly Width[]): LearnedLayout {
   const weights = sitesOf(graph).filter(({ role }) => role === "weight");
   const adapted = new Set(sitesOf(graph).filter(({ role }) => role === "adapter").map(({ name }) => name));
@@ -48,13 +51,23 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
     }
   }
   const clips = offset;
-  for (const { name, type } of weights) {
-    if (scheme.rank === 0 || !adapted.has(name)) continue;
-    const [rows = 1, columns = 1] = type.shape.map(Number);
-    add({ name: `${name}.adapter.a`, kind: "a", shape: [scheme.rank, columns] });
-    add({ name: `${name}.adapter.b`, kind: "b", shape: [scheme.rank, rows] });
+  const used = new Set(widths.flatMap((width) => {
+    const { pair, rank } = scheme.adapters.uses[width];
+    return rank > 0 ? [pair] : [];
+  }));
+  const pairs: { pair: string; offset: number; length: number }[] = [];
+  for (const [pair, rank] of Object.entries(scheme.adapters.pairs)) {
+    if (!used.has(pair)) continue;
+    const start = offset;
+    for (const { name, type } of weights) {
+      if (!adapted.has(name)) continue;
+      const [rows = 1, columns = 1] = type.shape.map(Number);
+      add({ name: `${name}.adapter.${pair}.a`, kind: "a", shape: [rank, columns] });
+      add({ name: `${name}.adapter.${pair}.b`, kind: "b", shape: [rank, rows] });
+    }
+    pairs.push({ pair, offset: start, length: offset - start });
   }
-  return { tensors, byName: new Map(tensors.map((tensor) => [tensor.name, tensor])), clips, adapters: offset - clips };
+  return { tensors, byName: new Map(tensors.map((tensor) => [tensor.name, tensor])), clips, pairs, length: offset };
 }
 
 /** Start values: clips at their logits, A Xavier-uniform, B zero, so that the adapter starts at exactly zero (4.3). */
@@ -63,7 +76,7 @@ export function initialLearned(
   clipStart: Readonly<Record<Width, number>>,
   rng: Random,
 ): Float32Array {
-  const values = new Float32Array(layout.clips + layout.adapters);
+  const values = new Float32Array(layout.length);
   for (const { kind, shape, offset, width } of layout.tensors) {
     const part = values.subarray(offset, offset + shape.reduce((a, b) => a * b, 1));
     if (kind === "clip") part.fill(width === undefined ? 4 : clipStart[width]);

@@ -1,7 +1,11 @@
 /** AdamW without decay (which is Adam) on flat arrays, and the learning rate's schedule (quept-method 8.2). */
+import type { Tensor } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";
 import { type Graph, graphOf } from "../../ir/node.ts";
 import { tensorType } from "../../ir/types.ts";
+import { narrowestUser } from "../adapters.ts";
+import type { BlockInput } from "./block.ts";
+import type { Programs, TensorPool } from "./programs.ts";
 
 const BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
 
@@ -52,3 +56,42 @@ export const ADAM_IN_PLACE = {
   moment2: "moment2",
   gradient: "gradient",
 } as const;
+
+/** The flat arrays of a block that Adam works on. */
+export type OptimizerState = Readonly<Record<"learned" | "moment1" | "moment2" | "gradient", Tensor>>;
+
+/** Adam on the parts of the flat arrays: the clips, and the adapters pair by pair, each with a rate of its own. */
+export async function openOptimizer(
+  programs: Programs,
+  pool: TensorPool,
+  { layout, settings, recipe }: Pick<BlockInput, "layout" | "settings" | "recipe">,
+  flat: OptimizerState,
+): Promise<(step: number, steps: number) => void> {
+  const { backend } = programs, type = tensorType("f32", [1]);
+  const part = async (offset: number, length: number, rate: number) => {
+    const run = await programs.get(`adam ${length}`, () => adamProgram(length), {}, { inPlace: ADAM_IN_PLACE });
+    const view = (tensor: Tensor) => backend.view(tensor, offset, tensorType("f32", [length]));
+    const scalars = { rate: pool.allocate(type), correction1: pool.allocate(type), correction2: pool.allocate(type) };
+    const leaves = {
+      values: view(flat.learned),
+      moment1: view(flat.moment1),
+      moment2: view(flat.moment2),
+      gradient: view(flat.gradient),
+      ...scalars,
+    };
+    return (step: number, steps: number) => {
+      const now = stepScalars(step, steps, rate);
+      backend.write(scalars.rate, Float32Array.of(now.rate));
+      backend.write(scalars.correction1, Float32Array.of(now.correction1));
+      backend.write(scalars.correction2, Float32Array.of(now.correction2));
+      backend.run(run, leaves);
+    };
+  };
+  const parts = [await part(0, layout.clips, settings.clipRate)];
+  for (const { pair, offset, length } of layout.pairs) {
+    const width = narrowestUser(recipe.scheme.adapters, pair) ?? 2;
+    const factor = 2 ** (-settings.rateSlope * Math.max(0, width - 4));
+    parts.push(await part(offset, length, settings.adapterRate * factor));
+  }
+  return (step, steps) => parts.forEach((advance) => advance(step, steps));
+}

@@ -17,7 +17,7 @@ export const TRAIN_LEAVES = {
 } as const;
 
 const isClip = (name: string) => /\.clip\.(high|low)$/.test(name);
-const isFactor = (name: string) => /\.adapter\.[ab]$/.test(name);
+const isFactor = (name: string) => /\.adapter\.[^.]+\.[ab]$/.test(name);
 
 /** Prefix of the leaf, and of the output, in which the gradient of a learned leaf is summed up. */
 export const gradientName = (name: string): string => `gradient.${name}`;

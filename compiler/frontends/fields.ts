@@ -15,6 +15,8 @@ export interface Fields {
   string(key: string, fallback?: string): string;
   /** The nested object, or null. */
   object(key: string): Fields | null;
+  /** The keys that there are. */
+  names(): readonly string[];
   /** The field as it is: unchecked, undefined if absent. */
   raw(key: string): unknown;
   /** The error that `key` is not `expected`. */
@@ -56,6 +58,7 @@ export function fieldsOf(object: JsonObject, file: string, path = ""): Fields {
       if (!isJsonObject(value)) throw error(key, "an object");
       return fieldsOf(value, file, `${path}${key}.`);
     },
+    names: () => Object.keys(object),
     raw,
     error,
   };

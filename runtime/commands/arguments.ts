@@ -6,6 +6,8 @@ export interface OptionRecord {
   /** What stands for its value in the help; options without one are switches. */
   readonly value?: string;
   readonly doc: string;
+  /** Whether it may be given several times. */
+  readonly many?: true;
 }
 
 /** Options by name, without the dashes. */
@@ -18,6 +20,8 @@ export interface Arguments {
   has(option: string): boolean;
   /** Value of an option, undefined where it is not given. */
   text(option: string): string | undefined;
+  /** All values of an option that may be given several times, in order. */
+  list(option: string): readonly string[];
   /** Value of an option that must be there. */
   required(option: string, mend: string): string;
   /** Value of an option as a whole number of `least` or more. */
@@ -33,7 +37,7 @@ export interface Arguments {
  * @throws {UserError} on options that are unknown, given twice, or without a value
  */
 export function readArguments(args: readonly string[], table: OptionTable, most: number): Arguments {
-  const positionals: string[] = [], values = new Map<string, string>();
+  const positionals: string[] = [], values = new Map<string, string>(), lists = new Map<string, string[]>();
   for (let i = 0; i < args.length; i++) {
     const arg = args[i] ?? "";
     if (arg === "--") {
@@ -47,7 +51,7 @@ export function readArguments(args: readonly string[], table: OptionTable, most:
     const [, name = "", given] = /^--([^=]+)(?:=(.*))?$/s.exec(arg) ?? [],
       record = Object.hasOwn(table, name) ? table[name] : undefined;
     if (!record) throw unknownOption(arg, table);
-    if (values.has(name)) {
+    if (values.has(name) && !record.many) {
       throw new UserError({ what: `Expected --${name} once but found it twice`, mend: "give it once" });
     }
     if (record.value === undefined) {
@@ -71,6 +75,7 @@ export function readArguments(args: readonly string[], table: OptionTable, most:
         });
       }
       values.set(name, value);
+      lists.set(name, [...lists.get(name) ?? [], value]);
     }
   }
   if (positionals.includes("")) {
@@ -86,6 +91,7 @@ export function readArguments(args: readonly string[], table: OptionTable, most:
     positionals,
     has: (option) => values.has(option),
     text,
+    list: (option) => lists.get(option) ?? [],
     required: (option, mend) => {
       const value = text(option);
       if (value !== undefined) return value;
@@ -113,9 +119,11 @@ function unknownOption(arg: string, table: OptionTable): UserError {
   return new UserError({ what: `Expected an option but found ${quote(arg)}`, mend: `use one of ${names}` });
 }
 
-/** The options as lines of a help text. */
-export function optionLines(table: OptionTable): readonly string[] {
-  const heads = Object.entries(table).map(([name, { value }]) => `--${name}${value === undefined ? "" : ` ${value}`}`);
+const usualHead = (name: string, value?: string): string => `--${name}${value === undefined ? "" : ` ${value}`}`;
+
+/** The options as lines of a help text; `head` writes what stands in front of each. */
+export function optionLines(table: OptionTable, head = usualHead): readonly string[] {
+  const heads = Object.entries(table).map(([name, { value }]) => head(name, value));
   const width = Math.max(...heads.map(({ length }) => length));
   return Object.values(table).map(({ doc }, i) => `  ${(heads[i] ?? "").padEnd(width)}  ${doc}`);
 }

@@ -1,5 +1,7 @@
 /** @file The command line: its commands with their options, what each option means, and the help text that follows from it. */
 import type { CalibrationSettings } from "../../compiler/calibrate/settings.ts";
+import { PLAN_CHANGES } from "../../compiler/plan_changes.ts";
+import { RECIPE_NAMES, type RecipeName } from "../../compiler/recipe.ts";
 import { type Arguments, optionLines, type OptionTable, readArguments } from "./arguments.ts";
 import { type DeviceName, DEVICES } from "./devices.ts";
 
@@ -19,7 +21,10 @@ export interface CompileOptions extends DeviceOptions {
   readonly evaluation?: string;
   readonly out?: string;
   readonly seed: number;
-  readonly master: "int8" | "fp16";
+  readonly recipe: RecipeName;
+  readonly master?: "int8" | "fp16";
+  /** Changes of the recipe, `NAME=VALUE`. */
+  readonly changes: readonly string[];
   readonly weighting: "parameters" | "sites";
   readonly settings: Partial<CalibrationSettings>;
   readonly json: boolean;
@@ -89,7 +94,13 @@ const TABLES = {
     epochs: { value: "N", doc: "passes over the calibration text, per block" },
     sequences: { value: "N", doc: "calibration sequences at most" },
     tokens: { value: "N", doc: "tokens per calibration sequence at most" },
-    master: { value: "TYPE", doc: "how the artifact keeps weights: int8 or fp16 (int8)" },
+    recipe: { value: "NAME", doc: "vernier, what measures best, or quept, the published method (vernier)" },
+    set: {
+      value: "NAME=VALUE",
+      doc: "change one part of the recipe; may be given several times; see the end of this text",
+      many: true,
+    },
+    master: { value: "TYPE", doc: "how the artifact keeps weights: int8 or fp16 (the recipe's)" },
     weighting: { value: "UNIT", doc: "what mixed counts bits by: parameters, or sites as in the paper (parameters)" },
     ...JSON_TABLE,
     ...HELP_TABLE,
@@ -154,7 +165,9 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...given("out", read.text("out")),
     ...device(read),
     seed: read.integer("seed", 0) ?? 0,
-    master: read.oneOf("master", ["int8", "fp16"]) ?? "int8",
+    recipe: read.oneOf("recipe", RECIPE_NAMES) ?? "vernier",
+    ...given("master", read.oneOf<"int8" | "fp16">("master", ["int8", "fp16"])),
+    changes: read.list("set"),
     weighting: read.oneOf("weighting", ["parameters", "sites"]) ?? "parameters",
     settings: {
       ...given("epochs", read.integer("epochs", 0)),
@@ -216,5 +229,9 @@ function helpText(): string {
   const sections = (Object.keys(TABLES) as (keyof typeof TABLES)[]).map((kind) =>
     [usage[kind], ...optionLines(TABLES[kind])].join("\n")
   );
-  return sections.join("\n\n");
+  const changes: OptionTable = PLAN_CHANGES;
+  return [
+    ...sections,
+    ["changes of a recipe, for --set:", ...optionLines(changes, (name, value) => `${name}=${value}`)].join("\n"),
+  ].join("\n\n");
 }

@@ -1,6 +1,7 @@
 /** The block of a tiny decoder with all quantizer sites, and random values for whatever leaves a graph of it has. */
 import { evaluate, type EvaluateOptions } from "../../backends/reference/evaluate.ts";
 import type { DecoderConfig } from "../../compiler/frontends/config.ts";
+import { adaptersOf } from "../../compiler/adapters.ts";
 import { decoderModule } from "../../compiler/frontends/decoder.ts";
 import { insertActivationQuantizers } from "../../compiler/passes/quantize/insert_activation_quantizers.ts";
 import { insertAdapters } from "../../compiler/passes/quantize/insert_adapters.ts";
@@ -18,8 +19,7 @@ import { VARIANTS } from "./random_decoder.ts";
 /** Groups that pad (5 of 16 and 24 columns), groups that do not (8), rows; a master that pads. */
 export const SCHEME: QuantizationScheme = {
   groupSizes: { 2: 8, 3: 5, 4: -1, 5: -1, 6: 8, 7: 5, 8: -1 },
-  ranks: { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 0 },
-  rank: 4,
+  adapters: adaptersOf("cascaded", { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 0 }),
   master: { kind: "int8", groupSize: 10 },
   cacheClip: 0.95,
   activationClip: 1,

@@ -1,6 +1,7 @@
 /** Artifacts of tiny random decoders: really prepared weights, and random values for what calibration would have learned. */
 import { openReference } from "../../backends/reference/backend.ts";
 import { createRunner } from "../../backends/runner.ts";
+import { adaptersOf } from "../../compiler/adapters.ts";
 import { type Artifact, artifactBytes, type ArtifactTensor, openArtifact } from "../../compiler/artifact/artifact.ts";
 import { storedTypes } from "../../compiler/artifact/contents.ts";
 import type { Frontier } from "../../compiler/allocate/frontier.ts";
@@ -21,14 +22,13 @@ import { randomParameters, VARIANTS } from "./random_decoder.ts";
 /** The recipe of a track with ranks and groups that suit rows of 16 to 24 columns. */
 export function tinyRecipe(track: Track): Recipe {
   const recipe = defaultRecipe(track, 3), groupSizes = { 2: 8, 3: 5, 4: -1, 5: -1, 6: 8, 7: 5, 8: -1 };
-  const ranks = { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 0 };
+  const adapters = adaptersOf("cascaded", { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 0 });
   // Clipped caches, so that the clamp does something. (With whole ranges one value of these tests lies on a rounding tie, where two
   // backends that add in different orders rightly part.)
   const scheme = {
     ...recipe.scheme,
     groupSizes,
-    ranks,
-    rank: 4,
+    adapters,
     master: { kind: "int8", groupSize: 10 },
     cacheClip: 0.95,
   } as const;

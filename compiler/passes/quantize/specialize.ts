@@ -34,10 +34,10 @@ const LEAST = { weight: 2, adapter: 2, activation: 4, key: 2, value: 2 } as cons
  * Replaces every site by its quantizer or adapter. Sites not named, or of width 16, stay in full precision.
  *
  * - `deploy`: codes in narrow types; holds `<site>.codes`, `.scale`, `.zero`; parameters of time calibration
- *   `<weight>.clip.high.<b>`, `<weight>.clip.low.<b>` [p,G,1], `<weight>.adapter.b` [p,R], `<weight>.adapter.a` [R,q]; linears
+ *   `<weight>.clip.high.<b>`, `<weight>.clip.low.<b>` [p,G,1], `<weight>.adapter.<pair>.b` [p,R], `….a` [R,q]; linears
  *   contract over groups. Keys and values in full precision get the token hold `<site>`, since a cache stores them too.
  * - `train`: codes in f32 with straight-through gradients; top codes are the inputs `TOP_INPUTS` (2^b - 1 for weights,
- *   2^(b-1) - 1 for activations); clip parameters have no width in their name. Widths that agree in ranks and group sizes
+ *   2^(b-1) - 1 for activations); clip parameters have no width in their name. Widths that agree in adapters and group sizes
  *   give equal graphs. Cache quantizers are as at deployment but keep their gradients.
  *
  * @param widths by local site name; a weight's name sets the widths of its grid and of its adapter
@@ -76,13 +76,16 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
     return affineQuantizer(b, w, { ...range, top: unsignedTop(width), store });
   },
   adapter: (b, w, { name, width, scheme }) => {
-    const [rows = 1, columns = 1] = w.type.shape.map(Number), rank = scheme.ranks[width];
-    if (rank > scheme.rank) {
-      throw new RangeError(`Expected at most ${scheme.rank} columns of the adapter at ${width} bits but found ${rank}`);
-    }
+    const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank } = scheme.adapters.uses[width];
     if (rank === 0) return w;
-    const left = b.param(`${name}.adapter.b`, tensorType("f32", [rows, scheme.rank]), "calibration");
-    const right = b.param(`${name}.adapter.a`, tensorType("f32", [scheme.rank, columns]), "calibration");
+    const whole = scheme.adapters.pairs[pair] ?? 0;
+    if (rank > whole) {
+      throw new RangeError(
+        `Expected at most ${whole} columns of the adapter "${pair}" at ${width} bits but found ${rank}`,
+      );
+    }
+    const left = b.param(`${name}.adapter.${pair}.b`, tensorType("f32", [rows, whole]), "calibration");
+    const right = b.param(`${name}.adapter.${pair}.a`, tensorType("f32", [whole, columns]), "calibration");
     return lowRankDelta(b, w, { left, right, rank });
   },
   activation: (b, x, { width, scheme, mode }) =>

@@ -88,7 +88,7 @@ Deno.test("an artifact is plain safetensors: the format's own rules read it", as
   const written = parts.tensors.find(({ name }) => name === codes?.name);
   assertEquals([...new Int8Array(data.buffer, codes?.from, 480)], [...await written?.values() ?? []]);
   const description = JSON.parse((metadata as Record<string, string>).vernier ?? "");
-  assertEquals([description.version, description.generator], [1, "vernier 0.1.0"]);
+  assertEquals([description.version, description.generator], [2, "vernier 0.1.0"]);
   assertEquals(description.sites[0], {
     name: "layers.0.attention.query.weight",
     role: "weight",
@@ -116,10 +116,10 @@ Deno.test("artifacts are told from checkpoints, and neither is taken for the oth
 
 Deno.test("artifacts of other versions are refused", async () => {
   const open = (version: unknown) => openArtifact(folder(withDescription((json) => Object.assign(json, { version }))));
-  for (const [version, found] of [[2, "2"], [0, "0"], ["1", '"1"'], [undefined, "null"]] as const) {
+  for (const [version, found] of [[1, "1"], [3, "3"], ["2", '"2"'], [undefined, "null"]] as const) {
     await assertUserError(
       () => open(version),
-      new RegExp(`^Expected an artifact of version 1 but found ${found}, in "tiny/model.safetensors"; use`),
+      new RegExp(`^Expected an artifact of version 2 but found ${found}, in "tiny/model.safetensors"; use`),
     );
   }
 });
@@ -152,7 +152,10 @@ Deno.test("damaged descriptions are refused by name of what is wrong", async () 
       (json) => Object.assign(json.recipe ?? {}, { rotate: 1 }),
       /^Expected "recipe\.rotate" to be true or false but found 1/,
     ],
-    [(json) => Object.assign(json.recipe?.scheme ?? {}, { rank: -1 }), /^Expected "recipe\.scheme\.rank" to be/],
+    [
+      (json) => Object.assign(json.recipe?.scheme ?? {}, { adapters: { pairs: { common: -1 }, uses: {} } }),
+      /^Expected "recipe\.scheme\.adapters\.pairs\.common" to be/,
+    ],
     [
       (json) => Object.assign(json.recipe?.scheme?.groupSizes ?? {}, { 3: 0 }),
       /^Expected "recipe\.scheme\.groupSizes" to be/,

@@ -1,5 +1,6 @@
 import { assert } from "@std/assert";
 import { openReference } from "../../../backends/reference/backend.ts";
+import { adaptersOf } from "../../../compiler/adapters.ts";
 import type { Values } from "../../../compiler/calibrate/batches.ts";
 import { openBlock } from "../../../compiler/calibrate/block.ts";
 import { initialLearned, learnedLayout } from "../../../compiler/calibrate/learned.ts";
@@ -22,7 +23,7 @@ for (const track of ["weights", "activations"] as const) {
     const base = defaultRecipe(track, 1), module = decoderModule(CONFIG), backend = openReference();
     const recipe = {
       ...base,
-      scheme: { ...base.scheme, rank: 4, ranks: { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 } },
+      scheme: { ...base.scheme, adapters: adaptersOf("cascaded", { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 }) },
     };
     const graph = elasticModule(module, recipe).functions.block as Graph,
       exact = structureModule(module, recipe).functions.block as Graph;

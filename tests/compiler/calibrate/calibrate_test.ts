@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { openReference } from "../../../backends/reference/backend.ts";
+import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
 import { frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
@@ -20,14 +21,13 @@ const SEQUENCES = Array.from({ length: 4 }, (_, i) => {
   return Int32Array.from({ length: 5 + i }, () => rng.int(CONFIG.vocabSize));
 });
 
-function smallRecipe(track: Track): Recipe {
+function smallRecipe(track: Track, kind: AdapterKind = "independent"): Recipe {
   const recipe = defaultRecipe(track, 1);
   return {
     ...recipe,
     scheme: {
       ...recipe.scheme,
-      rank: 4,
-      ranks: { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 },
+      adapters: adaptersOf(kind, { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 }),
       groupSizes: { ...recipe.scheme.groupSizes, 2: 4 },
     },
   };
@@ -60,7 +60,7 @@ for (const track of ["weights", "activations"] as const) {
     await calibrate({ ...input, report: ({ block, loss }) => (losses[block] ??= []).push(loss) });
     assertEquals(Object.keys(losses), ["0", "1"]);
     const names = (await input.store.load(1))?.map(({ name }) => name) ?? [];
-    for (const part of ["master.codes", "master.scales", "clip.high.4", "clip.low.8", "adapter.a", "adapter.b"]) {
+    for (const part of ["master.codes", "master.scales", "clip.high.4", "clip.low.8", "adapter.8.a", "adapter.4.b"]) {
       assert(names.includes(`layers.0.mlp.down.weight.${part}`), part);
     }
   });

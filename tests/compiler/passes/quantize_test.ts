@@ -114,7 +114,10 @@ Deno.test("specialize() shares train programs between widths of equal rank and g
   const block = quantizableBlock(),
     train = (width: number) =>
       print(
-        specialize(block, uniformWidths(block, width, 8, 4), { ...SCHEME, ranks: { ...SCHEME.ranks, 5: 3 } }, "train"),
+        specialize(block, uniformWidths(block, width, 8, 4), {
+          ...SCHEME,
+          adapters: { ...SCHEME.adapters, uses: { ...SCHEME.adapters.uses, 5: SCHEME.adapters.uses[4] } },
+        }, "train"),
       );
   assertEquals(train(4), train(5));
   assert(train(4) !== train(6));
@@ -134,8 +137,8 @@ Deno.test("specialize() stores codes, scales and zero points, and names learned 
   ]);
   const learned = leavesOf(graph, "param").filter((node) => node.attrs.time === "calibration");
   assertEquals(learned.map((node) => `${nameOf(node)} ${node.type.shape}`).sort(), [
-    "mlp.up.weight.adapter.a 4,20",
-    "mlp.up.weight.adapter.b 20,4",
+    "mlp.up.weight.adapter.common.a 4,20",
+    "mlp.up.weight.adapter.common.b 20,4",
     "mlp.up.weight.clip.high.3 20,4,1",
     "mlp.up.weight.clip.low.3 20,4,1",
   ]);
@@ -171,9 +174,15 @@ Deno.test("specialize() refuses unknown sites, impossible widths and several wid
     "Expected one weight width in a train program but found",
   );
   assertThrows(
-    () => specialize(block, { "mlp.up.weight": 3 }, { ...SCHEME, rank: 2 }, "deploy"),
+    () =>
+      specialize(
+        block,
+        { "mlp.up.weight": 3 },
+        { ...SCHEME, adapters: { ...SCHEME.adapters, pairs: { common: 2 } } },
+        "deploy",
+      ),
     RangeError,
-    "Expected at most 2 columns of the adapter at 3 bits but found 3",
+    'Expected at most 2 columns of the adapter "common" at 3 bits but found 3',
   );
 });
 

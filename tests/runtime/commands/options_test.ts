@@ -8,11 +8,18 @@ Deno.test("readCommand() without arguments compiles the bundled model for a mixt
     bits: "mixed",
     device: "auto",
     seed: 0,
-    master: "int8",
+    recipe: "vernier",
+    changes: [],
     weighting: "parameters",
     settings: {},
     json: false,
   });
+});
+
+Deno.test("readCommand() collects changes of the recipe in order", () => {
+  const command = readCommand(["--set", "loss=2", "--recipe", "quept", "--set=top=0.25", "--master=fp16"]);
+  const changes = ["loss=2", "top=0.25"];
+  assertEquals(command, { ...readCommand([]), changes, recipe: "quept", master: "fp16" } as typeof command);
 });
 
 Deno.test("readCommand() takes options in any order, with blanks or equals signs", () => {
@@ -42,7 +49,8 @@ Deno.test("readCommand() takes options in any order, with blanks or equals signs
     device: "wasm",
     threads: 3,
     seed: 7,
-    master: "int8",
+    recipe: "vernier",
+    changes: [],
     weighting: "parameters",
     settings: { epochs: 2, tokens: 64 },
     json: true,
