@@ -228,11 +228,15 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   });
   const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
-  const frontier = await measureFrontier({
-    ...common,
-    tokens: SENSITIVITY_TOKENS,
-    report: (done, all) => report({ kind: "allocation", done, all }),
-  }, frontierOf(items, { weighting }));
+  const frontier = await measureFrontier(
+    {
+      ...common,
+      tokens: SENSITIVITY_TOKENS,
+      report: (done, all) => report({ kind: "allocation", done, all }),
+    },
+    frontierOf(items, { weighting }),
+    weighting,
+  );
   return { module: elastic, sensitivities, frontier };
 }
 

@@ -1,6 +1,6 @@
 /**
- * The WebGPU backend: WGSL generated per kernel, run on any `GPUDevice`. A run is one submission with one compute pass; nothing waits
- * but `download`.
+ * The WebGPU backend: WGSL generated per kernel, run on any `GPUDevice`. Runs are gathered in one submission with one compute pass;
+ * nothing waits but `download`.
  */
 import type { Graph } from "../../ir/node.ts";
 import { sameShape, type TensorType, typeText } from "../../ir/types.ts";
@@ -14,7 +14,7 @@ import { bytesOf } from "./layout.ts";
 import { createMemory, type GpuMemory, type Range } from "./memory.ts";
 import { createPipelines, type LoadedKernel } from "./pipelines.ts";
 import { homeOf, planSlots, type SlotPlan } from "./slots.ts";
-import { type LoadedStep, submit } from "./submit.ts";
+import { createSubmitter, type LoadedStep } from "./submit.ts";
 
 /** How to open the backend. */
 export interface WebGpuOptions {
@@ -54,7 +54,8 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
   device.lost.then(({ reason, message }) => {
     if (reason !== "destroyed") failure ??= new Error(`The WebGPU device was lost: ${message}`);
   });
-  const memory = createMemory(device, () => failure), pipelines = createPipelines(device);
+  const submitter = createSubmitter(device), pipelines = createPipelines(device);
+  const memory = createMemory(device, () => failure, submitter.flush);
   const backend: Backend = {
     name: "webgpu",
     traits: { adapter, software },
@@ -85,7 +86,7 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
     free: (tensor) => memory.free(tensor),
     run(executable, leaves, outputs = {}) {
       const compiled = executable as WebGpuExecutable, { ranges, results } = bind(memory, compiled, leaves, outputs);
-      submit(device, compiled.steps, ranges);
+      submitter.run(compiled.steps, ranges);
       return results;
     },
     [Symbol.asyncDispose]() {

@@ -37,8 +37,12 @@ const USAGE = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.
 /** Buffers are whole vec4s, so that kernels may bind them as such. */
 const GRAIN = 16;
 
-/** Manages the memory of a device. */
-export function createMemory(device: GPUDevice, failure: () => Error | undefined): GpuMemory {
+/**
+ * Manages the memory of a device.
+ *
+ * @param flush submits all work that was encoded: called before a buffer is written, read or destroyed
+ */
+export function createMemory(device: GPUDevice, failure: () => Error | undefined, flush: () => void): GpuMemory {
   const tensors = new WeakSet<Tensor>(), buffers = new Set<GPUBuffer>(), staging = new Map<number, GPUBuffer[]>();
   const slots: Range[] = [];
   let ids = 0;
@@ -54,6 +58,7 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
     return buffer;
   };
   const destroy = (buffer: GPUBuffer) => {
+    flush();
     buffers.delete(buffer);
     buffer.destroy();
   };
@@ -117,6 +122,7 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
           }: expected ${count} in a ${kind.name} but found ${values.length} in a ${values.constructor.name}`,
         );
       }
+      flush();
       device.queue.writeBuffer(buffer, offset, pack(type, values));
     },
     free(tensor) {
@@ -126,6 +132,7 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
     },
     async download(tensor) {
       const { type, buffer, offset } = own(tensor, "download a tensor"), size = bytesOf(type), read = takeStaging(size);
+      flush();
       const encoder = device.createCommandEncoder();
       encoder.copyBufferToBuffer(buffer, offset, read, 0, size);
       device.queue.submit([encoder.finish()]);
@@ -148,6 +155,7 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
       return slots;
     },
     dispose() {
+      flush();
       for (const buffer of buffers) buffer.destroy();
       buffers.clear();
     },

@@ -3,7 +3,7 @@
  * bits. Solved exactly for all budgets at once, so that any budget is looked up later.
  */
 
-/** A site with the loss that each width costs. */
+/** A site with the loss that each width costs; it takes no width that has none. */
 export interface AllocationItem {
   readonly site: string;
   /** Weights of the site: what its width is multiplied with in the budget. */
@@ -65,6 +65,7 @@ export function frontierOf(
     const next = new Float64Array(capacity + 1).fill(Infinity), choice = new Uint8Array(capacity + 1);
     for (const width of widths) {
       const add = cost(i, width), loss = item.loss[width] ?? Infinity;
+      if (loss === Infinity) continue;
       for (let c = add; c <= capacity; c++) {
         const sum = (best[c - add] ?? Infinity) + loss;
         if (sum < (next[c] ?? Infinity)) {
@@ -113,11 +114,9 @@ function traceBack(
   return digits;
 }
 
-/** Widths that every item has a loss for, ascending. */
-function widthsOf(items: readonly AllocationItem[]): number[] {
-  const known = Object.keys(items[0]?.loss ?? {}).map(Number).sort((a, b) => a - b);
-  return known.filter((width) => items.every(({ loss }) => Number.isFinite(loss[width])));
-}
+/** Widths that some item has a loss for, ascending. */
+const widthsOf = (items: readonly AllocationItem[]): number[] =>
+  [...new Set(items.flatMap(({ loss }) => Object.keys(loss).map(Number)))].sort((a, b) => a - b);
 
 function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);

@@ -1,49 +1,56 @@
 /**
- * The frontier that an artifact keeps: allocations whose losses were measured as a whole. Sensitivities are measured one site at a
- * time around full precision, and their sum misjudges mixtures of low widths; so the knapsack's solutions and the uniform
- * widths are candidates, each is run once, and only those that no cheaper candidate beats remain. A larger budget thus never has
- * more loss on the measured tokens, and a budget of b bits is never worse there than b bits everywhere.
+ * The frontier that an artifact keeps: allocations whose losses were measured as a whole, those that no cheaper one beats. A larger
+ * budget thus never has more loss on the measured tokens, and a budget of b bits is never worse there than b bits everywhere.
  */
-import type { Backend, Tensor } from "../../backends/backend.ts";
+import type { Tensor } from "../../backends/backend.ts";
 import type { Width } from "../../ir/types.ts";
 import { createPool, type TensorPool } from "../calibrate/programs.ts";
 import { type MeasureBench, type MeasureInput, openBench, type TensorValues } from "./bench.ts";
-import { type Frontier, type FrontierPoint, lookUp } from "./frontier.ts";
+import { type Frontier, lookUp } from "./frontier.ts";
+import { searchAllocations, undominated } from "./search.ts";
 
-/** Budgets whose knapsack solutions are measured are this many bits apart. */
+/** Budgets whose solutions by single-site sensitivities are candidates are this many bits apart. */
 const STEP = 0.125;
+/** Sites up to which every budget's best allocation is tried to be bettered: a round costs some 20 runs per site. */
+const MOST_SITES = 100;
+/** Allocations that walk through the model together, which bounds how many values are alive. */
+const TOGETHER = 64;
 
-/** Measures candidates of a frontier and keeps the best; see the top of this file. */
-export async function measureFrontier(input: MeasureInput, frontier: Frontier): Promise<Frontier> {
-  const candidates = candidatesOf(frontier, input.recipe.bitGroups.flat());
-  const losses = await measureAllocations(input, frontier.sites, candidates.map(({ widths }) => widths));
-  const measured = candidates.map((point, i): FrontierPoint => ({ ...point, loss: losses[i] ?? Infinity }));
-  return { ...frontier, points: undominated(measured) };
-}
-
-/** Points sorted by bits, each with less loss than all cheaper ones. */
-export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
-  const sorted = [...points].sort((a, b) => a.meanBits - b.meanBits || a.loss - b.loss), kept: FrontierPoint[] = [];
-  for (const point of sorted) if (point.loss < (kept.at(-1)?.loss ?? Infinity)) kept.push(point);
-  return kept;
-}
-
-/** All uniform widths, and the knapsack's solution of every budget, `STEP` apart. */
-function candidatesOf(frontier: Frontier, widths: readonly Width[]): FrontierPoint[] {
-  const chosen = new Map<string, FrontierPoint>();
-  for (const width of widths) {
-    const digits = String(width).repeat(frontier.sites.length);
-    chosen.set(digits, { meanBits: width, loss: Infinity, widths: digits });
-  }
+/** Searches around a predicted frontier, measuring as it goes; see search.ts. */
+export async function measureFrontier(
+  input: MeasureInput,
+  frontier: Frontier,
+  weighting: "parameters" | "sites" = "parameters",
+): Promise<Frontier> {
+  const widths = input.recipe.bitGroups.flat().sort((a, b) => a - b), candidates: string[] = [];
   for (let budget = Math.min(...widths); budget <= Math.max(...widths); budget += STEP) {
     const point = lookUp(frontier, budget);
-    if (point) chosen.set(point.widths, point);
+    if (point) candidates.push(point.widths);
   }
-  return [...chosen.values()];
+  const bench = await openBench(input);
+  let done = 0;
+  const points = await searchAllocations({
+    counts: frontier.parameters.map((count) => weighting === "parameters" ? count : 1),
+    widths,
+    candidates,
+    rounds: frontier.sites.length <= MOST_SITES ? 2 : 0,
+    measure: async (allocations) => {
+      const losses: number[] = [];
+      for (let from = 0; from < allocations.length; from += TOGETHER) {
+        const part = allocations.slice(from, from + TOGETHER);
+        losses.push(...await measureTogether(bench, input, frontier.sites, part));
+        done += part.length;
+        input.report?.(done, done - losses.length + allocations.length);
+      }
+      return losses;
+    },
+  });
+  bench.release();
+  return { ...frontier, points: undominated(points) };
 }
 
 /**
- * KL divergence of whole allocations. All of them walk through the model together, so that every call's weights are made once per width.
+ * KL divergence of whole allocations.
  *
  * @param sites global names, in the order of the digits
  * @param allocations one digit per site
@@ -53,39 +60,53 @@ export async function measureAllocations(
   sites: readonly string[],
   allocations: readonly string[],
 ): Promise<number[]> {
-  const { programs, elastic, report } = input, { backend } = programs, bench = await openBench(input);
-  const column = new Map(sites.map((site, i) => [site, i])), start = bench.calls[0]?.before ?? {};
-  const paths = allocations.map(() => start);
-  for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
-    const own = bench.sites(index).map((site) => ({ site, at: column.get(call.prefix + site) ?? -1 }));
-    const scratch = createPool(backend),
-      digitsUsed = new Set(own.flatMap(({ at }) => allocations.map((digits) => digits[at])));
-    const byWidth = await weightsOf(bench, index, digitsUsed, scratch);
-    for (const [i, digits] of allocations.entries()) {
-      const replaced = Object.fromEntries(
-        own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
-      );
-      const before = paths[i] as TensorValues;
-      const after = await bench.forward(index, replaced, before, { ...scratch, keep: (tensor) => tensor });
-      freeAll(backend, before, [start, after]);
-      paths[i] = after;
-      report?.(index * allocations.length + i + 1, (elastic.calls.length - 1) * allocations.length);
-    }
-    scratch.release();
-  }
-  const losses: number[] = [];
-  for (const values of paths) {
-    losses.push(await bench.divergence(values));
-    freeAll(backend, values, [start]);
-  }
+  const bench = await openBench(input);
+  const losses = await measureTogether(bench, input, sites, allocations);
   bench.release();
   return losses;
 }
 
-/** Frees the values that none of the others share. */
-function freeAll(backend: Backend, values: TensorValues, others: readonly TensorValues[]): void {
-  const shared = new Set(others.flatMap((other) => Object.values(other)));
-  for (const tensor of Object.values(values)) if (!shared.has(tensor)) backend.free(tensor);
+/**
+ * All allocations walk through the model together: each call's weights are made once per width, and what allocations share up to
+ * some call is computed once.
+ */
+async function measureTogether(
+  bench: MeasureBench,
+  { programs: { backend }, elastic }: MeasureInput,
+  sites: readonly string[],
+  allocations: readonly string[],
+): Promise<number[]> {
+  const column = new Map(sites.map((site, i) => [site, i])), start = bench.calls[0]?.before ?? {};
+  // Digits so far -> values behind them.
+  let paths = new Map<string, TensorValues>([["", start]]), prefixes = allocations.map(() => "");
+  for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
+    const own = bench.sites(index).map((site) => ({ site, at: column.get(call.prefix + site) ?? -1 }));
+    const scratch = createPool(backend);
+    const digitsUsed = new Set(own.flatMap(({ at }) => allocations.map((digits) => digits[at])));
+    const byWidth = await weightsOf(bench, index, digitsUsed, scratch);
+    const next = new Map<string, TensorValues>(), behind: string[] = [];
+    for (const [i, digits] of allocations.entries()) {
+      const before = paths.get(prefixes[i] ?? "") as TensorValues;
+      const key = (prefixes[i] ?? "") + own.map(({ at }) => digits[at]).join("");
+      behind.push(key);
+      if (next.has(key)) continue;
+      const replaced = Object.fromEntries(
+        own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
+      );
+      next.set(key, await bench.forward(index, replaced, before, { ...scratch, keep: (tensor) => tensor }));
+    }
+    const alive = new Set([start, ...next.values()].flatMap((values) => Object.values(values)));
+    const gone = new Set([...paths.values()].flatMap((values) => Object.values(values)));
+    for (const tensor of gone) if (!alive.has(tensor)) backend.free(tensor);
+    [paths, prefixes] = [next, behind];
+    scratch.release();
+  }
+  const losses = new Map<string, number>();
+  for (const [key, values] of paths) losses.set(key, await bench.divergence(values));
+  const shared = new Set(Object.values(start));
+  const rest = new Set([...paths.values()].flatMap((values) => Object.values(values)));
+  for (const tensor of rest) if (!shared.has(tensor)) backend.free(tensor);
+  return prefixes.map((key) => losses.get(key) ?? NaN);
 }
 
 async function weightsOf(

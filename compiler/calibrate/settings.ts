@@ -75,7 +75,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     epochs: 8,
     clipRate: 0.05,
     adapterRate: 1e-3,
-    rateSlope: 0.6,
+    rateSlope: 0.75,
     average: 1 / 3,
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 9, 6: 9, 7: 9, 8: 9 },
     lossPower: 1,

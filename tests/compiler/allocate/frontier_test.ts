@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { type AllocationItem, frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
-import { undominated } from "../../../compiler/allocate/measured_frontier.ts";
+import { undominated } from "../../../compiler/allocate/search.ts";
 
 const WIDTHS = [2, 3, 4, 8];
 

@@ -1,0 +1,126 @@
+/**
+ * The search for good allocations among those that can be measured as a whole. Losses of sites do not add up at low widths: each
+ * width has learned to undo the errors that its neighbours make at the same width. So what a site gains or loses is measured
+ * around the allocations that matter: first around every uniform width, then around the best allocation of each budget, and the
+ * knapsack is solved with these local losses. Every solution is measured before it counts.
+ */
+import { type AllocationItem, frontierOf, type FrontierPoint, lookUp } from "./frontier.ts";
+
+/** What is searched. Allocations are texts of one digit per site. */
+export interface SearchInput {
+  /** What each site counts in the budget: its parameters, or 1. */
+  readonly counts: readonly number[];
+  /** Widths, narrowest first. */
+  readonly widths: readonly number[];
+  /** Allocations to begin with, beside the uniform ones. */
+  readonly candidates: readonly string[];
+  /** Losses of allocations; called with those that are not known yet, all of one round together. */
+  readonly measure: (allocations: readonly string[]) => Promise<readonly number[]>;
+  /** How often each budget's best allocation is tried to be bettered. */
+  readonly rounds: number;
+}
+
+/** Budgets whose best allocation is bettered are this many bits apart, and solutions taken from the knapsack half of it. */
+const STEP = 0.25;
+/** Up to this width mixtures are searched around; above it losses are small and add up. */
+const HIGHEST_BASE = 5;
+
+/** Everything that was measured: allocations with their mean bits and losses, in the order of measuring. */
+export async function searchAllocations(input: SearchInput): Promise<readonly FrontierPoint[]> {
+  const { counts, widths, candidates, rounds } = input, total = counts.reduce((a, b) => a + b, 0);
+  const known = new Map<string, FrontierPoint>();
+  const bitsOf = (digits: string) => counts.reduce((sum, count, i) => sum + count * Number(digits[i]), 0) / total;
+  const measure = async (allocations: Iterable<string>): Promise<void> => {
+    const fresh = [...new Set(allocations)].filter((digits) => !known.has(digits));
+    if (fresh.length === 0) return;
+    const losses = await input.measure(fresh);
+    for (const [i, digits] of fresh.entries()) {
+      known.set(digits, { meanBits: bitsOf(digits), loss: losses[i] ?? Infinity, widths: digits });
+    }
+  };
+  const lossOf = (digits: string) => known.get(digits)?.loss ?? Infinity;
+
+  const uniform = widths.map((width) => String(width).repeat(counts.length));
+  await measure([...uniform, ...candidates]);
+  const bases = uniform.filter((_, i) => (widths[i] ?? 0) <= HIGHEST_BASE);
+  await measure(bases.flatMap((base) => neighboursOf(base, widths, 2)));
+  await measure(
+    bases.flatMap((base) => solutionsAround(base, counts, itemsAround(base, counts, widths, 2, lossOf), 1)),
+  );
+  for (let round = 0; round < rounds; round++) {
+    const best = bestPerBudget([...known.values()], Number(uniform[0]?.[0]), HIGHEST_BASE);
+    await measure(best.flatMap(({ widths: digits }) => neighboursOf(digits, widths, 1)));
+    await measure(
+      best.flatMap(({ widths: digits }) =>
+        solutionsAround(digits, counts, itemsAround(digits, counts, widths, 1, lossOf), STEP)
+      ),
+    );
+  }
+  return [...known.values()];
+}
+
+/** Points sorted by bits, each with less loss than all cheaper ones. */
+export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
+  const sorted = [...points].sort((a, b) => a.meanBits - b.meanBits || a.loss - b.loss), kept: FrontierPoint[] = [];
+  for (const point of sorted) if (point.loss < (kept.at(-1)?.loss ?? Infinity)) kept.push(point);
+  return kept;
+}
+
+/** The widths that a site at `width` can move to in at most `steps` steps up or one down. */
+const movesOf = (width: number, widths: readonly number[], steps: number): readonly number[] => {
+  const at = widths.indexOf(width);
+  return widths.filter((_, i) => i !== at && i >= at - 1 && i <= at + steps);
+};
+
+/** The allocation with one site changed. */
+const withWidth = (digits: string, site: number, width: number): string =>
+  digits.slice(0, site) + width + digits.slice(site + 1);
+
+/** All allocations that differ from this one at one site. */
+const neighboursOf = (digits: string, widths: readonly number[], steps: number): string[] =>
+  [...digits].flatMap((digit, site) =>
+    movesOf(Number(digit), widths, steps).map((width) => withWidth(digits, site, width))
+  );
+
+/** What each site's moves cost around an allocation: differences from its loss. */
+const itemsAround = (
+  digits: string,
+  counts: readonly number[],
+  widths: readonly number[],
+  steps: number,
+  lossOf: (digits: string) => number,
+): AllocationItem[] =>
+  [...digits].map((digit, site) => {
+    const moves = movesOf(Number(digit), widths, steps).map((width) => [
+      width,
+      lossOf(withWidth(digits, site, width)) - lossOf(digits),
+    ]);
+    return { site: String(site), parameters: counts[site] ?? 0, loss: { [digit]: 0, ...Object.fromEntries(moves) } };
+  });
+
+/** Solutions of the knapsack with local losses, for budgets at most `reach` bits away from the allocation's own. */
+function solutionsAround(
+  digits: string,
+  counts: readonly number[],
+  items: readonly AllocationItem[],
+  reach: number,
+): string[] {
+  const total = counts.reduce((a, b) => a + b, 0);
+  const own = counts.reduce((sum, count, i) => sum + count * Number(digits[i]), 0) / total;
+  const frontier = frontierOf(items), found: string[] = [];
+  for (let budget = own - reach; budget <= own + reach + 1e-9; budget += STEP / 2) {
+    const point = lookUp(frontier, budget);
+    if (point) found.push(point.widths);
+  }
+  return found;
+}
+
+/** The best allocation of each budget, `STEP` apart. */
+function bestPerBudget(points: readonly FrontierPoint[], least: number, most: number): FrontierPoint[] {
+  const kept = undominated(points), best = new Set<FrontierPoint>();
+  for (let budget = least; budget <= most; budget += STEP) {
+    const point = kept.filter(({ meanBits }) => meanBits <= budget + 1e-9).at(-1);
+    if (point) best.add(point);
+  }
+  return [...best];
+}

@@ -1,0 +1,78 @@
+/**
+ * Benchmarks on a GPU: `deno run -A tests/bench/gpu.ts [--json | --markdown] [--only kernels|models] [--match PATTERN] [--layers N]
+ * [--hidden N]`. Ceilings are measured first, in the same process; a PyTorch decode of the same shape beside ours where python3
+ * has torch with CUDA.
+ */
+import { parseArgs } from "@std/cli/parse-args";
+import { createBackend } from "../../backends/webgpu/backend.ts";
+import { openDevice } from "../../backends/webgpu/device.ts";
+import { benchKernels } from "./gpu/kernels.ts";
+import { benchModels, type Peers } from "./gpu/models.ts";
+import { SEVEN_B } from "./gpu/random_source.ts";
+import { measureRoofline } from "./gpu/roofline.ts";
+import { createReport } from "./report.ts";
+
+const options = parseArgs(Deno.args, { boolean: ["json", "markdown"], string: ["only", "match", "layers", "hidden"] });
+const report = createReport(options.json ? "json" : options.markdown ? "markdown" : "text");
+const layers = Number(options.layers ?? SEVEN_B.layers), hidden = Number(options.hidden ?? SEVEN_B.hiddenSize);
+const config = {
+  ...SEVEN_B,
+  layers,
+  hiddenSize: hidden,
+  heads: Math.max(1, hidden / SEVEN_B.headDim),
+  kvHeads: Math.max(1, hidden / SEVEN_B.headDim),
+  intermediateSize: Math.round(SEVEN_B.intermediateSize * hidden / SEVEN_B.hiddenSize / 32) * 32,
+  vocabSize: Math.round(SEVEN_B.vocabSize * Math.min(1, hidden / SEVEN_B.hiddenSize)),
+};
+
+/** Decodes and copies with PyTorch; nothing where there is none. */
+async function askPyTorch(): Promise<Peers> {
+  const script = new URL("./peers/gpu_decode.py", import.meta.url).pathname;
+  const shape = JSON.stringify({
+    layers,
+    hidden,
+    intermediate: config.intermediateSize,
+    heads: config.heads,
+    vocab: config.vocabSize,
+  });
+  try {
+    const { success, stdout, stderr } = await new Deno.Command("python3", { args: [script, shape] }).output();
+    const text = new TextDecoder();
+    if (!success) throw new Error(text.decode(stderr).trim().split("\n").at(-1));
+    return JSON.parse(text.decode(stdout).trim().split("\n").at(-1) ?? "{}");
+  } catch (error) {
+    console.error(`SKIPPED PyTorch: ${error instanceof Error ? error.message : error}`);
+    return {};
+  }
+}
+
+const peers = options.only === "kernels" ? {} : await askPyTorch();
+const opened = await openDevice(navigator.gpu);
+console.error(`${opened.adapter}${opened.software ? " (software)" : ""}, Deno ${Deno.version.deno}`);
+const roofline = await measureRoofline(opened.gpu);
+const ceilings: [string, number, string][] = [
+  ["copy, bytes read and written", roofline.copy / 1e9, "GB/s"],
+  ["read", roofline.read / 1e9, "GB/s"],
+  ["f32 multiply-add", roofline.f32 / 1e12, "TFLOP/s"],
+  ["int8 dot of four", roofline.int8 / 1e12, "TOP/s"],
+  ["dispatch", roofline.dispatch * 1e6, "us"],
+  ["submission", roofline.submit * 1e6, "us"],
+  ["readback", roofline.readback * 1e6, "us"],
+];
+for (const [name, median, unit] of ceilings) {
+  const peer = peers[name];
+  report({
+    name,
+    backend: "webgpu",
+    threads: 0,
+    median,
+    unit,
+    roofline: null,
+    peer: peer?.name ?? null,
+    ratio: peer ? median / peer.median : null,
+  });
+}
+const backend = createBackend(opened), match = new RegExp(options.match ?? "");
+if (options.only !== "models") await benchKernels(backend, roofline, report, match);
+if (options.only !== "kernels") await benchModels(backend, config, roofline, peers, report);
+Deno.exit(0);

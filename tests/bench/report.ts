@@ -1,0 +1,48 @@
+/** One line of a benchmark's result, as JSON lines or as a table. */
+export interface BenchLine {
+  readonly name: string;
+  readonly backend: string;
+  /** Threads, or 0 on a GPU. */
+  readonly threads: number;
+  readonly median: number;
+  readonly unit: string;
+  /** Part of what the machine can do, measured in the same run; null where nothing bounds it. */
+  readonly roofline: number | null;
+  /** What it was compared with in the same run, and how many times faster we are. */
+  readonly peer: string | null;
+  readonly ratio: number | null;
+}
+
+/** How results are printed. */
+export type Format = "json" | "markdown" | "text";
+
+const HEAD =
+  "| what | backend | median | unit | of the roofline | peer | ratio |\n| --- | --- | ---: | --- | ---: | --- | ---: |";
+
+/** A printer of lines as they come. */
+export function createReport(format: Format, print: (text: string) => void = console.log): (line: BenchLine) => void {
+  if (format === "markdown") print(HEAD);
+  return (line) => {
+    const { name, backend, threads, median: value, unit, roofline, peer, ratio } = line;
+    const where = threads > 0 ? `${backend}, ${threads} thread${threads > 1 ? "s" : ""}` : backend;
+    const share = roofline === null ? "" : `${(100 * roofline).toFixed(1)} %`, number = value.toPrecision(4);
+    const times = ratio === null ? "" : ratio.toFixed(2);
+    if (format === "json") print(JSON.stringify(line));
+    else if (format === "markdown") {
+      print(`| ${[name, where, number, unit, share, peer ?? "", times].join(" | ")} |`);
+    } else {
+      const compared = peer === null ? "" : `  ${times} x ${peer}`;
+      print(
+        `${name.padEnd(48)} ${where.padEnd(16)} ${number.padStart(9)} ${unit.padEnd(9)} ${
+          share.padStart(7)
+        }${compared}`,
+      );
+    }
+  };
+}
+
+/** The middle of some numbers. */
+export function medianOf(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[sorted.length >> 1] ?? NaN;
+}
