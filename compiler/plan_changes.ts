@@ -157,6 +157,11 @@ export const PLAN_CHANGES = {
     "inputs of the next block: one path per bit group, or merged as published",
     (text) => defined("inputs", oneOf<"tracks" | "fused">(text, ["tracks", "fused"])),
   ),
+  mixtures: setting(
+    "PART",
+    "part of the steps whose sites take mixed widths",
+    (text) => defined("mixtures", numberIn(text, { most: 1 })),
+  ),
   balance: setting(
     "on|off",
     "divide each group's loss by its loss before training",

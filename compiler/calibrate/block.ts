@@ -2,20 +2,20 @@
 import type { Executable, Tensor } from "../../backends/backend.ts";
 import type { Graph } from "../../ir/node.ts";
 import type { Random } from "../../ir/random.ts";
-import { type LocalWidths, sitesOf, symmetricTop, unsignedTop } from "../../ir/sites.ts";
+import { type LocalWidths, type Site, sitesOf, symmetricTop, unsignedTop } from "../../ir/sites.ts";
 import { bindSymbols } from "../../ir/symbols.ts";
-import { tensorType, type Width } from "../../ir/types.ts";
+import { type TensorType, tensorType, type Width } from "../../ir/types.ts";
 import { trainFunction } from "../pipeline.ts";
-import { TOP_INPUTS } from "../passes/quantize/specialize.ts";
+import { topName } from "../passes/quantize/specialize.ts";
 import type { Recipe } from "../recipe.ts";
 import type { Batches, Values } from "./batches.ts";
 import type { LearnedLayout } from "./learned.ts";
 import { openAverage } from "./average.ts";
+import { drawWidths } from "./draw.ts";
 import { openOptimizer } from "./optimizer.ts";
 import { createPool, type Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import {
-  gradientName,
   isLearned,
   lossProgram,
   TRAIN_LEAVES,
@@ -39,10 +39,12 @@ export interface BlockInput {
   readonly held: Readonly<Record<string, Tensor>>;
 }
 
-/** A block at hand: its learned values on the backend, and programs at any width. */
+/** A block at hand: its learned values on the backend, and programs at any widths. */
 export interface ElasticBlock {
-  /** Output of one batch at one width. */
-  forward(values: Values, width: Width): Promise<Float32Array>;
+  /** Output of one batch. */
+  forward(values: Values, widths: LocalWidths): Promise<Float32Array>;
+  /** Widths drawn from a bit group: one for all sites, or now and then a mixture (see `drawWidths`). */
+  draw(widths: readonly Width[], rng: Random): LocalWidths;
   /** Mean loss over some batches at one width. */
   loss(width: Width, inputs: readonly Values[], targets: readonly Float32Array[], count: number): Promise<number>;
   /** All optimiser steps. `inputs[g]` are the values that bit group g sees, one per batch. */
@@ -74,50 +76,60 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   const weights = pool.allocate(tensorType("f32", [batches.batch, batches.tokens, 1])),
     lossSum = scalar(),
     lossWeight = scalar(1);
-  const bound = new Map<Executable, Map<Width, Record<string, Tensor>>>();
-  const values = new Map<string, Tensor>();
+  const values = new Map<string, Tensor>(), views = new Map<string, Tensor>(), tops = new Map<number, Tensor>();
+  const sites = sitesOf(block.graph), uniform = (width: Width) => widthsAt(block.graph, recipe, width);
 
-  /** Programs of one width; widths that agree in ranks and group sizes share them. */
+  /** Programs of some widths; widths of equal ranks and group sizes, and their mixtures, share them. */
   const program = async (
     kind: "forward" | "loss" | "train",
-    width: Width,
+    widths: LocalWidths,
   ): Promise<{ run: Executable; leaves: Record<string, Tensor> }> => {
-    const { pair, rank } = recipe.scheme.adapters.uses[width];
-    const key = `${block.name} ${kind} ${pair} ${rank} ${recipe.scheme.groupSizes[width]}`;
-    const build = () =>
-      withLearnedInputs(trainFunction(block.graph, widthsAt(block.graph, recipe, width), recipe.scheme));
+    const key = `${block.name} ${kind} ${sites.map((site) => shapeAt(site, widths, recipe)).join(" ")}`;
+    const build = () => withLearnedInputs(trainFunction(block.graph, widths, recipe.scheme));
     const run = kind === "forward" ? await programs.get(key, build, symbols) : await programs.get(
       key,
       () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), settings.lossPower),
       {},
       (graph) => ({ inPlace: trainInPlace(graph) }),
     );
-    const perWidth = bound.get(run) ?? new Map<Width, Record<string, Tensor>>();
-    bound.set(run, perWidth);
-    const leaves = perWidth.get(width) ?? bindLeaves(run, width);
-    perWidth.set(width, leaves);
-    return { run, leaves };
+    return { run, leaves: bindLeaves(run, widths) };
   };
 
-  /** Every leaf of a program that is not a value of the batch. */
-  const bindLeaves = (run: Executable, width: Width): Record<string, Tensor> => {
-    const fixed: Record<string, Tensor> = {
-      ...block.held,
-      [TOP_INPUTS.weight]: scalar(unsignedTop(width)),
-      [TOP_INPUTS.activation]: scalar(symmetricTop(width)),
-      [TRAIN_LEAVES.tokenWeights]: weights,
-      [TRAIN_LEAVES.lossSum]: lossSum,
-      [TRAIN_LEAVES.lossWeight]: lossWeight,
-    };
-    const leaves: Record<string, Tensor> = {};
+  const fixed: Readonly<Record<string, Tensor>> = {
+    ...block.held,
+    [TRAIN_LEAVES.tokenWeights]: weights,
+    [TRAIN_LEAVES.lossSum]: lossSum,
+    [TRAIN_LEAVES.lossWeight]: lossWeight,
+  };
+  const topOf = (top: number): Tensor => {
+    const found = tops.get(top) ?? scalar(top);
+    tops.set(top, found);
+    return found;
+  };
+  const siteTops = (widths: LocalWidths): Record<string, Tensor> =>
+    Object.fromEntries(sites.flatMap(({ name, role }) => {
+      const width = widths[name] as Width | undefined;
+      if (width === undefined || role === "adapter") return [];
+      return [[topName(name), topOf(role === "activation" ? symmetricTop(width) : unsignedTop(width))]];
+    }));
+  /** The part of a flat array that a learned leaf, or its gradient, is. */
+  const viewOf = (leaf: string, type: TensorType, widths: LocalWidths): Tensor => {
+    const variable = leaf.replace(/^gradient\./, ""),
+      name = storedName(variable, widths, recipe),
+      key = `${leaf} ${name} ${type.shape}`;
+    const place = layout.byName.get(name);
+    if (!place) throw new Error(`Internal error in calibration: nothing is learned as "${name}"`);
+    const found = views.get(key) ?? backend.view(leaf === variable ? learned : gradient, place.offset, type);
+    views.set(key, found);
+    return found;
+  };
+
+  /** Every leaf of a program. */
+  const bindLeaves = (run: Executable, widths: LocalWidths): Record<string, Tensor> => {
+    const known = { ...fixed, ...siteTops(widths) }, leaves: Record<string, Tensor> = {};
     for (const [name, type] of Object.entries(run.leaves)) {
-      const variable = name.replace(/^gradient\./, "");
-      if (isLearned(variable)) {
-        const place = layout.byName.get(variable) ?? layout.byName.get(`${variable}.${width}`);
-        if (!place) throw new Error(`Internal error in calibration: nothing is learned as "${variable}"`);
-        leaves[name] = backend.view(name === gradientName(variable) ? gradient : learned, place.offset, type);
-      } else if (fixed[name]) leaves[name] = fixed[name];
-      else leaves[name] = valueTensor(name, type);
+      leaves[name] = known[name] ??
+        (isLearned(name.replace(/^gradient\./, "")) ? viewOf(name, type, widths) : valueTensor(name, type));
     }
     return leaves;
   };
@@ -143,8 +155,11 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     return sum;
   };
 
-  const forward: ElasticBlock["forward"] = async (input, width) => {
-    const { run, leaves } = await program("forward", width);
+  const draw: ElasticBlock["draw"] = (widths, rng) =>
+    drawWidths({ widths, sites, recipe, uniform, mixtures: settings.mixtures }, rng);
+
+  const forward: ElasticBlock["forward"] = async (input, widths) => {
+    const { run, leaves } = await program("forward", widths);
     load(input);
     const [output] = Object.values(backend.run(run, leaves));
     if (!output) throw new Error("Internal error in calibration: a block without an output");
@@ -154,7 +169,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   };
 
   const loss: ElasticBlock["loss"] = async (width, inputs, targets, count) => {
-    const { run, leaves } = await program("loss", width), used = Math.min(count, batches.list.length);
+    const { run, leaves } = await program("loss", uniform(width)), used = Math.min(count, batches.list.length);
     await takeLoss();
     for (let i = 0; i < used; i++) {
       load(inputs[i] as Values, targets[i], batches.list[i]?.weights);
@@ -179,7 +194,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     for (let step = 0, since = 0; step < steps; step++) {
       const i = step % batches.list.length;
       for (const [g, widths] of groups.entries()) {
-        const width = widths[rng.int(widths.length)] as Width, { run, leaves } = await program("train", width);
+        const { run, leaves } = await program("train", draw(widths, rng));
         load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
         backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));
         backend.run(run, leaves);
@@ -197,6 +212,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
 
   return {
     forward,
+    draw,
     loss,
     train,
     learned: async () => Float32Array.from(await backend.download(learned)),
@@ -210,4 +226,19 @@ export function widthsAt(graph: Graph, { activations }: Recipe, width: Width): L
     role === "weight" || role === "adapter" || (activations && role === "activation")
   );
   return Object.fromEntries(sites.map(({ name }) => [name, width]));
+}
+
+/** What a site's width says about the shapes of train programs. */
+function shapeAt({ name, role }: Site, widths: LocalWidths, { scheme }: Recipe): string {
+  const width = widths[name] as Width | undefined;
+  if (width === undefined) return "-";
+  if (role === "adapter") return `r${scheme.adapters.uses[width].rank}`;
+  return role === "weight" ? `g${scheme.groupSizes[width]}` : "q";
+}
+
+/** Name in the flat array of what a train program calls `<weight>.clip.high` or `<weight>.adapter.a`. */
+function storedName(variable: string, widths: LocalWidths, { scheme }: Recipe): string {
+  const [, site = "", part = ""] = /^(.*)\.((?:clip|adapter)\..*)$/.exec(variable) ?? [], width = widths[site] as Width;
+  if (part.startsWith("clip.")) return `${variable}.${width}`;
+  return `${site}.adapter.${scheme.adapters.uses[width].pair}.${part.slice("adapter.".length)}`;
 }

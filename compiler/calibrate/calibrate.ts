@@ -158,6 +158,7 @@ async function advanceTracks(block: ElasticBlock, advance: Advance, rng: Random)
   return settings.inputs === "tracks" ? results : [merged];
 }
 
+/** The outputs of one batch, each sequence at widths of its own. */
 async function atDrawnWidths(
   block: ElasticBlock,
   values: Values,
@@ -165,10 +166,13 @@ async function atDrawnWidths(
   batch: number,
   rng: Random,
 ): Promise<Float32Array> {
-  const drawn = Array.from({ length: batch }, () => widths[rng.int(widths.length)] as Width);
-  const outputs = new Map<Width, Float32Array>();
-  for (const width of drawn) if (!outputs.has(width)) outputs.set(width, await block.forward(values, width));
-  return pickRows(drawn.map((width) => outputs.get(width) as Float32Array), batch);
+  const drawn = Array.from({ length: batch }, () => block.draw(widths, rng));
+  const outputs = new Map<string, Float32Array>(), keys = drawn.map((each) => JSON.stringify(each));
+  for (const [i, each] of drawn.entries()) {
+    const key = keys[i] ?? "";
+    if (!outputs.has(key)) outputs.set(key, await block.forward(values, each));
+  }
+  return pickRows(keys.map((key) => outputs.get(key) as Float32Array), batch);
 }
 
 async function mergeOutputs(

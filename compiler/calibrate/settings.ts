@@ -29,6 +29,8 @@ export interface CalibrationSettings {
   readonly lossPower: 1 | 2;
   /** `fused`: all bit groups share merged inputs, as published; `tracks`: each group carries its own from block to block. */
   readonly inputs: "fused" | "tracks";
+  /** Part of the steps whose sites take mixed widths; see draw.ts. 0: one width per step, as published. */
+  readonly mixtures: number;
   /** Divide each group's loss by its own loss before training, so that low widths do not drown the others. */
   readonly balance: boolean;
   readonly merge: {
@@ -58,6 +60,7 @@ export function publishedSettings(track: Track): CalibrationSettings {
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4, 8: 4 },
     lossPower: 1,
     inputs: "fused",
+    mixtures: 0,
     balance: false,
     merge: { kind: "selective", top: 0.5, weights: activations ? [0.3, 0.3, 0.4] : [0.25, 0.25, 0.25, 0.25] },
   };
@@ -80,6 +83,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 9, 6: 9, 7: 9, 8: 9 },
     lossPower: 1,
     inputs: "tracks",
+    mixtures: 0.25,
     balance: true,
     // For inputs that are fused after all.
     merge: { kind: "selective", top: 0.5, weights: track === "activations" ? [0.6, 0.4] : [0.25, 0.25, 0.25, 0.25] },

@@ -2,7 +2,7 @@
 import { gradients } from "../../ir/autodiff.ts";
 import { type Builder, createBuilder } from "../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../ir/node.ts";
-import { inline } from "../../ir/rewrite.ts";
+import { inline, rewrite } from "../../ir/rewrite.ts";
 import { tensorType } from "../../ir/types.ts";
 
 /** Names of what a train program takes beside the function's own leaves. */
@@ -17,34 +17,23 @@ export const TRAIN_LEAVES = {
 } as const;
 
 const isClip = (name: string) => /\.clip\.(high|low)$/.test(name);
-const isFactor = (name: string) => /\.adapter\.[^.]+\.[ab]$/.test(name);
+const isFactor = (name: string) => /\.adapter\.[ab]$/.test(name);
 
 /** Prefix of the leaf, and of the output, in which the gradient of a learned leaf is summed up. */
 export const gradientName = (name: string): string => `gradient.${name}`;
 
 /**
- * The function with its learned parameters as inputs: adapters by the prefix they use, A as [r,q] and B transposed as [r,p]
- * (each a prefix of the flat array), clips as they are.
+ * The function with its learned parameters as inputs, as they lie in the flat array: A as [r,q], B transposed as [r,p], so that a
+ * prefix of columns is a prefix of memory, and clips as they are.
  */
 export function withLearnedInputs(graph: Graph): Graph {
-  const b = createBuilder();
-  const replaced = new Map<Node, Node>();
-  const asInput = (node: Node, rank: number, name: string): Node => {
-    if (name.endsWith(".a")) return b.input(name, tensorType("f32", [rank, node.type.shape[1] ?? 1]));
-    return b.transpose(b.input(name, tensorType("f32", [rank, node.type.shape[0] ?? 1])), [1, 0]);
-  };
-  for (const node of graph.nodes) {
-    const source = node.op === "slice" ? node.inputs[0] : undefined;
-    if (source?.op === "param" && isFactor(nameOf(source))) {
-      const name = nameOf(source), rank = Number(node.type.shape[name.endsWith(".a") ? 0 : 1]);
-      replaced.set(node, asInput(node, rank, name));
-    } else if (node.op === "param" && isFactor(nameOf(node))) {
-      const name = nameOf(node), rank = Number(node.type.shape[name.endsWith(".a") ? 0 : 1]);
-      replaced.set(node, asInput(node, rank, name));
-    } else if (node.op === "param" && isClip(nameOf(node))) replaced.set(node, b.input(nameOf(node), node.type));
-    else replaced.set(node, b.make(node.op, node.inputs.map((x) => replaced.get(x) ?? x), node.attrs));
-  }
-  return graphOf(graph.outputs.map(({ name, node }) => ({ name, node: replaced.get(node) ?? node })));
+  return rewrite(graph, (node, b) => {
+    if (node.op !== "param" || !isLearned(nameOf(node))) return undefined;
+    const name = nameOf(node), [rows = 1, rank = 1] = node.type.shape;
+    return name.endsWith(".adapter.b")
+      ? b.transpose(b.input(name, tensorType("f32", [rank, rows])), [1, 0])
+      : b.input(name, node.type);
+  });
 }
 
 /** Whether an input of `withLearnedInputs` is something that is learned. */

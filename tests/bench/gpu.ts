@@ -49,7 +49,7 @@ async function askPyTorch(): Promise<Peers> {
 const peers = options.only === "kernels" ? {} : await askPyTorch();
 const opened = await openDevice(navigator.gpu);
 console.error(`${opened.adapter}${opened.software ? " (software)" : ""}, Deno ${Deno.version.deno}`);
-const roofline = await measureRoofline(opened.gpu);
+const roofline = await measureRoofline(opened.gpu, opened.software);
 const ceilings: [string, number, string][] = [
   ["copy, bytes read and written", roofline.copy / 1e9, "GB/s"],
   ["read", roofline.read / 1e9, "GB/s"],

@@ -24,8 +24,8 @@ import { contractGroups } from "./contract_groups.ts";
 /** What the result is for: gradients at any width of one shape, or stored codes at one width. */
 export type Mode = "train" | "deploy";
 
-/** Inputs f32[1] of train programs: the top codes of all weight grids and of all activation grids of the function. */
-export const TOP_INPUTS = { weight: "weight.top", activation: "activation.top" } as const;
+/** The input f32[1] of train programs that holds the top code of a site's grid. */
+export const topName = (site: string): string => `${site}.top`;
 
 /** Narrowest width of each kind of site; signed codes have no fewer than 4 bits. */
 const LEAST = { weight: 2, adapter: 2, activation: 4, key: 2, value: 2 } as const satisfies Record<SiteRole, Width>;
@@ -36,16 +36,16 @@ const LEAST = { weight: 2, adapter: 2, activation: 4, key: 2, value: 2 } as cons
  * - `deploy`: codes in narrow types; holds `<site>.codes`, `.scale`, `.zero`; parameters of time calibration
  *   `<weight>.clip.high.<b>`, `<weight>.clip.low.<b>` [p,G,1], `<weight>.adapter.<pair>.b` [p,R], `….a` [R,q]; linears
  *   contract over groups. Keys and values in full precision get the token hold `<site>`, since a cache stores them too.
- * - `train`: codes in f32 with straight-through gradients; top codes are the inputs `TOP_INPUTS` (2^b - 1 for weights,
- *   2^(b-1) - 1 for activations); clip parameters have no width in their name. Widths that agree in adapters and group sizes
- *   give equal graphs. Cache quantizers are as at deployment but keep their gradients.
+ * - `train`: codes in f32 with straight-through gradients; top codes are inputs, see `topName` (2^b - 1 for weights, 2^(b-1) - 1 for
+ *   activations); the parameters are the clips and adapters of whatever width the site has: `<weight>.clip.high` [p,G,1],
+ *   `<weight>.adapter.b` [p,r], `….a` [r,q]. So widths that agree in ranks and group sizes give equal graphs, and so do their
+ *   mixtures. Cache quantizers are as at deployment but keep their gradients.
  *
  * @param widths by local site name; a weight's name sets the widths of its grid and of its adapter
- * @throws {RangeError} on sites that do not exist, on impossible widths, and on train programs with several widths for one top code
+ * @throws {RangeError} on sites that do not exist, and on impossible widths
  */
 export function specialize(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme, mode: Mode): Graph {
   checkSites(graph, widths);
-  if (mode === "train") checkTops(graph, widths);
   const concrete = rewrite(graph, (node, b) => {
     if (node.op !== "site") return undefined;
     const x = node.inputs[0] as Node, name = nameOf(node), role = siteRoleOf(stringAttr(node.attrs, "role"));
@@ -71,11 +71,11 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
       return b.param(`${name}.clip.${end}${mode === "deploy" ? `.${width}` : ""}`, type, "calibration");
     };
     const range = { groupSize, high: clip("high"), low: clip("low") };
-    if (mode === "train") return affineQuantizer(b, w, { ...range, top: topInput(b, "weight") });
+    if (mode === "train") return affineQuantizer(b, w, { ...range, top: topInput(b, name) });
     const store = { name, time: "configuration", dtype: unsignedType(width) } as const;
     return affineQuantizer(b, w, { ...range, top: unsignedTop(width), store });
   },
-  adapter: (b, w, { name, width, scheme }) => {
+  adapter: (b, w, { name, width, scheme, mode }) => {
     const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank } = scheme.adapters.uses[width];
     if (rank === 0) return w;
     const whole = scheme.adapters.pairs[pair] ?? 0;
@@ -84,13 +84,14 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
         `Expected at most ${whole} columns of the adapter "${pair}" at ${width} bits but found ${rank}`,
       );
     }
-    const left = b.param(`${name}.adapter.${pair}.b`, tensorType("f32", [rows, whole]), "calibration");
-    const right = b.param(`${name}.adapter.${pair}.a`, tensorType("f32", [whole, columns]), "calibration");
+    const [prefix, size] = mode === "train" ? [`${name}.adapter`, rank] : [`${name}.adapter.${pair}`, whole];
+    const left = b.param(`${prefix}.b`, tensorType("f32", [rows, size]), "calibration");
+    const right = b.param(`${prefix}.a`, tensorType("f32", [size, columns]), "calibration");
     return lowRankDelta(b, w, { left, right, rank });
   },
-  activation: (b, x, { width, scheme, mode }) =>
+  activation: (b, x, { name, width, scheme, mode }) =>
     mode === "train"
-      ? perTokenQuantizer(b, x, { top: topInput(b, "activation"), clip: scheme.activationClip })
+      ? perTokenQuantizer(b, x, { top: topInput(b, name), clip: scheme.activationClip })
       : perTokenQuantizer(b, x, {
         top: symmetricTop(width),
         clip: scheme.activationClip,
@@ -106,23 +107,12 @@ function quantizeCached(b: Builder, x: Node, { name, width, scheme, mode }: Site
   return cacheQuantizer(b, x, { ...grid, store: { name, time: "token", dtype: unsignedType(width) } });
 }
 
-const topInput = (b: Builder, kind: keyof typeof TOP_INPUTS): Node => b.input(TOP_INPUTS[kind], tensorType("f32", [1]));
+const topInput = (b: Builder, site: string): Node => b.input(topName(site), tensorType("f32", [1]));
 
 function checkSites(graph: Graph, widths: LocalWidths): void {
   const names = new Set(sitesOf(graph).map(({ name }) => name));
   for (const name of Object.keys(widths)) {
     if (names.has(name)) continue;
     throw new RangeError(`Expected a site but found "${name}"; there are ${[...names].join(", ") || "none"}`);
-  }
-}
-
-/** Weights share one top code, and so do activations: in a train program each kind has one width, or 16. */
-function checkTops(graph: Graph, widths: LocalWidths): void {
-  for (const kind of ["weight", "activation"] as const) {
-    const names = sitesOf(graph).filter(({ role }) => role === kind).map(({ name }) => name);
-    const found = new Set(names.flatMap((name) => widthOf(widths, name, LEAST[kind]) ?? []));
-    if (found.size > 1) {
-      throw new RangeError(`Expected one ${kind} width in a train program but found ${[...found].join(", ")}`);
-    }
   }
 }

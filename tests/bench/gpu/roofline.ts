@@ -17,12 +17,14 @@ export interface GpuRoofline {
   readonly readback: number;
 }
 
-const BYTES = 1 << 30, GROUPS = 16384;
+/** Work per kernel: milliseconds on hardware; an adapter on the CPU gets a little of it. */
+const HARDWARE = { bytes: 1 << 30, groups: 16384 }, SOFTWARE = { bytes: 1 << 24, groups: 16 };
 
 /** Measures a device. */
-export async function measureRoofline(device: GPUDevice): Promise<GpuRoofline> {
+export async function measureRoofline(device: GPUDevice, software: boolean): Promise<GpuRoofline> {
+  const { bytes, groups } = software ? SOFTWARE : HARDWARE;
   const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
-  const size = Math.min(BYTES, device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
+  const size = Math.min(bytes, device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
   const from = device.createBuffer({ size, usage }), to = device.createBuffer({ size, usage });
   const staging = device.createBuffer({ size: 16, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
   const wait = async () => {
@@ -57,7 +59,7 @@ export async function measureRoofline(device: GPUDevice): Promise<GpuRoofline> {
     return Math.max(medianOf(differences), 1e-12);
   };
   await wait();
-  const fours = size / 16, perThread = Math.ceil(fours / (GROUPS * 256));
+  const fours = size / 16, perThread = Math.ceil(fours / (groups * 256));
   const sweep = (body: string) => `
     @group(0) @binding(0) var<storage, read_write> source: array<vec4<u32>>;
     @group(0) @binding(1) var<storage, read_write> target_: array<vec4<u32>>;
@@ -65,7 +67,7 @@ export async function measureRoofline(device: GPUDevice): Promise<GpuRoofline> {
     fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       var sum = vec4<u32>();
       for (var i = 0u; i < ${perThread}u; i++) {
-        let at = id.x + i * ${GROUPS * 256}u;
+        let at = id.x + i * ${groups * 256}u;
         if (at < ${fours}u) { ${body} }
       }
       if (sum.x == 0xdeadbeefu) { target_[0] = sum; source[0] = sum; }
@@ -80,20 +82,20 @@ export async function measureRoofline(device: GPUDevice): Promise<GpuRoofline> {
       if (${result}) { target_[0] = source[0]; }
     }`;
   const lanes = Array.from({ length: 8 }, (_, i) => i);
-  const copy = 2 * size / await time(sweep("target_[at] = source[at];"), GROUPS, 20);
-  const read = size / await time(sweep("sum ^= source[at];"), GROUPS, 20);
+  const copy = 2 * size / await time(sweep("target_[at] = source[at];"), groups, 20);
+  const read = size / await time(sweep("sum ^= source[at];"), groups, 20);
   const fma = loop(
     `let x = vec4<f32>(f32(id.x) * 1e-9); ${lanes.map((i) => `var a${i} = vec4<f32>(f32(id.x + ${i}u));`).join(" ")}`,
     lanes.map((i) => `a${i} = fma(a${i}, x, x);`).join(" "),
     `${lanes.map((i) => `a${i}.x`).join(" + ")} == 1.2345`,
   );
-  const f32 = GROUPS * 256 * 256 * 8 * 4 * 2 / await time(fma, GROUPS, 8);
+  const f32 = groups * 256 * 256 * 8 * 4 * 2 / await time(fma, groups, 8);
   const dots = loop(
     `let x = id.x | 0x01010101u; ${lanes.map((i) => `var a${i} = i32(id.x + ${i}u);`).join(" ")}`,
     lanes.map((i) => `a${i} += dot4I8Packed(u32(a${i}), x);`).join(" "),
     `${lanes.map((i) => `a${i}`).join(" + ")} == 12345`,
   );
-  const int8 = GROUPS * 256 * 256 * 8 * 8 / await time(dots, GROUPS, 8);
+  const int8 = groups * 256 * 256 * 8 * 8 / await time(dots, groups, 8);
   const dispatch = await time(loop("", "", "id.x == 0xffffffffu"), 1, 1000);
   const submits: number[] = [], readbacks: number[] = [];
   for (let i = 0; i < 9; i++) {
