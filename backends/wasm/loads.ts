@@ -1,6 +1,6 @@
 /** Loads of four lanes: next to each other, all the same, at a distance, or at rows chosen by data; of every layout. */
 import type { Access, Expr } from "../kernel.ts";
-import { f32x4, i16x8, i32, i32x4, i8x16, type Local, select, v128 } from "./assembler.ts";
+import { f32x4, i16x8, i32, i32x4, type Local, select, v128 } from "./assembler.ts";
 import { fourCodes, oneCode, sixteenCodes } from "./codes.ts";
 import type { Layout } from "./layout.ts";
 import type { Address, Bound, Index, Part, Place, Vector } from "./place.ts";

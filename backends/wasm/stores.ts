@@ -3,7 +3,7 @@ import type { Access, Store } from "../kernel.ts";
 import { f32x4, i32, i32x4, i8x16, v128 } from "./assembler.ts";
 import { storeCode } from "./codes_packing.ts";
 import type { Layout } from "./layout.ts";
-import type { Address, Bound, Index, Place, Vector } from "./place.ts";
+import type { Address, Place, Vector } from "./place.ts";
 
 /** Evaluates the values of all stores, then stores them: what a store overwrites may be an operand of a later one. */
 export function emitStores(place: Place, stores: readonly Store[]): void {
