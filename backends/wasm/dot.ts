@@ -3,11 +3,13 @@
  * alone.
  *
  * Few rows by packed codes: bytes, in registers (`dot_coded.ts`). Few rows by anything else: the right operand is evaluated where it
- * is used (`dot_inline.ts`). More rows: both operands are evaluated, once per chunk, into panels for a register-blocked product
- * (`dot_panels.ts`), which is where dequantization happens.
+ * is used (`dot_inline.ts`). More rows of integers by packed codes: bytes in panels (`dot_bytes.ts`). More rows of anything else: both
+ * operands are evaluated, once per chunk, into panels for a register-blocked product (`dot_panels.ts`), which is where
+ * dequantization happens.
  */
 import type { Access, DotKernel, Expr, Store } from "../kernel.ts";
 import { codedOperand } from "./coded_operand.ts";
+import { byteChunk } from "./dot_bytes.ts";
 import { codedChunk } from "./dot_coded.ts";
 import { PANEL } from "./dot_panels.ts";
 import { tiledChunk } from "./dot_tiles.ts";
@@ -65,10 +67,12 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL.columns)) } : chunkSize(m, n, tiny);
   const blocks: ChunkSize = { few, rows: Math.min(m, size.rows), columns: Math.min(n, size.columns) };
   const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
-  const operand = few ? codedOperand(contraction, spec, code) : undefined;
-  const chunk = operand
+  const operand = few || spec.scalar === "i32" ? codedOperand(contraction, spec, code) : undefined;
+  const chunk = !operand
+    ? tiledChunk({ ...arrangement, spec }, emitter, blocks)
+    : few
     ? codedChunk({ ...arrangement, spec, operand }, emitter, blocks.columns)
-    : tiledChunk({ ...arrangement, spec }, emitter, blocks);
+    : byteChunk({ ...arrangement, spec, operand }, emitter, blocks);
   const safe = parallelVariables(stores, layouts, extents, [BATCH, ROW, COLUMN]) === 3;
   if (tiny || !safe) {
     b.for("chunk", 0, total, 1, chunk);
