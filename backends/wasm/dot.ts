@@ -11,7 +11,7 @@ import type { Access, DotKernel, Expr, Store } from "../kernel.ts";
 import { codedOperand } from "./coded_operand.ts";
 import { byteChunk } from "./dot_bytes.ts";
 import { codedChunk } from "./dot_coded.ts";
-import { PANEL } from "./dot_panels.ts";
+import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import { tiledChunk } from "./dot_tiles.ts";
 import type { Emitter } from "./kernel.ts";
 import { rewriteExpr, rewriteStores, simplifyLoops, usesOf } from "./nest.ts";
@@ -64,7 +64,7 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const arrangement = arrange(spec, emitter), { contraction, stores } = arrangement, { extents } = contraction;
   const [batch = 1, m = 1, n = 1] = extents, few = m <= FEW_ROWS;
   const work = extents.reduce((x, y) => x * y, 1), tiny = work < small * SMALL_PRODUCT;
-  const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL.columns)) } : chunkSize(m, n, tiny);
+  const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL_COLUMNS)) } : chunkSize(m, n, tiny);
   const blocks: ChunkSize = { few, rows: Math.min(m, size.rows), columns: Math.min(n, size.columns) };
   const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
   const operand = few || spec.scalar === "i32" ? codedOperand(contraction, spec, code) : undefined;
@@ -103,10 +103,11 @@ export const multiple = (x: number, of: number): number => Math.ceil(x / of) * o
 
 function chunkSize(m: number, n: number, tiny: boolean): { rows: number; columns: number } {
   const part = (extent: number, most: number, of: number) => multiple(extent / Math.ceil(extent / most), of);
-  let rows = part(m, LARGEST, PANEL.rows), columns = part(n, LARGEST, PANEL.columns);
+  const atOnce = rowsAtOnce(m);
+  let rows = part(m, LARGEST, atOnce), columns = part(n, LARGEST, PANEL_COLUMNS);
   while (!tiny && Math.ceil(m / rows) * Math.ceil(n / columns) < CHUNKS && Math.max(rows, columns) > LEAST) {
-    if (rows >= columns) rows = multiple(rows / 2, PANEL.rows);
-    else columns = multiple(columns / 2, PANEL.columns);
+    if (rows >= columns) rows = multiple(rows / 2, atOnce);
+    else columns = multiple(columns / 2, PANEL_COLUMNS);
   }
   return { rows, columns };
 }
@@ -116,7 +117,7 @@ function arrange(spec: DotKernel, { layouts }: Emitter): Arrangement {
   const { batch, m, n, k, groups } = spec;
   // Columns are what vectors run along in the tile: not the shorter side, and not the one that stores stride over.
   const along = (v: number) => spec.stores.every(({ access }) => Math.abs(access.strides[v] ?? 0) <= 1);
-  const swap = (along(1) && !along(2) && m >= PANEL.columns) || (n < PANEL.columns && m > n);
+  const swap = (along(1) && !along(2) && m >= PANEL_COLUMNS) || (n < PANEL_COLUMNS && m > n);
   const own = (row: boolean) => ({ offset, strides: [sb = 0, s = 0, ...rest] }: Access): Access => ({
     offset,
     strides: [sb, row ? s : 0, row ? 0 : s, ...rest],

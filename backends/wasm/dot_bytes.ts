@@ -9,6 +9,7 @@ import { f32x4, i16x8, i32, i32x4, i8x16, type Local, memory, v128 } from "./ass
 import { partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, ROW } from "./dot.ts";
+import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import type { Emitter } from "./kernel.ts";
 import { transpose } from "./lanes.ts";
 import { layoutOf } from "./layout.ts";
@@ -16,8 +17,8 @@ import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
 import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
 
-/** Columns and rows at once: 12 sums in registers. */
-const COLUMNS = 8, SUMS = 12;
+/** Sums in registers. */
+const SUMS = 12;
 /** Steps of four elements that are written out. */
 const UNROLL = 4;
 
@@ -38,7 +39,7 @@ export function byteChunk(
     activationBytes(activations),
     (preparation, at) => prepareActivations(preparation, contraction, activations, at),
   );
-  const panel = reserve(COLUMNS * 4 * steps * parts), strip = reserve(4 * COLUMNS * rows);
+  const panel = reserve(PANEL_COLUMNS * 4 * steps * parts), strip = reserve(4 * PANEL_COLUMNS * rows);
   return (index) => {
     const rest = b.let("rest", i32.div_u(index, columnBlocks));
     const range = (position: Index, count: number, extent: number) => {
@@ -69,7 +70,7 @@ export function byteChunk(
             const group = place.affine(activations.strides);
             const x = b.let("x_at", i32.add(bytes, i32.mul(group, activations.groupBytes)));
             const stride = activations.groupBytes * (activations.strides[ROW] ?? 0);
-            const atOnce = SUMS / (places.length * parts);
+            const atOnce = Math.min(rowsAtOnce(m), SUMS / (places.length * parts));
             b.for("row", rowRange.from, rowRange.to, atOnce, (row) => {
               const rowsHere = Array.from({ length: atOnce }, (_, r) =>
                 b.let("row", smaller(b.let("row", i32.add(row, r)), i32.const(m - 1))));
@@ -115,11 +116,11 @@ export function byteChunk(
       code.buffers.length--;
     };
     const pair = [createPlace(code, extents), createPlace(code, extents)], single = createPlace(code, extents);
-    const next = b.let("next", columnRange.from), whole = n - n % COLUMNS;
+    const next = b.let("next", columnRange.from), whole = n - n % PANEL_COLUMNS;
     withinAll([...pair, single], BATCH, batch, undefined, () => {
-      b.for("column", next, b.let("end", smaller(columnRange.to, i32.const(whole))), COLUMNS, (column) => {
+      b.for("column", next, b.let("end", smaller(columnRange.to, i32.const(whole))), PANEL_COLUMNS, (column) => {
         withinAll(pair, COLUMN, [column, b.let("second", i32.add(column, 4))], 4, () => multiply(pair, column));
-        b.set(next, i32.add(column, COLUMNS));
+        b.set(next, i32.add(column, PANEL_COLUMNS));
       });
       if (whole < n) {
         b.if(

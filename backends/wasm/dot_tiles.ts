@@ -3,7 +3,7 @@ import type { Access, DotKernel, Expr } from "../kernel.ts";
 import { f32x4, i32, memory, v128 } from "./assembler.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, multiple, ROW } from "./dot.ts";
 import { emitInline } from "./dot_inline.ts";
-import { emitPanels, PANEL } from "./dot_panels.ts";
+import { emitPanels, PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import type { Emitter } from "./kernel.ts";
 import { layoutOf } from "./layout.ts";
 import { smaller, vectorLoop } from "./nest.ts";
@@ -18,7 +18,7 @@ export function tiledChunk(
 ): (index: Index) => void {
   const { code, reserve } = emitter, { b } = code, { extents, axes, block } = contraction, [, m = 1, n = 1] = extents;
   const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns);
-  const width = multiple(columns, PANEL.columns), height = multiple(rows, PANEL.rows), bytes = 4 * width * height;
+  const width = multiple(columns, PANEL_COLUMNS), height = multiple(rows, rowsAtOnce(m)), bytes = 4 * width * height;
   const sums = reserve(bytes), tile = spec.groups ? reserve(bytes) : sums;
   const strategy = (few ? emitInline : emitPanels)(contraction, emitter, rows, columns);
   const place = createPlace(code, extents);
