@@ -1,8 +1,8 @@
 /** Reads the codes of several columns along the contracted axis, sixteen of each at a time. */
 import { i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { sixteenCodes, slotCodes } from "./codes.ts";
-import { packingOf, WIDE, wideUnit } from "./layout.ts";
+import { codesOfUnits, sixteenCodes } from "./codes.ts";
+import { unitLength } from "./layout.ts";
 import { splitAccess } from "./loads.ts";
 import type { Index, Place, Vector } from "./place.ts";
 
@@ -26,7 +26,7 @@ export function sweepCodes(
   xStep: number,
   step: (codes: readonly (() => Codes)[], at: number) => void,
 ): void {
-  const { layout, length, units, bits } = operand, [first] = places;
+  const { layout, length, run, bits } = operand, [first] = places;
   if (!first) return;
   const { b } = first.code;
   /** Runs over `count` turns of `sixteens` steps each, pointers of `bytes` per turn. */
@@ -62,24 +62,28 @@ export function sweepCodes(
     turns(rest > 0 ? 1 : 0, rest, pointers, 16 * rest, body(rest));
     return;
   }
-  const { planes, slots } = packingOf(bits), unit = wideUnit(bits), unitBytes = planes * WIDE;
   const starts = places.map((place) => startOf(place, operand));
-  if (units > 0) {
+  if (run) {
     const pointers = starts.map(({ row, column }) =>
-      b.let("codes_at", i32.add(row, i32.mul(i32.shr_u(column, Math.log2(unit)), unitBytes)))
+      b.let("codes_at", i32.add(row, i32.shr_u(i32.mul(column, bits), 3)))
     );
-    const most = Math.max(1, TURN / unit), perTurn = units % most === 0 ? most : 1;
-    turns(units / perTurn, perTurn * slots.length, pointers, perTurn * unitBytes, () => {
-      for (let k = 0; k < perTurn * slots.length; k++) {
-        const slot = k % slots.length, offset = Math.floor(k / slots.length) * unitBytes;
-        step(pointers.map((pointer) => () => [slotCodes(bits, slot, pointer, offset)]), k);
-      }
-    });
+    let left = Math.ceil(length / 16);
+    for (const { plane, units } of run) {
+      // A turn is whole units and whole sixteens; the last units may be padding.
+      const unit = unitLength(bits, plane) / 16, sixteens = Math.min(left, units * unit);
+      const perTurn = sixteens % (TURN / 16) === 0 ? TURN / 16 : Math.max(1, unit);
+      const body = (count: number) => () => {
+        for (let k = 0; k < count; k++) step(pointers.map((at) => () => [codesOfUnits(bits, plane, at, k)]), k);
+      };
+      turns(Math.floor(sixteens / perTurn), perTurn, pointers, 2 * bits * perTurn, body(perTurn));
+      const rest = sixteens % perTurn;
+      turns(rest > 0 ? 1 : 0, rest, pointers, 2 * bits * rest, body(rest));
+      left -= sixteens;
+    }
+    return;
   }
-  const done = units * unit;
-  if (done >= length) return;
   const rows = starts.map(({ row }) => b.let("row_at", row));
-  b.for("i", done, length, 16, (i) => {
+  b.for("i", 0, length, 16, (i) => {
     step(
       starts.map(({ column }, k) => () => [
         sixteenCodes(first, layout, rows[k] ?? i32.const(0), i32.add(column, i)),

@@ -1,7 +1,7 @@
 /** Recognises what lets a product of codes be computed on bytes: a right operand linear in codes, a left one whose integers fit bytes. */
 import type { Access, DotKernel, Expr } from "../kernel.ts";
 import { isNarrow, rangeOf } from "../../ir/types.ts";
-import { runOf, runStep } from "./codes_packing.ts";
+import { type Run, runOf, runStep } from "./codes_packing.ts";
 import type { Contraction } from "./dot.ts";
 import { COLUMN } from "./dot.ts";
 import type { Layout } from "./layout.ts";
@@ -20,8 +20,8 @@ export interface CodedOperand {
   readonly zero?: Expr | undefined;
   /** Codes along the last axis. */
   readonly length: number;
-  /** Whole wide units at the start of each run of codes along the last axis; what follows is read sixteen at a time. */
-  readonly units: number;
+  /** The units of the codes along the last axis; where undefined, they start or end inside of one. */
+  readonly run?: Run | undefined;
 }
 
 /** Codes along the last axis below which bytes do not pay: there is one scale, one sum across lanes for so many. */
@@ -43,13 +43,13 @@ export function codedOperand(
   if (!layout.dtype.startsWith("u") || !isNarrow(layout.dtype) || !staysInside(place, bound, access)) return undefined;
   if (strides[last] !== 1 || (strides[COLUMN] ?? 0) === 0) return undefined;
   const common = { buffer, access, layout, length, scale: linear.scale, zero: linear.zero };
-  if (layout.storage === "byte") return { ...common, bits: 8, units: 0 };
+  if (layout.storage === "byte") return { ...common, bits: 8 };
   const split = splitAccess(access, layout.columns, extents);
   if (!split || split.row.strides[last] !== 0) return undefined;
   const starts = [split.column.offset, ...split.column.strides.filter((_, v) => v !== last)];
   if (starts.some((start) => start % 16 !== 0)) return undefined;
   const whole = starts.every((start) => start % runStep(layout) === 0);
-  return { ...common, bits: layout.bits, units: whole ? runOf(layout, split.column.offset, length)?.wide ?? 0 : 0 };
+  return { ...common, bits: layout.bits, run: whole ? runOf(layout, split.column.offset, length) : undefined };
 }
 
 interface Linear {

@@ -1,6 +1,6 @@
 /** Reads packed codes (see `layout.ts`): sixteen or four neighbours, or any one. */
-import { call, type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
-import { type Layout, NARROW, packingOf, type Piece, WIDE, wideColumns, wideUnit } from "./layout.ts";
+import { call, type FunctionBuilder, i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
+import { type Layout, packingOf, type Piece, regionsOf, unitLength } from "./layout.ts";
 import type { Bound, Index, Place, Vector } from "./place.ts";
 
 /** How to compute with sixteen codes, four, or one: in a vector, a word, a byte. */
@@ -42,9 +42,21 @@ function join<T extends Vector | Index>(
   }).reduce((x, y) => or(x, y));
 }
 
-/** Sixteen codes, one per byte: slot `slot` of the wide unit at an address. */
-export const slotCodes = (bits: number, slot: number, unit: Index, offset: number): Vector =>
-  join(SIXTEEN, packingOf(bits).slots[slot] ?? [], (plane) => SIXTEEN.load(unit, offset + WIDE * plane));
+/**
+ * Codes 16·i … 16·i+15 of units with planes of `plane` bytes at an address, one per byte. Narrow planes are repeated in a vector,
+ * of which each slot then gives a part.
+ */
+export function codesOfUnits(bits: number, plane: number, units: Index, i: number): Vector {
+  const { slots, planes } = packingOf(bits), perVector = 16 / plane;
+  const read = plane === 16 ? v128.load : plane === 8 ? v128.load64_splat : v128.load32_splat;
+  const parts = Array.from({ length: perVector }, (_, part) => {
+    const slot = i * perVector + part, unit = Math.floor(slot / slots.length) * planes * plane;
+    return join(SIXTEEN, slots[slot % slots.length] ?? [], (p) => read(units, { offset: unit + plane * p, align: 1 }));
+  });
+  return parts.reduce((codes, own, part) =>
+    i8x16.shuffle(codes, own, Array.from({ length: 16 }, (_, byte) => byte < part * plane ? byte : 16 + byte))
+  );
+}
 
 /** The codes of a slot known only when the kernel runs; `at` is where they lie in plane 0, `stride` what leads to the next one. */
 function anySlot<T extends Vector | Index>(
@@ -66,7 +78,7 @@ function anySlot<T extends Vector | Index>(
   }, wholeCode)();
 }
 
-/** Tells where the codes of a column lie, in a wide or in a narrow unit; `row` is the address of its row. */
+/** Tells where the codes of a column lie; `row` is the address of its row. */
 export function locate(
   b: FunctionBuilder,
   { bits, columns }: Layout,
@@ -74,19 +86,22 @@ export function locate(
   column: Index,
   body: (where: { at: Index; slot: Local<"i32">; stride: number }) => void,
 ): void {
-  const wide = wideColumns(columns, bits), { planes, slots } = packingOf(bits);
-  const inUnit = (position: Local<"i32">, start: number, stride: number) => {
-    const unit = stride * slots.length;
-    const bytes = i32.mul(i32.shr_u(position, Math.log2(unit)), planes * stride);
-    const at = b.let("at", i32.add(i32.add(row, bytes), i32.add(i32.and(position, stride - 1), start * bits / 8)));
-    body({ at, slot: b.let("slot", i32.shr_u(i32.and(position, unit - 1), Math.log2(stride))), stride });
+  const { planes } = packingOf(bits), position = b.let("column", column);
+  const regions = regionsOf(columns, bits).map(({ plane, start }) => ({
+    start,
+    inRegion: () => {
+      const inside = start === 0 ? position : b.let("rest", i32.sub(position, start)), unit = unitLength(bits, plane);
+      const bytes = i32.mul(i32.shr_u(inside, Math.log2(unit)), planes * plane);
+      const at = b.let("at", i32.add(i32.add(row, bytes), i32.add(i32.and(inside, plane - 1), start * bits / 8)));
+      body({ at, slot: b.let("slot", i32.shr_u(i32.and(inside, unit - 1), Math.log2(plane))), stride: plane });
+    },
+  }));
+  const choose = ([first, ...rest]: typeof regions): void => {
+    const next = rest[0];
+    if (next && first) b.if(i32.lt_u(position, next.start), first.inRegion, () => choose(rest));
+    else first?.inRegion();
   };
-  const position = b.let("column", column);
-  const inWide = () => inUnit(position, 0, WIDE),
-    inNarrow = () => inUnit(b.let("rest", i32.sub(position, wide)), wide, NARROW);
-  if (wide === columns) inWide();
-  else if (wide === 0) inNarrow();
-  else b.if(i32.lt_u(position, wide), inWide, inNarrow);
+  choose(regions);
 }
 
 /** Codes of sixteen columns, a multiple of sixteen on, as bytes. */
@@ -95,16 +110,18 @@ export function sixteenCodes({ code: { b, module } }: Place, layout: Layout, row
   const read = (f: FunctionBuilder, from: Index, position: Index): Vector => {
     const codes = f.local("codes", "v128");
     locate(f, layout, from, position, ({ at, slot, stride }) => {
-      if (stride !== NARROW) return anySlot(f, SIXTEEN, bits, { at, slot, stride }, (value) => f.set(codes, value));
-      // Four slots of a narrow unit, or of two.
-      const at0 = f.let("row", from), column0 = f.let("column", position);
-      const word = fourCodesFunction(module, layout);
-      const words = [0, 4, 8, 12].map((k) => call(word, { row: at0, column: i32.add(column0, k) }));
-      f.set(codes, words.slice(1).reduce((sum, w, k) => i32x4.replace_lane(sum, k + 1, w), i32x4.splat(words[0] ?? 0)));
+      if (stride === 16) return anySlot(f, SIXTEEN, bits, { at, slot, stride }, (value) => f.set(codes, value));
+      // Sixteen columns are several slots of a unit, or the slots of several units.
+      const vectors = Math.max(1, unitLength(bits, stride) / 16);
+      Array.from({ length: vectors }, (_, i) => i).reduce<() => void>((otherwise, i) => () => {
+        const use = () => f.set(codes, codesOfUnits(bits, stride, at, i));
+        if (vectors === 1) use();
+        else f.if(i32.eq(slot, i * 16 / stride), use, otherwise);
+      }, () => f.trap())();
     });
     return codes;
   };
-  if (whole === slots.length && columns % wideUnit(bits) === 0) return read(b, row, column);
+  if (whole === slots.length && columns % unitLength(bits, 16) === 0) return read(b, row, column);
   const helper = module.helper(
     `sixteen_u${bits}_${columns}`,
     () =>

@@ -1,75 +1,64 @@
 /** Writes packed codes (see `layout.ts`): runs of units from bytes, or any one code among others. */
-import { call, type Func, i16x8, i32, i8x16, type ModuleBuilder, v128 } from "./assembler.ts";
+import { call, i16x8, i32, i8x16, type ModuleBuilder, v128 } from "./assembler.ts";
 import { locate } from "./codes.ts";
-import {
-  BLOCK,
-  type Layout,
-  NARROW,
-  type Packing,
-  packingOf,
-  type Piece,
-  WIDE,
-  wideColumns,
-  wideUnit,
-} from "./layout.ts";
+import { type Layout, packingOf, type Region, regionsOf, unitLength } from "./layout.ts";
 import type { Bound, Index, Place } from "./place.ts";
 
-/** A stretch of a packed row that starts where a unit starts: how many wide and how many narrow units it has. */
-export interface Run {
-  readonly wide: number;
-  readonly narrow: number;
-}
+/** Units that follow each other in a packed row, from the start of one on. */
+export type Run = readonly Pick<Region, "plane" | "units">[];
 
 /** Starts of runs in a row are multiples of this many columns. */
-export const runStep = ({ bits, columns }: Layout): number => wideColumns(columns, bits) === 0 ? BLOCK : wideUnit(bits);
+export const runStep = ({ bits, columns }: Layout): number => unitLength(bits, regionsOf(columns, bits)[0]?.plane ?? 4);
 
 /** The units of `count` columns from a multiple of `runStep` on, or undefined where they end inside a unit, but not with the row. */
 export function runOf(layout: Layout, start: number, count: number): Run | undefined {
-  const { bits, columns } = layout, step = runStep(layout), narrowUnit = NARROW * packingOf(bits).slots.length;
-  const wide = Math.max(0, Math.min(start + count, wideColumns(columns, bits)) - start), rest = count - wide;
-  if (count % step !== 0 && start + count !== columns) return undefined;
-  return { wide: wide / wideUnit(bits), narrow: Math.ceil(rest / BLOCK) * BLOCK / narrowUnit };
+  const { bits, columns } = layout, end = start + count;
+  if (count % runStep(layout) !== 0 && end !== columns) return undefined;
+  return regionsOf(columns, bits).flatMap(({ plane, start: first, units }, i, regions) => {
+    const length = unitLength(bits, plane), last = first + units * length;
+    const to = end === columns && i === regions.length - 1 ? last : Math.min(end, last), from = Math.max(start, first);
+    return to > from ? [{ plane, units: (to - from) / length }] : [];
+  });
 }
 
-/** Codes of a run, one per byte, padding included. */
-export const runLength = ({ bits }: Layout, { wide, narrow }: Run): number =>
-  packingOf(bits).slots.length * (WIDE * wide + NARROW * narrow);
+/** Codes of a run, padding included. */
+export const runLength = ({ bits }: Layout, run: Run): number =>
+  run.reduce((sum, { plane, units }) => sum + units * unitLength(bits, plane), 0);
 
-/** What a plane is made of: slots' pieces, moved from codes to bytes of the plane. */
-const piecesOf = ({ slots }: Packing, plane: number): { slot: number; piece: Piece }[] =>
-  slots.flatMap((pieces, slot) => pieces.filter((piece) => piece.plane === plane).map((piece) => ({ slot, piece })));
+/** Packs the codes of a run, one per byte at `from`, into its units at `to`. */
+export function packRun({ code: { b, module } }: Place, { bits }: Layout, run: Run, from: Index, to: Index): void {
+  let codes = 0;
+  for (const { plane, units } of run) {
+    const source = i32.add(from, codes), target = i32.add(to, codes * bits / 8);
+    b.emit(call(packFunction(module, bits, plane), { from: source, to: target, units: i32.const(units) }));
+    codes += units * unitLength(bits, plane);
+  }
+}
 
-/** A function that packs codes, one per byte at `from`, into units at `to`. */
-export function packFunction(
-  module: ModuleBuilder,
-  { bits }: Layout,
-): Func<{ from: "i32"; to: "i32"; wide: "i32"; narrow: "i32" }, "void"> {
-  const packing = packingOf(bits), { planes, slots } = packing;
+/** A function that packs units of one size. */
+function packFunction(module: ModuleBuilder, bits: number, plane: Region["plane"]) {
+  const { planes, slots } = packingOf(bits);
   return module.helper(
-    `pack_u${bits}`,
+    `pack_u${bits}_${plane}`,
     () =>
-      module.func(`pack_u${bits}`, { from: "i32", to: "i32", wide: "i32", narrow: "i32" }, (b, p) => {
-        const units = (count: Index, bytes: number, pack: (plane: number) => void) =>
-          b.for("unit", 0, count, 1, () => {
-            for (let plane = 0; plane < planes; plane++) pack(plane);
-            b.set(p.from, i32.add(p.from, bytes * slots.length));
-            b.set(p.to, i32.add(p.to, bytes * planes));
-          });
-        units(p.wide, WIDE, (plane) => {
-          const parts = piecesOf(packing, plane).map(({ slot, piece: { low, shift, bits: taken } }) => {
-            const codes = v128.load(p.from, { offset: WIDE * slot, align: 1 }), by = shift - low;
-            const moved = by > 0 ? i16x8.shl(codes, by) : by < 0 ? i16x8.shr_u(codes, -by) : codes;
-            return v128.and(moved, i8x16.const(((2 ** taken - 1) << shift) << 24 >> 24));
-          });
-          b.emit(v128.store(p.to, parts.reduce((sum, part) => v128.or(sum, part)), { offset: WIDE * plane, align: 1 }));
-        });
-        units(p.narrow, NARROW, (plane) => {
-          const parts = piecesOf(packing, plane).map(({ slot, piece: { low, shift, bits: taken } }) => {
-            const codes = i32.load(p.from, { offset: NARROW * slot, align: 1 }), by = shift - low;
-            const moved = by > 0 ? i32.shl(codes, by) : by < 0 ? i32.shr_u(codes, -by) : codes;
-            return i32.and(moved, Math.imul((2 ** taken - 1) << shift, 0x01010101));
-          });
-          b.emit(i32.store(p.to, parts.reduce((sum, part) => i32.or(sum, part)), { offset: NARROW * plane, align: 1 }));
+      module.func(`pack_u${bits}_planes_of_${plane}`, { from: "i32", to: "i32", units: "i32" }, (b, p) => {
+        const load = plane === 16 ? v128.load : plane === 8 ? v128.load64_zero : v128.load32_zero;
+        b.for("unit", 0, p.units, 1, () => {
+          for (let own = 0; own < planes; own++) {
+            const parts = slots.flatMap((pieces, slot) =>
+              pieces.filter((piece) => piece.plane === own).map(({ low, shift, bits: taken }) => {
+                const codes = load(p.from, { offset: plane * slot, align: 1 }), by = shift - low;
+                const moved = by > 0 ? i16x8.shl(codes, by) : by < 0 ? i16x8.shr_u(codes, -by) : codes;
+                return v128.and(moved, i8x16.const(((2 ** taken - 1) << shift) << 24 >> 24));
+              })
+            );
+            const bytes = parts.reduce((sum, part) => v128.or(sum, part)),
+              at = { offset: plane * own, align: 1 } as const;
+            if (plane === 16) b.emit(v128.store(p.to, bytes, at));
+            else b.emit((plane === 8 ? v128.store64_lane : v128.store32_lane)(p.to, bytes, 0, at));
+          }
+          b.set(p.from, i32.add(p.from, plane * slots.length));
+          b.set(p.to, i32.add(p.to, plane * planes));
         });
       }),
   );

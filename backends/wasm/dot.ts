@@ -3,11 +3,12 @@
  * alone.
  *
  * Few rows by packed codes: bytes, in registers (`dot_coded.ts`). Few rows by anything else: the right operand is evaluated where it
- * is used (`dot_inline.ts`). More rows of integers by packed codes: bytes in panels (`dot_bytes.ts`). More rows of anything else: both
+ * is used (`dot_inline.ts`). More rows by packed codes: bytes in panels (`dot_bytes.ts`). More rows of anything else: both
  * operands are evaluated, once per chunk, into panels for a register-blocked product (`dot_panels.ts`), which is where
  * dequantization happens.
  */
 import type { Access, DotKernel, Expr, Store } from "../kernel.ts";
+import { partsOf } from "./code_sweep.ts";
 import { codedOperand } from "./coded_operand.ts";
 import { byteChunk } from "./dot_bytes.ts";
 import { codedChunk } from "./dot_coded.ts";
@@ -67,8 +68,10 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL_COLUMNS)) } : chunkSize(m, n, tiny);
   const blocks: ChunkSize = { few, rows: Math.min(m, size.rows), columns: Math.min(n, size.columns) };
   const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
-  const operand = few || spec.scalar === "i32" ? codedOperand(contraction, spec, code) : undefined;
-  const chunk = !operand
+  const operand = codedOperand(contraction, spec, code);
+  // Three digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
+  const floats = !few && spec.scalar === "f32" && operand && (partsOf(operand) > 1 || !code.relaxed);
+  const chunk = !operand || floats
     ? tiledChunk({ ...arrangement, spec }, emitter, blocks)
     : few
     ? codedChunk({ ...arrangement, spec, operand }, emitter, blocks.columns)

@@ -80,7 +80,7 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
                 place.within(ROW, i32.const(row), undefined, () => {
                   const value = spec.groups
                     ? groupTerm(place, spec.groups.inner, term, sums.integer(row))
-                    : scaled(place, operand, sums.float(row), steps, 8 * row * (activations.strides[ROW] ?? 0));
+                    : scaledSums(place, operand, sums.float(row), steps, 8 * row * (activations.strides[ROW] ?? 0));
                   b.set(total, f32x4.add(total, value));
                 })
               );
@@ -97,14 +97,21 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
   };
 }
 
-function groupTerm(place: Place, id: number, term: Expr | undefined, sums: Vector): Vector {
+/** What a group adds, of its sums of integers. */
+export function groupTerm(place: Place, id: number, term: Expr | undefined, sums: Vector): Vector {
   if (!term) throw new Error("Internal error: a sum over groups lacks its term");
   place.define(id, place.code.b.let("sums", sums));
   return place.value(term);
 }
 
 /** (sums - zero · the group's sum) · scale · step, of which `steps` holds the last and the group's sum. */
-function scaled(place: Place, { scale, zero }: CodedOperand, sums: Vector, steps: Index, offset: number): Vector {
+export function scaledSums(
+  place: Place,
+  { scale, zero }: CodedOperand,
+  sums: Vector,
+  steps: Index,
+  offset: number,
+): Vector {
   const step = v128.load32_splat(steps, offset);
   const corrected = zero ? f32x4.sub(sums, f32x4.mul(place.value(zero), v128.load32_splat(steps, offset + 4))) : sums;
   return f32x4.mul(corrected, scale ? f32x4.mul(place.value(scale), step) : step);

@@ -4,9 +4,9 @@
  *
  * A unit is the least number of bytes that codes of b bits fill exactly: b/gcd(8,b) of them, called planes, hold 8/gcd(8,b) codes,
  * called slots. Every plane holds whole codes in its low bits; the bits left over at the planes' tops make up the remaining slots
- * (`slotsOf`). A wide unit repeats that sixteen times, side by side: plane p has bytes 16·p … 16·p+15, and byte i of slot s is
- * element 16·s + i of the unit. A row of the last axis is wide units, as many as fit, then narrow units, whose planes have four
- * bytes, up to the next multiple of 32 elements. So a row has exactly b bits per element, but for that padding.
+ * (`packingOf`). A unit with planes of w bytes repeats that w times, side by side: plane p has bytes w·p … w·p+w-1, and byte i of
+ * slot s is element w·s + i of the unit. A row of the last axis is units with planes of 16 bytes, as many as fit, then of 8, then
+ * of 4 up to the next multiple of 32 elements. So a row has exactly b bits per element, but for that padding.
  *
  * Why not one plane per power of two (3 = 2 + 1 bits): sixteen 3-bit codes took 7.5 instructions there and take 3.3 here, which
  * made a product of 4096 by 4096 with 3-bit weights 1.5 times as slow as with 4 bits.
@@ -17,8 +17,8 @@ import { bitsOf, concreteShape, type DType, isNarrow, sizeOf, type TensorType } 
 
 /** Packed rows are padded to a multiple of this many elements. */
 export const BLOCK = 32;
-/** Bytes of a plane in wide and in narrow units. */
-export const WIDE = 16, NARROW = 4;
+/** Bytes of a plane in the units of a row, in their order. */
+export const PLANES = [16, 8, 4] as const;
 /** Bytes behind every buffer that vector loads may read. */
 export const SLACK = 64;
 /** Every buffer starts at a multiple of this many bytes. */
@@ -83,11 +83,30 @@ export function packingOf(bits: number): Packing {
   return packing;
 }
 
-/** Elements of a wide unit. */
-export const wideUnit = (bits: number): number => WIDE * packingOf(bits).slots.length;
+/** Units of one size that follow each other in a row. */
+export interface Region {
+  /** Bytes of a plane. */
+  readonly plane: typeof PLANES[number];
+  /** First column. */
+  readonly start: number;
+  readonly units: number;
+}
 
-/** Elements of a row that lie in wide units. */
-export const wideColumns = (columns: number, bits: number): number => columns - columns % wideUnit(bits);
+/** Elements of a unit. */
+export const unitLength = (bits: number, plane: number): number => plane * packingOf(bits).slots.length;
+
+/** The units of a row, padding included. */
+export function regionsOf(columns: number, bits: number): readonly Region[] {
+  const end = Math.ceil(columns / BLOCK) * BLOCK, regions: Region[] = [];
+  let start = 0;
+  for (const plane of PLANES) {
+    const length = unitLength(bits, plane), rest = plane === 4 ? end - start : columns - start;
+    const units = Math.floor(rest / length);
+    if (units > 0) regions.push({ plane, start, units });
+    start += units * length;
+  }
+  return regions;
+}
 
 /** The layout of a type with a concrete shape. */
 export function layoutOf(type: TensorType): Layout {
@@ -164,20 +183,22 @@ export function decode(type: TensorType, memory: ArrayBufferLike, at: number): H
 /** Where an element's pieces lie: the byte of plane 0, bytes to the next plane, and the slot. */
 function positionOf(
   { rowBytes, columns, bits }: Layout,
+  regions: readonly Region[],
   element: number,
 ): { byte: number; stride: number; slot: readonly Piece[] } {
-  const { planes, slots } = packingOf(bits), wide = wideColumns(columns, bits), column = element % columns;
-  const [start, stride] = column < wide ? [0, WIDE] : [wide, NARROW],
-    inside = (column - start) % (stride * slots.length);
+  const { planes, slots } = packingOf(bits), column = element % columns;
+  const { plane: stride, start } = regions.findLast((region) => region.start <= column) ?? { plane: 4, start: 0 };
+  const inside = (column - start) % (stride * slots.length);
   const unit = start * bits / 8 + Math.floor((column - start) / (stride * slots.length)) * planes * stride;
   const byte = Math.floor(element / columns) * rowBytes + unit + inside % stride;
   return { byte, stride, slot: slots[Math.floor(inside / stride)] ?? [] };
 }
 
 function pack(layout: Layout, values: HostArray, bytes: Uint8Array): void {
+  const regions = regionsOf(layout.columns, layout.bits);
   bytes.fill(0);
   for (let i = 0; i < values.length; i++) {
-    const { byte, stride, slot } = positionOf(layout, i), value = values[i] ?? 0;
+    const { byte, stride, slot } = positionOf(layout, regions, i), value = values[i] ?? 0;
     for (const { plane, shift, bits, low } of slot) {
       const at = byte + plane * stride;
       bytes[at] = (bytes[at] ?? 0) | ((value >> low) & (2 ** bits - 1)) << shift;
@@ -186,9 +207,9 @@ function pack(layout: Layout, values: HostArray, bytes: Uint8Array): void {
 }
 
 function unpack(layout: Layout, bytes: Uint8Array): Int32Array {
-  const values = new Int32Array(layout.rows * layout.columns);
+  const values = new Int32Array(layout.rows * layout.columns), regions = regionsOf(layout.columns, layout.bits);
   for (let i = 0; i < values.length; i++) {
-    const { byte, stride, slot } = positionOf(layout, i);
+    const { byte, stride, slot } = positionOf(layout, regions, i);
     for (const { plane, shift, bits, low } of slot) {
       values[i] = (values[i] ?? 0) | (((bytes[byte + plane * stride] ?? 0) >> shift) & (2 ** bits - 1)) << low;
     }

@@ -4,8 +4,8 @@
  * must run on one thread.
  */
 import type { Access, Store } from "../kernel.ts";
-import { call, i32, i32x4, memory } from "./assembler.ts";
-import { packFunction, runLength, runOf, runStep } from "./codes_packing.ts";
+import { i32, i32x4, memory } from "./assembler.ts";
+import { packRun, runLength, runOf, runStep } from "./codes_packing.ts";
 import type { Layout } from "./layout.ts";
 import { splitAccess } from "./loads.ts";
 import type { Index, Place } from "./place.ts";
@@ -35,7 +35,7 @@ export type Reserve = (bytes: number) => Index;
  * Replaces stores that can be staged. To be called outside of all loops; `finish` inside of all but the vectorised one.
  */
 export function stage(place: Place, stores: readonly Store[], variable: number, reserve: Reserve): Staging {
-  const { b, buffers, module } = place.code, finishers: (() => void)[] = [];
+  const { b, buffers } = place.code, finishers: (() => void)[] = [];
   const extent = place.extents[variable] ?? 1;
   const staged = stores.map((store): Store => {
     const { layout, base } = place.buffer(store.buffer);
@@ -44,7 +44,7 @@ export function stage(place: Place, stores: readonly Store[], variable: number, 
     const run = split && runOf(layout, split.column.offset, extent);
     if (!split || !run) return store;
     const length = runLength(layout, run), step = runStep(layout), bytes = step * layout.bits / 8;
-    const from = reserve(length), pack = packFunction(module, layout), own = buffers.length;
+    const from = reserve(length), own = buffers.length;
     if (length > extent) b.emit(memory.fill(i32.add(from, extent), 0, length - extent));
     buffers.push({ name: "codes", base: from, layout: { ...layout, storage: "byte", size: 1, dtype: "u8" } });
     finishers.push(() => {
@@ -53,11 +53,11 @@ export function stage(place: Place, stores: readonly Store[], variable: number, 
       const fixed = split.row.offset * layout.rowBytes + split.column.offset / step * bytes;
       const to = i32.add(i32.add(row, column), fixed);
       const { scatter } = store;
-      if (!scatter) return b.emit(call(pack, { from, to, wide: i32.const(run.wide), narrow: i32.const(run.narrow) }));
+      if (!scatter) return packRun(place, layout, run, from, to);
       const index = b.let("row", i32x4.extract_lane(place.value(scatter.index), 0));
       b.if(i32.lt_u(index, scatter.extent), () => {
         const moved = i32.add(to, i32.mul(index, scatter.stride / layout.columns * layout.rowBytes));
-        b.emit(call(pack, { from, to: moved, wide: i32.const(run.wide), narrow: i32.const(run.narrow) }));
+        packRun(place, layout, run, from, moved);
       });
     });
     const access: Access = { offset: 0, strides: place.extents.map((_, v) => v === variable ? 1 : 0) };

@@ -61,7 +61,7 @@ Deno.test("encode() stores codes in exactly their width, rows padded to blocks o
   ]);
 });
 
-Deno.test("encode() lays codes in slots of planes, sixteen elements side by side, four where a row ends", () => {
+Deno.test("encode() lays codes in slots of planes, sixteen elements side by side, eight or four where a row ends", () => {
   const bytesWith = (columns: number, element: number, code: number) => {
     const type = tensorType("u3", [columns]), memory = new ArrayBuffer(bytesOf(type)), values = new Int32Array(columns);
     values[element] = code;
@@ -73,6 +73,8 @@ Deno.test("encode() lays codes in slots of planes, sixteen elements side by side
   assertEquals(bytesWith(128, 3 * 16 + 1, 5), [[16 + 1, 5 << 3]]);
   assertEquals(bytesWith(128, 6 * 16 + 2, 6), [[2, 2 << 6], [16 + 2, 1 << 6]]);
   assertEquals(bytesWith(128, 7 * 16 + 15, 3), [[16 + 15, 1 << 7], [32 + 15, 1 << 6]]);
+  // Columns 128 … 191: planes of eight bytes.
+  assertEquals(bytesWith(192, 128 + 3 * 8 + 1, 5), [[48 + 8 + 1, 5 << 3]]);
   // The last 32 of 160 columns: planes of four bytes.
   assertEquals(bytesWith(160, 128 + 3 * 4 + 1, 5), [[48 + 4 + 1, 5 << 3]]);
 });
