@@ -1,20 +1,23 @@
 /**
- * Generates contractions. A chunk is a block of rows and columns of one batch; its sums live in a tile of scratch memory, to which
- * blocks of the contracted axis are added one after the other, in an order that depends on shapes alone; then the stores read the tile.
+ * Generates contractions. A chunk is a block of rows and columns of one batch; sums are added up in an order that depends on shapes
+ * alone.
  *
- * Few rows: the right operand is evaluated where it is used (`dot_inline.ts`). More rows: both operands are evaluated, once per
- * chunk, into panels for a register-blocked product (`dot_panels.ts`), which is where dequantization happens.
+ * Few rows by packed codes: bytes, in registers (`dot_coded.ts`). Few rows by anything else: the right operand is evaluated where it
+ * is used (`dot_inline.ts`). More rows by packed codes: bytes in panels (`dot_bytes.ts`). More rows of anything else: both
+ * operands are evaluated, once per chunk, into panels for a register-blocked product (`dot_panels.ts`), which is where
+ * dequantization happens.
  */
 import type { Access, DotKernel, Expr, Store } from "../kernel.ts";
-import { f32x4, i32, memory, v128 } from "./assembler.ts";
-import { emitInline } from "./dot_inline.ts";
-import { emitPanels, PANEL } from "./dot_panels.ts";
+import { partsOf } from "./code_sweep.ts";
+import { codedOperand } from "./coded_operand.ts";
+import { byteChunk } from "./dot_bytes.ts";
+import { codedChunk } from "./dot_coded.ts";
+import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
+import { tiledChunk } from "./dot_tiles.ts";
 import type { Emitter } from "./kernel.ts";
-import { layoutOf } from "./layout.ts";
-import { rewriteExpr, rewriteStores, simplifyLoops, smaller, usesOf, vectorLoop } from "./nest.ts";
-import { createPlace, type Index, type Place } from "./place.ts";
+import { rewriteExpr, rewriteStores, simplifyLoops, usesOf } from "./nest.ts";
+import type { Index, Place } from "./place.ts";
 import { parallelVariables } from "./staging.ts";
-import { emitStores } from "./stores.ts";
 
 /** Loop variables of a contraction; those of the contracted axes follow. */
 export const BATCH = 0, ROW = 1, COLUMN = 2, FIRST = 3;
@@ -58,102 +61,21 @@ const CHUNKS = 8, LARGEST = 128, LEAST = 32;
 
 /** Writes the kernel; returns its number of chunks. */
 export function emitDot(spec: DotKernel, emitter: Emitter): number {
-  const { code, layouts, from, to, reserve, small } = emitter, { b } = code;
-  const { contraction, term, stores } = arrange(spec, emitter), { extents, axes, block } = contraction;
+  const { code: { b }, code, layouts, from, to, small } = emitter;
+  const arrangement = arrange(spec, emitter), { contraction, stores } = arrangement, { extents } = contraction;
   const [batch = 1, m = 1, n = 1] = extents, few = m <= FEW_ROWS;
   const work = extents.reduce((x, y) => x * y, 1), tiny = work < small * SMALL_PRODUCT;
-  const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL.columns)) } : chunkSize(m, n, tiny);
-  const rows = Math.min(m, size.rows), columns = Math.min(n, size.columns);
-  const rowBlocks = Math.ceil(m / rows),
-    columnBlocks = Math.ceil(n / columns),
-    total = batch * rowBlocks * columnBlocks;
-  const width = multiple(columns, PANEL.columns), height = multiple(rows, PANEL.rows), bytes = 4 * width * height;
-  const sums = reserve(bytes), tile = spec.groups ? reserve(bytes) : sums;
-  const strategy = (few ? emitInline : emitPanels)(contraction, emitter, rows, columns);
-  const place = createPlace(code, extents);
-
-  const chunk = (index: Index) => {
-    const column = b.let("column_block", i32.rem_u(index, columnBlocks)),
-      rest = b.let("rest", i32.div_u(index, columnBlocks));
-    const row = rowBlocks === 1 ? i32.const(0) : b.let("row_block", i32.rem_u(rest, rowBlocks));
-    const batchIndex = rowBlocks === 1 ? rest : b.let("batch", i32.div_u(rest, rowBlocks));
-    const range = (position: Index, count: number, extent: number) => {
-      const start = b.let("start", i32.mul(position, count));
-      return { from: start, to: b.let("end", smaller(i32.add(start, count), i32.const(extent))), most: count };
-    };
-    const ranges = { rows: range(row, rows, m), columns: range(column, columns, n) };
-    b.emit(memory.fill(sums, 0, bytes));
-    const start = (to: Index) =>
-      b.let("origin", i32.sub(to, i32.mul(i32.add(i32.mul(ranges.rows.from, width), ranges.columns.from), 4)));
-    const origins = { sums: start(sums), tile: tile === sums ? start(sums) : start(tile) };
-    const scratch = (base: Index) =>
-      code.buffers.push({ name: "tile", layout: layoutOf({ dtype: "f32", shape: [height, width] }), base }) - 1;
-    const access: Access = { offset: 0, strides: extents.map((_, v) => v === ROW ? width : v === COLUMN ? 1 : 0) };
-    const [sumBuffer, tileBuffer] = [scratch(origins.sums), scratch(origins.tile)];
-    const blocks = (group: Index | undefined) => {
-      const [first = FIRST] = axes, length = extents[first] ?? 1;
-      b.for("k_from", 0, length, block, (kFrom) =>
-        strategy({
-          emitter,
-          contraction,
-          places: (count, body) => {
-            const opened = Array.from({ length: count }, () => createPlace(code, extents));
-            const open = (i: number): void => {
-              const own = opened[i];
-              if (!own) return body(opened);
-              own.within(BATCH, batchIndex, undefined, () =>
-                group
-                  ? own.within(FIRST, group, undefined, () => open(i + 1))
-                  : open(i + 1));
-            };
-            open(0);
-          },
-          ...ranges,
-          k: { from: kFrom, to: b.let("k_to", smaller(i32.add(kFrom, block), i32.const(length))) },
-          tile,
-          width,
-        }));
-    };
-    /** Visits the chunk's elements, vectors along the columns. */
-    const visit = (roots: readonly Expr[], prepareMore: () => void, body: () => void) => {
-      const prepare = () => {
-        place.prepare(roots);
-        prepareMore();
-      };
-      prepare();
-      b.for("row", ranges.rows.from, ranges.rows.to, 1, (index) =>
-        place.within(ROW, index, undefined, () => {
-          prepare();
-          vectorLoop(place, COLUMN, n, body, { range: ranges.columns });
-        }));
-    };
-    place.within(BATCH, batchIndex, undefined, () => {
-      const { groups } = spec;
-      if (groups && term) {
-        b.for("group", 0, extents[FIRST] ?? 1, 1, (group) => {
-          b.emit(memory.fill(tile, 0, bytes));
-          blocks(group);
-          place.within(FIRST, group, undefined, () => {
-            place.alias(groups.inner, { kind: "load", buffer: tileBuffer, access, scalar: spec.scalar });
-            visit([term], () => void place.address(sumBuffer, access), () => {
-              const value = place.value(term), { base, offset } = place.address(sumBuffer, access);
-              b.emit(v128.store(base, f32x4.add(v128.load(base, { offset, align: 4 }), value), { offset, align: 4 }));
-            });
-          });
-        });
-      } else blocks(undefined);
-      const scalar = spec.groups ? "f32" : spec.scalar;
-      place.alias(spec.accumulator, { kind: "load", buffer: sumBuffer, access, scalar });
-      const roots = stores.flatMap(({ value, scatter }) => scatter ? [value, scatter.index] : [value]);
-      const addresses = () => {
-        for (const { buffer, access } of stores) {
-          if (place.buffer(buffer).layout.size > 0) place.address(buffer, access);
-        }
-      };
-      visit(roots, addresses, () => emitStores(place, stores));
-    });
-    code.buffers.length -= 2;
-  };
+  const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL_COLUMNS)) } : chunkSize(m, n, tiny);
+  const blocks: ChunkSize = { few, rows: Math.min(m, size.rows), columns: Math.min(n, size.columns) };
+  const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
+  const operand = codedOperand(contraction, spec, code);
+  // Three digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
+  const floats = !few && spec.scalar === "f32" && operand && (partsOf(operand) > 1 || !code.relaxed);
+  const chunk = !operand || floats
+    ? tiledChunk({ ...arrangement, spec }, emitter, blocks)
+    : few
+    ? codedChunk({ ...arrangement, spec, operand }, emitter, blocks.columns)
+    : byteChunk({ ...arrangement, spec, operand }, emitter, blocks);
   const safe = parallelVariables(stores, layouts, extents, [BATCH, ROW, COLUMN]) === 3;
   if (tiny || !safe) {
     b.for("chunk", 0, total, 1, chunk);
@@ -163,27 +85,42 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   return total;
 }
 
-const multiple = (x: number, of: number): number => Math.ceil(x / of) * of;
+/** Rows and columns of a chunk. */
+export interface ChunkSize {
+  /** Whether there are too few rows to pack the right operand. */
+  readonly few: boolean;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** A contraction, and what happens to its sums, over its variables. */
+export interface Arrangement {
+  readonly contraction: Contraction;
+  /** What a group adds. */
+  readonly term: Expr | undefined;
+  readonly stores: readonly Store[];
+}
+
+/** The least multiple of a number that is not below `x`. */
+export const multiple = (x: number, of: number): number => Math.ceil(x / of) * of;
 
 function chunkSize(m: number, n: number, tiny: boolean): { rows: number; columns: number } {
   const part = (extent: number, most: number, of: number) => multiple(extent / Math.ceil(extent / most), of);
-  let rows = part(m, LARGEST, PANEL.rows), columns = part(n, LARGEST, PANEL.columns);
+  const atOnce = rowsAtOnce(m);
+  let rows = part(m, LARGEST, atOnce), columns = part(n, LARGEST, PANEL_COLUMNS);
   while (!tiny && Math.ceil(m / rows) * Math.ceil(n / columns) < CHUNKS && Math.max(rows, columns) > LEAST) {
-    if (rows >= columns) rows = multiple(rows / 2, PANEL.rows);
-    else columns = multiple(columns / 2, PANEL.columns);
+    if (rows >= columns) rows = multiple(rows / 2, atOnce);
+    else columns = multiple(columns / 2, PANEL_COLUMNS);
   }
   return { rows, columns };
 }
 
 /** Brings a specification to one space of loop variables, with rows and columns as the generators like them. */
-function arrange(
-  spec: DotKernel,
-  { layouts }: Emitter,
-): { contraction: Contraction; term: Expr | undefined; stores: readonly Store[] } {
+function arrange(spec: DotKernel, { layouts }: Emitter): Arrangement {
   const { batch, m, n, k, groups } = spec;
   // Columns are what vectors run along in the tile: not the shorter side, and not the one that stores stride over.
   const along = (v: number) => spec.stores.every(({ access }) => Math.abs(access.strides[v] ?? 0) <= 1);
-  const swap = (along(1) && !along(2) && m >= PANEL.columns) || (n < PANEL.columns && m > n);
+  const swap = (along(1) && !along(2) && m >= PANEL_COLUMNS) || (n < PANEL_COLUMNS && m > n);
   const own = (row: boolean) => ({ offset, strides: [sb = 0, s = 0, ...rest] }: Access): Access => ({
     offset,
     strides: [sb, row ? s : 0, row ? 0 : s, ...rest],

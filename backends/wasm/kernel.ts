@@ -1,7 +1,7 @@
 /** Turns a kernel specification into a WebAssembly module with one exported function. */
 import type { KernelSpec } from "../kernel.ts";
 import { typeText } from "../../ir/types.ts";
-import { call, createModule, i32, type Local, type ModuleBuilder } from "./assembler.ts";
+import { call, createModule, type FunctionBuilder, i32, type Local, type ModuleBuilder } from "./assembler.ts";
 import { emitAttention } from "./attention.ts";
 import { emitDot } from "./dot.ts";
 import { type Layout, layoutOf } from "./layout.ts";
@@ -28,11 +28,19 @@ export interface Emitter {
   readonly to: Index;
   /** Address of scratch memory of the calling thread. To be called outside of all loops. */
   readonly reserve: (bytes: number) => Index;
+  /**
+   * Address of scratch memory that `write` fills once per call, before the first chunk: for what all chunks need. To be called
+   * outside of all loops.
+   */
+  readonly prepared: (bytes: number, write: (preparation: Preparation, at: Index) => void) => Index;
   /** Points below which a kernel is one chunk: waking another thread costs more. */
   readonly small: number;
   /** Address of a table. */
   readonly table: (table: Table) => Index;
 }
+
+/** What code that runs before the chunks is written with. */
+export type Preparation = Pick<Emitter, "code" | "layouts" | "reserve">;
 
 /** A kernel, generated. */
 export interface GeneratedKernel {
@@ -80,24 +88,36 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
   const tableNames = Array.from({ length: TABLES }, (_, i) => `table_${i}`);
   const addresses: Record<string, "i32"> = Object.fromEntries([...names, ...tableNames].map((name) => [name, "i32"]));
   let grid = 1, scratchBytes = 0;
+  const take = (bytes: number): number => {
+    const offset = scratchBytes;
+    scratchBytes += Math.ceil(bytes / 64) * 64;
+    return offset;
+  };
+  const preparations: ((common: Preparation & { readonly scratchAt: (offset: number) => Index }) => void)[] = [];
+  /** What both functions are written with: addresses are parameters of theirs. */
+  const begin = (b: FunctionBuilder, parameters: Readonly<Record<string, Local<"i32">>>) => {
+    const at = (name: string): Index => {
+      const local = parameters[name];
+      if (!local) throw new Error(`Internal error: no parameter "${name}"`);
+      return local;
+    };
+    const buffers = spec.buffers.map(({ name, type }, i): Bound => {
+      const layout = layoutOf(type);
+      return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
+    });
+    const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, buffers };
+    const scratchAt = (offset: number) => b.let("reserved", i32.add(at("scratch"), offset));
+    return { at, scratchAt, code, layouts, reserve: (bytes: number) => scratchAt(take(bytes)) };
+  };
   const chunks = module.func(
     `${spec.kind}_chunks`,
     { ...addresses, scratch: "i32", from: "i32", to: "i32" },
     (b, p) => {
-      const at = (name: string): Index => {
-        const local = (p as Record<string, Local<"i32">>)[name];
-        if (!local) throw new Error(`Internal error: no parameter "${name}"`);
-        return local;
-      };
-      const buffers = spec.buffers.map(({ name, type }, i): Bound => {
-        const layout = layoutOf(type);
-        return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
-      });
-      const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, buffers };
-      const reserve = (bytes: number): Index => {
-        const offset = scratchBytes;
-        scratchBytes += Math.ceil(bytes / 64) * 64;
-        return b.let("reserved", i32.add(at("scratch"), offset));
+      const { at, scratchAt, ...common } = begin(b, p);
+      const prepared: Emitter["prepared"] = (bytes, write) => {
+        const offset = take(bytes);
+        preparations.push((common) => write(common, common.scratchAt(offset)));
+        return scratchAt(offset);
       };
       const table = (wanted: Table): Index => {
         const known = tables.findIndex(({ key }) => key === wanted.key);
@@ -107,9 +127,15 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
         }
         return at(tableNames[known < 0 ? tables.length - 1 : known] ?? "");
       };
-      grid = emit(spec, { code, layouts, from: at("from"), to: at("to"), reserve, table, small });
+      grid = emit(spec, { ...common, from: at("from"), to: at("to"), prepared, table, small });
     },
   );
+  const prepare = preparations.length === 0
+    ? undefined
+    : module.func(`${spec.kind}_prepare`, { ...addresses, scratch: "i32" }, (b, p) => {
+      const { at: _, ...common } = begin(b, p);
+      preparations.forEach((write) => write(common));
+    });
   const run = module.func(ENTRY, {
     ...addresses,
     scratch: "i32",
@@ -123,6 +149,7 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
     // Shares of chunks are contiguous, so that of ⌊grid·t/threads⌋ as the first one, thread t is the ceiling of first·threads/grid.
     const thread = i32.div_u(i32.add(i32.mul(from, threads), grid - 1), grid);
     const own = scratchBytes === 0 ? scratch : b.let("own", i32.add(scratch, i32.mul(thread, stride)));
+    if (prepare) b.emit(call(prepare, { ...rest, scratch: own }));
     if (grid === 1) return b.emit(call(chunks, { ...rest, scratch: own, from, to }));
     const step = Math.max(1, Math.floor(CALL_WORK * grid / workOf(spec)));
     b.for("chunk", from, to, step, (chunk) => {

@@ -1,7 +1,8 @@
 /** Loads of four lanes: next to each other, all the same, at a distance, or at rows chosen by data; of every layout. */
 import type { Access, Expr } from "../kernel.ts";
-import { call, f32x4, i16x8, i32, i32x4, i8x16, type Local, select, v128 } from "./assembler.ts";
-import { BLOCK, type Layout } from "./layout.ts";
+import { f32x4, i16x8, i32, i32x4, type Local, select, v128 } from "./assembler.ts";
+import { fourCodes, oneCode, sixteenCodes } from "./codes.ts";
+import type { Layout } from "./layout.ts";
 import type { Address, Bound, Index, Part, Place, Vector } from "./place.ts";
 
 type Gather = Expr & { readonly kind: "gather" };
@@ -166,10 +167,13 @@ function loadFields(place: Place, buffer: number, access: Access, stride: number
     if (
       place.part && split.column.offset % 16 === 0 && split.column.strides.every((s, v) => v === vector || s % 16 === 0)
     ) {
-      const all = () => sixteenCodes(place, layout, row, split.row.offset * layout.rowBytes, column);
+      const all = () => sixteenCodes(place, layout, i32.add(row, split.row.offset * layout.rowBytes), column);
       return partOf(place, place.part, buffer, access, false, all);
     }
-    return extendBytes(i32x4.splat(fourCodes(place, layout, row, split.row.offset * layout.rowBytes, column)), false);
+    return extendBytes(
+      i32x4.splat(fourCodes(place, layout, i32.add(row, split.row.offset * layout.rowBytes), column)),
+      false,
+    );
   }
   const first = i32.add(place.affine(access.strides), access.offset);
   if (stride === 0) return i32x4.splat(oneCode(place, bound, first));
@@ -201,71 +205,11 @@ function partOf(
   return (signed ? i32x4.extend_high_i16x8_s : i32x4.extend_high_i16x8_u)(words);
 }
 
-/** Codes of sixteen columns, a multiple of sixteen on, as bytes. */
-function sixteenCodes({ code: { b } }: Place, layout: Layout, row: Index, offset: number, column: Index): Vector {
-  const at = b.let("column", column);
-  const block = b.let("block", i32.add(row, i32.mul(i32.shr_u(at, Math.log2(BLOCK)), 4 * layout.bits)));
-  // The second half of a block lies four bits higher in every plane.
-  const shift = b.let("shift", i32.shr_u(i32.and(at, 16), 2));
-  return layout.fields.map(({ bits, low, offset: plane }) => {
-    const place = { offset: offset + plane, align: 1 } as const;
-    if (bits === 4) return v128.and(i16x8.shr_u(v128.load(block, place), shift), i8x16.const(15));
-    if (bits === 2) {
-      const pairs = b.let("pairs", i16x8.shr_u(v128.load64_splat(block, place), shift));
-      const first = v128.and(pairs, i16x8.const(...Array.from({ length: 8 }, (_, i) => i < 4 ? 0x0303 : 0)));
-      const second = v128.and(
-        i16x8.shr_u(pairs, 2),
-        i16x8.const(...Array.from({ length: 8 }, (_, i) => i < 4 ? 0 : 0x0303)),
-      );
-      return low === 0 ? v128.or(first, second) : i16x8.shl(v128.or(first, second), low);
-    }
-    const mask = i32x4.const(0x01010101, 0x02020202, 0x04040404, 0x08080808);
-    const set = i8x16.eq(v128.and(i32x4.shr_u(v128.load32_splat(block, place), shift), mask), mask);
-    return v128.and(set, i8x16.const(1 << low));
-  }).reduce((sum, codes) => v128.or(sum, codes));
-}
-
 const lanesOf = (count: number, lane: (k: number) => Index): Vector => {
   let vector = i32x4.splat(lane(0));
   for (let k = 1; k < count; k++) vector = i32x4.replace_lane(vector, k, lane(k));
   return vector;
 };
-
-/** Codes of four columns, a multiple of four on, one per byte. */
-function fourCodes({ code: { b } }: Place, layout: Layout, row: Index, offset: number, column: Index): Index {
-  const at = b.let("column", column);
-  const block = b.let("block", i32.add(row, i32.mul(i32.shr_u(at, Math.log2(BLOCK)), 4 * layout.bits)));
-  return layout.fields.map((field) => {
-    const span = 4 * field.bits, part = i32.shr_u(i32.and(at, BLOCK - 1), Math.log2(span));
-    const word = i32.load(i32.add(block, i32.and(at, span - 1)), { offset: offset + field.offset, align: 1 });
-    const codes = i32.and(i32.shr_u(word, i32.mul(part, field.bits)), (2 ** field.bits - 1) * 0x01010101);
-    return i32.shl(codes, field.low);
-  }).reduce((sum, codes) => i32.or(sum, codes));
-}
-
-/** The code of any one element, by a function of the module. */
-function oneCode({ code: { module } }: Place, { layout, base }: Bound, element: Index): Index {
-  const { bits, columns, rowBytes } = layout;
-  const unpack = module.helper(
-    `unpack_u${bits}_${columns}`,
-    () =>
-      module.func(`unpack_u${bits}_rows_of_${columns}`, { base: "i32", element: "i32" }, "i32", (b, p) => {
-        const column = b.let("column", i32.rem_u(p.element, columns));
-        const row = i32.mul(i32.div_u(p.element, columns), rowBytes);
-        const block = b.let(
-          "block",
-          i32.add(i32.add(p.base, row), i32.mul(i32.shr_u(column, Math.log2(BLOCK)), 4 * bits)),
-        );
-        return layout.fields.map((field) => {
-          const span = 4 * field.bits, part = i32.shr_u(i32.and(column, BLOCK - 1), Math.log2(span));
-          const byte = i32.load8_u(i32.add(block, i32.and(column, span - 1)), field.offset);
-          const value = i32.and(i32.shr_u(byte, i32.mul(part, field.bits)), 2 ** field.bits - 1);
-          return i32.shl(value, field.low);
-        }).reduce((sum, value) => i32.or(sum, value));
-      }),
-  );
-  return call(unpack, { base, element });
-}
 
 const clamped = (place: Place, index: Index, extent: number): Index => {
   const { b } = place.code;

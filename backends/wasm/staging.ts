@@ -1,23 +1,23 @@
 /**
  * Stores to packed rows. Bytes hold codes of several elements, so a vectorised loop writes its codes to scratch, one per byte,
- * and whole blocks are packed after it. Stores for which that is impossible overwrite single codes, and then the kernel
+ * and whole units are packed after it. Stores for which that is impossible overwrite single codes, and then the kernel
  * must run on one thread.
  */
 import type { Access, Store } from "../kernel.ts";
-import { call, i32, i32x4, memory } from "./assembler.ts";
-import { BLOCK, type Layout } from "./layout.ts";
+import { i32, i32x4, memory } from "./assembler.ts";
+import { packRun, runLength, runOf, runStep } from "./codes_packing.ts";
+import type { Layout } from "./layout.ts";
 import { splitAccess } from "./loads.ts";
 import type { Index, Place } from "./place.ts";
-import { packFunction } from "./stores.ts";
 
-/** Whether the loop `variable` walks along whole blocks of the store's row. */
+/** Whether the loop `variable` walks along whole units of the store's row. */
 export function canStage(store: Store, layout: Layout, extents: readonly number[], variable: number): boolean {
   const split = splitAccess(store.access, layout.columns, extents), extent = extents[variable] ?? 1;
   if (!split || split.column.strides[variable] !== 1 || split.row.strides[variable] !== 0) return false;
   if (store.scatter && store.scatter.stride % layout.columns !== 0) return false;
-  const aligned = split.column.offset % BLOCK === 0 &&
-    split.column.strides.every((stride, v) => v === variable || stride % BLOCK === 0);
-  return aligned && (extent % BLOCK === 0 || split.column.offset + extent === layout.columns);
+  const step = runStep(layout), { offset, strides } = split.column;
+  const aligned = offset % step === 0 && strides.every((stride, v) => v === variable || stride % step === 0);
+  return aligned && runOf(layout, offset, extent) !== undefined;
 }
 
 /** Stores with those to packed rows replaced. */
@@ -35,28 +35,29 @@ export type Reserve = (bytes: number) => Index;
  * Replaces stores that can be staged. To be called outside of all loops; `finish` inside of all but the vectorised one.
  */
 export function stage(place: Place, stores: readonly Store[], variable: number, reserve: Reserve): Staging {
-  const { b, buffers, module } = place.code, finishers: (() => void)[] = [];
-  const extent = place.extents[variable] ?? 1, blocks = Math.ceil(extent / BLOCK);
+  const { b, buffers } = place.code, finishers: (() => void)[] = [];
+  const extent = place.extents[variable] ?? 1;
   const staged = stores.map((store): Store => {
     const { layout, base } = place.buffer(store.buffer);
     if (layout.storage !== "fields" || !canStage(store, layout, place.extents, variable)) return store;
     const split = splitAccess(store.access, layout.columns, place.extents);
-    if (!split) return store;
-    const from = reserve(blocks * BLOCK), pack = packFunction(module, layout), own = buffers.length;
-    if (extent % BLOCK !== 0) b.emit(memory.fill(i32.add(from, (blocks - 1) * BLOCK), 0, BLOCK));
+    const run = split && runOf(layout, split.column.offset, extent);
+    if (!split || !run) return store;
+    const length = runLength(layout, run), step = runStep(layout), bytes = step * layout.bits / 8;
+    const from = reserve(length), own = buffers.length;
+    if (length > extent) b.emit(memory.fill(i32.add(from, extent), 0, length - extent));
     buffers.push({ name: "codes", base: from, layout: { ...layout, storage: "byte", size: 1, dtype: "u8" } });
     finishers.push(() => {
       const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${store.buffer}`, index: base });
-      // A block of 32 columns has 4·bits bytes.
-      const column = place.affine(split.column.strides.map((s, v) => v === variable ? 0 : s / BLOCK), 4 * layout.bits);
-      const fixed = split.row.offset * layout.rowBytes + split.column.offset / BLOCK * 4 * layout.bits;
+      const column = place.affine(split.column.strides.map((s, v) => v === variable ? 0 : s / step), bytes);
+      const fixed = split.row.offset * layout.rowBytes + split.column.offset / step * bytes;
       const to = i32.add(i32.add(row, column), fixed);
       const { scatter } = store;
-      if (!scatter) return b.emit(call(pack, { from, to, blocks: i32.const(blocks) }));
+      if (!scatter) return packRun(place, layout, run, from, to);
       const index = b.let("row", i32x4.extract_lane(place.value(scatter.index), 0));
       b.if(i32.lt_u(index, scatter.extent), () => {
         const moved = i32.add(to, i32.mul(index, scatter.stride / layout.columns * layout.rowBytes));
-        b.emit(call(pack, { from, to: moved, blocks: i32.const(blocks) }));
+        packRun(place, layout, run, from, moved);
       });
     });
     const access: Access = { offset: 0, strides: place.extents.map((_, v) => v === variable ? 1 : 0) };

@@ -1,8 +1,9 @@
-/** Stores of one to four lanes, of every layout; scatters; and the assembly of packed rows from bytes. */
+/** Stores of one to four lanes, of every layout, and scatters. */
 import type { Access, Store } from "../kernel.ts";
-import { call, f32x4, type Func, i32, i32x4, i8x16, type ModuleBuilder, v128 } from "./assembler.ts";
-import { BLOCK, type Layout } from "./layout.ts";
-import type { Address, Bound, Index, Place, Vector } from "./place.ts";
+import { f32x4, i32, i32x4, i8x16, v128 } from "./assembler.ts";
+import { storeCode } from "./codes_packing.ts";
+import type { Layout } from "./layout.ts";
+import type { Address, Place, Vector } from "./place.ts";
 
 /** Evaluates the values of all stores, then stores them: what a store overwrites may be an operand of a later one. */
 export function emitStores(place: Place, stores: readonly Store[]): void {
@@ -104,59 +105,4 @@ function storeLane({ code: { b } }: Place, layout: Layout, { base, offset }: Add
     default:
       return b.emit(v128.store8_lane(base, raw, 4 * lane, offset));
   }
-}
-
-/** Overwrites one code among others in its bytes. Not for two threads at once. */
-function storeCode({ code: { b, module } }: Place, { layout, base }: Bound, element: Index, code: Index): void {
-  const { bits, columns, rowBytes } = layout;
-  const insert = module.helper(
-    `insert_u${bits}_${columns}`,
-    () =>
-      module.func(`insert_u${bits}_rows_of_${columns}`, { base: "i32", element: "i32", code: "i32" }, (f, p) => {
-        const column = f.let("column", i32.rem_u(p.element, columns));
-        const row = i32.mul(i32.div_u(p.element, columns), rowBytes);
-        const block = f.let(
-          "block",
-          i32.add(i32.add(p.base, row), i32.mul(i32.shr_u(column, Math.log2(BLOCK)), 4 * bits)),
-        );
-        for (const field of layout.fields) {
-          const span = 4 * field.bits, mask = 2 ** field.bits - 1;
-          const part = i32.shr_u(i32.and(column, BLOCK - 1), Math.log2(span));
-          const shift = f.let("shift", i32.mul(part, field.bits));
-          const byte = f.let("byte", i32.add(block, i32.and(column, span - 1)));
-          const others = i32.and(i32.load8_u(byte, field.offset), i32.xor(i32.shl(i32.const(mask), shift), -1));
-          const own = i32.shl(i32.and(i32.shr_u(p.code, field.low), mask), shift);
-          f.emit(i32.store8(byte, i32.or(others, own), field.offset));
-        }
-      }),
-  );
-  b.emit(call(insert, { base, element, code }));
-}
-
-/** A function that packs blocks of 32 codes, one per byte at `from`, to the blocks at `to`. */
-export function packFunction(
-  module: ModuleBuilder,
-  layout: Layout,
-): Func<{ from: "i32"; to: "i32"; blocks: "i32" }, "void"> {
-  const { bits } = layout;
-  return module.helper(
-    `pack_u${bits}`,
-    () =>
-      module.func(`pack_u${bits}`, { from: "i32", to: "i32", blocks: "i32" }, (b, p) => {
-        b.for("block", 0, p.blocks, 1, (block) => {
-          const source = b.let("source", i32.add(p.from, i32.shl(block, Math.log2(BLOCK))));
-          const target = b.let("target", i32.add(p.to, i32.mul(block, 4 * bits)));
-          for (const field of layout.fields) {
-            const span = 4 * field.bits, mask = (2 ** field.bits - 1) * 0x01010101;
-            for (let byte = 0; byte < span; byte += 4) {
-              const parts = Array.from({ length: BLOCK / span }, (_, j) => {
-                const codes = i32.and(i32.shr_u(i32.load(source, byte + j * span), field.low), mask);
-                return i32.shl(codes, j * field.bits);
-              });
-              b.emit(i32.store(target, parts.reduce((sum, part) => i32.or(sum, part)), field.offset + byte));
-            }
-          }
-        });
-      }),
-  );
 }

@@ -17,7 +17,13 @@ import {
 } from "../../../ir/types.ts";
 import { runSpec } from "./run_spec.ts";
 
-const SHAPES: readonly (readonly number[])[] = [[], [1], [3], [33], [2, 172], [5, 32], [3, 1], [2, 3, 7], [4, 64]];
+const SHAPES: readonly (readonly number[])[] = [[], [1], [3], [33], [2, 172], [5, 32], [3, 1], [2, 3, 7], [4, 64], [
+  3,
+  128,
+], [
+  2,
+  300,
+]];
 
 /** Values of a type from any numbers: codes over their whole range, halves that halves can hold. */
 function valuesOf(type: TensorType, numbers: readonly number[]): HostArray {
@@ -55,19 +61,22 @@ Deno.test("encode() stores codes in exactly their width, rows padded to blocks o
   ]);
 });
 
-Deno.test("encode() puts the wide field's plane first, elements of a word four apart by plane", () => {
-  const type = tensorType("u3", [32]), memory = new ArrayBuffer(bytesOf(type)), codes = new Uint8Array(memory);
-  const bytesWith = (element: number, code: number) => {
-    const values = new Int32Array(32);
+Deno.test("encode() lays codes in slots of planes, sixteen elements side by side, eight or four where a row ends", () => {
+  const bytesWith = (columns: number, element: number, code: number) => {
+    const type = tensorType("u3", [columns]), memory = new ArrayBuffer(bytesOf(type)), values = new Int32Array(columns);
     values[element] = code;
-    codes.fill(0);
     encode(type, values, memory, 0);
-    return [...codes.subarray(0, 12).entries()].filter(([, byte]) => byte !== 0);
+    return [...new Uint8Array(memory, 0, layoutOf(type).bytes).entries()].filter(([, byte]) => byte !== 0);
   };
-  // Fields of 2 bits in bytes 0…7, element i + 8·j at bit 2·j; fields of 1 bit in bytes 8…11, element i + 4·j at bit j.
-  assertEquals(bytesWith(0, 7), [[0, 3], [8, 1]]);
-  assertEquals(bytesWith(9, 7), [[1, 3 << 2], [9, 1 << 2]]);
-  assertEquals(bytesWith(31, 5), [[7, 1 << 6], [11, 1 << 7]]);
+  // Slots 0 … 5 are bits 0 … 2 and 3 … 5 of planes 0 … 2; slot 6 has bits 6 and 7 of plane 0 and bit 6 of plane 1; slot 7 the rest.
+  assertEquals(bytesWith(128, 5, 7), [[5, 7]]);
+  assertEquals(bytesWith(128, 3 * 16 + 1, 5), [[16 + 1, 5 << 3]]);
+  assertEquals(bytesWith(128, 6 * 16 + 2, 6), [[2, 2 << 6], [16 + 2, 1 << 6]]);
+  assertEquals(bytesWith(128, 7 * 16 + 15, 3), [[16 + 15, 1 << 7], [32 + 15, 1 << 6]]);
+  // Columns 128 … 191: planes of eight bytes.
+  assertEquals(bytesWith(192, 128 + 3 * 8 + 1, 5), [[48 + 8 + 1, 5 << 3]]);
+  // The last 32 of 160 columns: planes of four bytes.
+  assertEquals(bytesWith(160, 128 + 3 * 4 + 1, 5), [[48 + 4 + 1, 5 << 3]]);
 });
 
 /** A kernel that copies a tensor, element by element, through the given order of its axes. */

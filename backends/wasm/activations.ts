@@ -1,0 +1,129 @@
+/**
+ * The left operand of a product with codes, as signed bytes, prepared once for all columns. Integers are what they are. An f32 x of
+ * a group (the last contracted axis) with largest magnitude M becomes the integer round(x / step), step = M / 127·2^16, in three
+ * balanced digits of base 256. Its error is at most step / 2 = M·2^-24, half a unit in the last place of M: that of f32 itself for
+ * the largest, and never more than that of adding the product to a sum that holds the largest one's. Sums of such integers are exact.
+ */
+import type { Expr } from "../kernel.ts";
+import { f32x4, i16x8, i32, i32x4, i8x16, memory, v128 } from "./assembler.ts";
+import { BATCH, COLUMN, type Contraction, FIRST, ROW } from "./dot.ts";
+import type { Preparation } from "./kernel.ts";
+import { combineLanes, firstLanes } from "./lanes.ts";
+import { nestedLoops, vectorLoop } from "./nest.ts";
+import { createPlace, type Index, type Place, type Vector } from "./place.ts";
+
+/** Where prepared activations lie. */
+export interface Activations {
+  /** Digits of an element: 1 for integers, 3 for f32; the first is worth 1, each following one 256 times more. */
+  readonly digits: number;
+  /** Bytes of a group: vectors of sixteen, the digits of sixteen elements one after the other; zeros behind the last element. */
+  readonly groupBytes: number;
+  /** Over batch, row and all contracted axes but the last: the number of a group. */
+  readonly strides: readonly number[];
+  readonly groups: number;
+}
+
+/** Digits of an f32. */
+const DIGITS = 3;
+/** The largest integer whose three balanced digits are bytes with room for rounding. */
+const MOST = 127 * 2 ** 16;
+/** The least magnitude that steps are made for; its step's inverse is finite. */
+const LEAST = 2 ** -100;
+
+/** How the activations of a contraction are prepared. */
+export function activationsOf({ extents, axes, scalar }: Contraction): Activations {
+  const last = axes.at(-1) ?? 0, length = extents[last] ?? 1, digits = scalar === "f32" ? DIGITS : 1;
+  const strides = extents.map(() => 0);
+  let groups = 1;
+  for (let v = last - 1; v >= 0; v--) {
+    if (v === COLUMN) continue;
+    strides[v] = groups;
+    groups *= extents[v] ?? 1;
+  }
+  return { digits, groupBytes: Math.ceil(length / 16) * 16 * digits, strides, groups };
+}
+
+/** Bytes of all prepared activations; an f32 group's step and the sum of its integers, as f32, follow the bytes. */
+export const activationBytes = ({ digits, groupBytes, groups }: Activations): number =>
+  groups * (groupBytes + (digits > 1 ? 8 : 0));
+
+/** Address of the step of group 0, less that of the first byte; each group has its step and its sum there. */
+export const stepsOffset = ({ groupBytes, groups }: Activations): number => groups * groupBytes;
+
+/** Writes the activations of a contraction to `to`. */
+export function prepareActivations(
+  { code, reserve }: Preparation,
+  contraction: Contraction,
+  activations: Activations,
+  to: Index,
+): void {
+  const { b } = code, { extents, axes, lhs } = contraction, { digits, groupBytes, strides, groups } = activations;
+  const last = axes.at(-1) ?? 0, length = extents[last] ?? 1, place = createPlace(code, extents);
+  const values = digits > 1 ? reserve(4 * Math.ceil(length / 16) * 16) : to;
+  if (digits > 1) b.emit(memory.fill(values, 0, 4 * Math.ceil(length / 16) * 16));
+  else b.emit(memory.fill(to, 0, groups * groupBytes));
+  const prepare = () => place.prepare([lhs]);
+  prepare();
+  const outer = [BATCH, ROW, ...Array.from({ length: last - FIRST }, (_, i) => FIRST + i)];
+  nestedLoops(place, outer, prepare, () => {
+    const group = place.affine(strides), bytes = b.let("bytes", i32.add(to, i32.mul(group, groupBytes)));
+    if (digits === 1) return storeBytes(place, lhs, last, length, bytes);
+    const most = b.let("most", f32x4.const(LEAST)), own = extents.map((_, v) => v === last ? 1 : 0);
+    vectorLoop(place, last, length, () => {
+      const x = b.let("x", firstLanes(place.value(lhs), place.lanes));
+      b.emit(v128.store(i32.add(values, place.affine(own, 4)), x, { align: 4 }));
+      b.set(most, f32x4.max(most, f32x4.abs(x)));
+    });
+    const largest = combineLanes(b, f32x4.max, most);
+    const at = b.let("step_at", i32.add(i32.add(to, stepsOffset(activations)), i32.mul(group, 8)));
+    b.emit(v128.store32_lane(at, b.let("step", f32x4.div(largest, f32x4.const(MOST))), 0));
+    const inverse = b.let("inverse", f32x4.div(f32x4.const(MOST), largest));
+    const total = writeDigits(place, values, bytes, length, inverse);
+    b.emit(v128.store32_lane(at, total, 0, 4));
+  });
+}
+
+function storeBytes(place: Place, lhs: Expr, last: number, length: number, bytes: Index): void {
+  const { b } = place.code, own = place.extents.map((_, v) => v === last ? 1 : 0);
+  vectorLoop(place, last, length, () => {
+    const low = i8x16.shuffle(b.let("x", firstLanes(place.value(lhs), place.lanes)), i32x4.const(0), LOW_BYTES);
+    b.emit(v128.store32_lane(i32.add(bytes, place.affine(own)), low, 0, { align: 1 }));
+  });
+}
+
+const LOW_BYTES = Array.from({ length: 16 }, (_, i) => i < 4 ? 4 * i : 16);
+
+/** Splits f32 values, sixteen at a time, into digits; returns the sum of their integers, in all lanes. */
+function writeDigits(
+  { code: { b, math } }: Place,
+  values: Index,
+  bytes: Index,
+  length: number,
+  inverse: Vector,
+): Vector {
+  const sums = Array.from({ length: DIGITS }, () => b.let("sum", i32x4.const(0)));
+  b.for("i", 0, Math.ceil(length / 16) * 16, 16, (i) => {
+    const from = b.let("from", i32.add(values, i32.shl(i, 2))), to = b.let("to", i32.add(bytes, i32.mul(i, DIGITS)));
+    const rest = Array.from({ length: 4 }, (_, k) => {
+      const x = f32x4.mul(v128.load(from, { offset: 16 * k, align: 4 }), inverse);
+      return b.let("rest", i32x4.trunc_sat_f32x4_s(f32x4.nearest(x)));
+    });
+    sums.forEach((sum, d) => {
+      const digit = rest.map((r) => b.let("digit", i32x4.shr_s(i32x4.shl(r, 24), 24)));
+      const [x, y, z, w] = digit;
+      if (!x || !y || !z || !w) return;
+      const packed = i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(x, y), i16x8.narrow_i32x4_s(z, w));
+      b.emit(v128.store(to, packed, { offset: 16 * d, align: 1 }));
+      b.set(sum, digit.reduce<Vector>((total, one) => i32x4.add(total, one), sum));
+      rest.forEach((r, k) => b.set(r, i32x4.shr_s(i32x4.sub(r, digit[k] ?? x), 8)));
+    });
+  });
+  return joinDigits(math.madd, sums.map((sum) => combineLanes(b, i32x4.add, sum)));
+}
+
+/** Integers from their digits, lowest first, as f32. */
+export function joinDigits(madd: (a: Vector, b: Vector, c: Vector) => Vector, digits: readonly Vector[]): Vector {
+  return [...digits].reverse().map((digit): Vector => f32x4.convert_i32x4_s(digit)).reduce((sum, digit) =>
+    madd(sum, f32x4.const(256), digit)
+  );
+}

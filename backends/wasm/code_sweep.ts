@@ -1,0 +1,110 @@
+/** Reads the codes of several columns along the contracted axis, sixteen of each at a time. */
+import { i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
+import type { CodedOperand } from "./coded_operand.ts";
+import { codesOfUnits, sixteenCodes } from "./codes.ts";
+import { unitLength } from "./layout.ts";
+import { splitAccess } from "./loads.ts";
+import type { Index, Place, Vector } from "./place.ts";
+
+/** Elements of a turn that is written out: the codes of a wide unit of any width. */
+const TURN = 128;
+
+/** Sixteen codes of a column as bytes below 128: of 8 bits, the lower seven, then the highest. */
+export type Codes = readonly Vector[];
+
+/** Byte vectors in `Codes`, each worth 2^7 of the one before. */
+export const partsOf = ({ bits }: CodedOperand): number => bits === 8 ? 2 : 1;
+
+/**
+ * Calls `step` for every sixteen elements of the last contracted axis, with functions that read the codes of each place's column and
+ * with the position of the elements: `at`, in sixteens, from the pointer `x` (moved by `xStep` bytes per sixteen) on.
+ */
+export function sweepCodes(
+  places: readonly Place[],
+  operand: CodedOperand,
+  x: Local<"i32">,
+  xStep: number,
+  step: (codes: readonly (() => Codes)[], at: number) => void,
+): void {
+  const { layout, length, run, bits } = operand, [first] = places;
+  if (!first) return;
+  const { b } = first.code;
+  /** Runs over `count` turns of `sixteens` steps each, pointers of `bytes` per turn. */
+  const turns = (
+    count: number,
+    sixteens: number,
+    pointers: readonly Local<"i32">[],
+    bytes: number,
+    body: () => void,
+  ) => {
+    if (count === 0) return;
+    const turn = () => {
+      body();
+      for (const pointer of pointers) b.set(pointer, i32.add(pointer, bytes));
+      b.set(x, i32.add(x, xStep * sixteens));
+    };
+    if (count === 1) return turn();
+    b.for("turn", 0, count, 1, turn);
+  };
+  if (layout.storage === "byte") {
+    const pointers = places.map((place) => {
+      const { base, offset } = place.address(operand.buffer, operand.access);
+      return b.let("codes_at", i32.add(base, offset));
+    });
+    const sixteens = Math.ceil(length / 16), whole = Math.floor(sixteens / (TURN / 16));
+    const body = (count: number) => () => {
+      for (let k = 0; k < count; k++) {
+        step(pointers.map((pointer) => () => bytePair(v128.load(pointer, { offset: 16 * k, align: 1 }))), k);
+      }
+    };
+    turns(whole, TURN / 16, pointers, TURN, body(TURN / 16));
+    const rest = sixteens - whole * (TURN / 16);
+    turns(rest > 0 ? 1 : 0, rest, pointers, 16 * rest, body(rest));
+    return;
+  }
+  const starts = places.map((place) => startOf(place, operand));
+  if (run) {
+    const pointers = starts.map(({ row, column }) =>
+      b.let("codes_at", i32.add(row, i32.shr_u(i32.mul(column, bits), 3)))
+    );
+    let left = Math.ceil(length / 16);
+    for (const { plane, units } of run) {
+      // A turn is whole units and whole sixteens; the last units may be padding.
+      const unit = unitLength(bits, plane) / 16, sixteens = Math.min(left, units * unit);
+      const perTurn = sixteens % (TURN / 16) === 0 ? TURN / 16 : Math.max(1, unit);
+      const body = (count: number) => () => {
+        for (let k = 0; k < count; k++) step(pointers.map((at) => () => [codesOfUnits(bits, plane, at, k)]), k);
+      };
+      turns(Math.floor(sixteens / perTurn), perTurn, pointers, 2 * bits * perTurn, body(perTurn));
+      const rest = sixteens % perTurn;
+      turns(rest > 0 ? 1 : 0, rest, pointers, 2 * bits * rest, body(rest));
+      left -= sixteens;
+    }
+    return;
+  }
+  const rows = starts.map(({ row }) => b.let("row_at", row));
+  b.for("i", 0, length, 16, (i) => {
+    step(
+      starts.map(({ column }, k) => () => [
+        sixteenCodes(first, layout, rows[k] ?? i32.const(0), i32.add(column, i)),
+      ]),
+      0,
+    );
+    b.set(x, i32.add(x, xStep));
+  });
+}
+
+/** Computes, as far as the open loops go, where a place's codes start: the address of their row and the column in it. */
+export function startOf(place: Place, { buffer, access, layout }: CodedOperand): { row: Index; column: Index } {
+  if (layout.storage === "byte") return { row: place.address(buffer, access).base, column: i32.const(0) };
+  const split = splitAccess(access, layout.columns, place.extents);
+  if (!split) throw new Error("Internal error: codes do not lie in rows");
+  const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: place.buffer(buffer).base });
+  const column = i32.add(place.affine(split.column.strides), split.column.offset);
+  return { row: i32.add(row, split.row.offset * layout.rowBytes), column };
+}
+
+const bytePair = (bytes: Vector): Codes => [
+  v128.and(bytes, i8x16.const(127)),
+  v128.and(i16x8.shr_u(bytes, 7), i8x16.const(1)),
+];

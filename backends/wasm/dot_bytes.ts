@@ -1,0 +1,220 @@
+/**
+ * Products of many rows with packed codes, on bytes: of integers, or of f32 as three digits of integers (`activations.ts`). Columns go eight at a time: their codes are unpacked once per group
+ * into a panel that fits the first-level cache (of every column four bytes, then the next four), and all rows pass by it, six at a
+ * time. What a group adds, and the stores, are computed from the registers and a strip of sums.
+ */
+import type { Access, DotKernel } from "../kernel.ts";
+import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
+import { f32x4, i16x8, i32, i32x4, i8x16, type Local, memory, v128 } from "./assembler.ts";
+import { partsOf, startOf, sweepCodes } from "./code_sweep.ts";
+import type { CodedOperand } from "./coded_operand.ts";
+import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, ROW } from "./dot.ts";
+import { groupTerm, scaledSums } from "./dot_coded.ts";
+import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
+import type { Emitter } from "./kernel.ts";
+import { transpose } from "./lanes.ts";
+import { layoutOf } from "./layout.ts";
+import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
+import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
+import { emitStores } from "./stores.ts";
+
+/** Sums in registers. */
+const SUMS = 12;
+
+/** Prepares scratch memory; returns a function that writes the chunk of an index. */
+export function byteChunk(
+  { spec, contraction, term, stores, operand }: Arrangement & {
+    readonly spec: DotKernel;
+    readonly operand: CodedOperand;
+  },
+  emitter: Emitter,
+  { rows, columns }: ChunkSize,
+): (index: Index) => void {
+  const { code, prepared, reserve } = emitter, { b } = code, { extents } = contraction, [, m = 1, n = 1] = extents;
+  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), parts = partsOf(operand);
+  const outer = Array.from({ length: extents.length - 1 - FIRST }, (_, i) => FIRST + i);
+  const activations = activationsOf(contraction), { digits } = activations;
+  const fours = activations.groupBytes / (4 * digits);
+  const bytes = prepared(
+    activationBytes(activations),
+    (preparation, at) => prepareActivations(preparation, contraction, activations, at),
+  );
+  const panel = reserve(PANEL_COLUMNS * 4 * fours * parts), strip = reserve(4 * PANEL_COLUMNS * rows);
+  const roots = [term, operand.scale, operand.zero].filter((root) => root !== undefined);
+  return (index) => {
+    const rest = b.let("rest", i32.div_u(index, columnBlocks));
+    const range = (position: Index, count: number, extent: number) => {
+      const from = b.let("from", i32.mul(position, count));
+      return { from, to: b.let("to", smaller(i32.add(from, count), i32.const(extent))) };
+    };
+    const columnRange = range(i32.rem_u(index, columnBlocks), columns, n);
+    const rowRange = range(i32.rem_u(rest, rowBlocks), rows, m), batch = b.let("batch", i32.div_u(rest, rowBlocks));
+    const height = b.let("height", i32.sub(rowRange.to, rowRange.from));
+    /** All rows of one or two vectors of columns, of which `places` are open at their column. */
+    const multiply = (places: readonly Place[], column: Index) => {
+      const [place] = places, width = 4 * places.length, stripBytes = 4 * width;
+      if (!place) return;
+      b.emit(memory.fill(strip, 0, i32.mul(height, stripBytes)));
+      const lanes = Array.from({ length: width }, () => createPlace(code, extents));
+      const indices = lanes.map((_, i) =>
+        b.let("index", smaller(b.let("index", i32.add(column, i)), i32.const(n - 1)))
+      );
+      const prepare = () => {
+        places.forEach((own) => own.prepare(roots));
+        lanes.forEach((lane) => startOf(lane, operand));
+      };
+      withinAll(lanes, BATCH, batch, undefined, () =>
+        withinAll(lanes, COLUMN, indices, undefined, () => {
+          prepare();
+          nestedLoops([...lanes, ...places], outer, prepare, () => {
+            pack(code, lanes, operand, panel, fours);
+            const group = place.affine(activations.strides);
+            const x = b.let("x_at", i32.add(bytes, i32.mul(group, activations.groupBytes)));
+            const stride = activations.groupBytes * (activations.strides[ROW] ?? 0);
+            const steps = b.let("step_at", i32.add(i32.add(bytes, stepsOffset(activations)), i32.shl(group, 3)));
+            const atOnce = Math.min(rowsAtOnce(m), SUMS / (places.length * parts * digits));
+            b.for("row", rowRange.from, rowRange.to, atOnce, (row) => {
+              const rowsHere = Array.from({ length: atOnce }, (_, r) =>
+                b.let("row", smaller(b.let("row", i32.add(row, r)), i32.const(m - 1))));
+              const pointers = rowsHere.map((own) =>
+                b.let("x", i32.add(x, i32.mul(own, stride)))
+              );
+              const sums = product(code, pointers, panel, { vectors: places.length, parts, digits, fours });
+              rowsHere.forEach((own, r) =>
+                b.if(i32.lt_s(i32.add(row, r), rowRange.to), () => {
+                  const target = b.let("target", i32.add(strip, i32.mul(i32.sub(own, rowRange.from), stripBytes)));
+                  const step = b.let("step_at", i32.add(steps, i32.mul(own, 8 * (activations.strides[ROW] ?? 0))));
+                  places.forEach((open, v) =>
+                    open.within(ROW, own, undefined, () => {
+                      const of = sums[r]?.[v] ?? [], [sum] = of, at = 16 * v, before = v128.load(target, at);
+                      if (!sum) return;
+                      const value = spec.groups
+                        ? f32x4.add(before, groupTerm(open, spec.groups.inner, term, sum))
+                        : digits > 1
+                        ? f32x4.add(before, scaledSums(open, operand, joinDigits(code.math.madd, of), step, 0))
+                        : i32x4.add(before, sum);
+                      b.emit(v128.store(target, value, at));
+                    })
+                  );
+                })
+              );
+            });
+          });
+        }));
+      const origin = b.let("origin", i32.sub(strip, i32.mul(rowRange.from, stripBytes)));
+      code.buffers.push({ name: "strip", layout: layoutOf({ dtype: "f32", shape: [rows, width] }), base: origin });
+      b.for(
+        "row",
+        rowRange.from,
+        rowRange.to,
+        1,
+        (row) =>
+          places.forEach((open, v) =>
+            open.within(ROW, row, undefined, () => {
+              const access: Access = { offset: 4 * v, strides: extents.map((_, i) => i === ROW ? width : 0) };
+              const { base, offset } = open.address(code.buffers.length - 1, access);
+              open.define(spec.accumulator, b.let("sums", v128.load(base, offset)));
+              emitStores(open, stores);
+            })
+          ),
+      );
+      code.buffers.length--;
+    };
+    const pair = [createPlace(code, extents), createPlace(code, extents)], single = createPlace(code, extents);
+    const next = b.let("next", columnRange.from), whole = n - n % PANEL_COLUMNS;
+    withinAll([...pair, single], BATCH, batch, undefined, () => {
+      b.for("column", next, b.let("end", smaller(columnRange.to, i32.const(whole))), PANEL_COLUMNS, (column) => {
+        withinAll(pair, COLUMN, [column, b.let("second", i32.add(column, 4))], 4, () => multiply(pair, column));
+        b.set(next, i32.add(column, PANEL_COLUMNS));
+      });
+      if (whole < n) {
+        b.if(
+          i32.lt_s(next, columnRange.to),
+          () =>
+            vectorLoop(single, COLUMN, n, (column) => multiply([single], column), {
+              range: { from: next, to: columnRange.to },
+            }),
+        );
+      }
+    });
+  };
+}
+
+/** Unpacks the codes of columns, four at a time, into a panel: four bytes of every column, then the next four; parts follow each other. */
+function pack(code: KernelCode, lanes: readonly Place[], operand: CodedOperand, panel: Index, fours: number): void {
+  const { b } = code, width = 4 * lanes.length;
+  for (let first = 0; first < lanes.length; first += 4) {
+    const to = b.let("to", i32.add(panel, 4 * first));
+    sweepCodes(lanes.slice(first, first + 4), operand, to, 4 * width, (columns, at) => {
+      const codes = columns.map((read) => read());
+      for (let part = 0; part < partsOf(operand); part++) {
+        const rows = transpose(b, codes.map((own) => b.let("codes", own[part] ?? i32x4.const(0))));
+        rows.forEach((row, i) => {
+          const offset = width * (4 * at + i + part * fours);
+          b.emit(v128.store(to, row, { offset, align: 4 }));
+        });
+      }
+    });
+  }
+}
+
+interface ProductOptions {
+  /** Vectors of four columns in a panel. */
+  readonly vectors: number;
+  readonly parts: number;
+  readonly digits: number;
+  /** Fours along the contracted axis. */
+  readonly fours: number;
+}
+
+/** Sums of products of rows of bytes with a panel: by row, by vector of columns, and by digit. */
+function product(
+  code: KernelCode,
+  rows: readonly Local<"i32">[],
+  panel: Index,
+  { vectors, parts, digits, fours }: ProductOptions,
+): Vector[][][] {
+  const { b } = code, right = b.let("right", panel), width = 16 * vectors;
+  const zeros = (count: number) => Array.from({ length: count }, () => b.let("sum", i32x4.const(0)));
+  const sums = rows.map(() => Array.from({ length: digits }, () => zeros(vectors * parts)));
+  // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours.
+  b.for("k", 0, fours, 4, () => {
+    for (let u = 0; u < 4; u++) {
+      const codes = Array.from({ length: vectors * parts }, (_, i) => {
+        const offset = width * (u + i % parts * fours) + 16 * Math.floor(i / parts);
+        return b.let("codes", v128.load(right, offset));
+      });
+      rows.forEach((row, r) =>
+        sums[r]?.forEach((own, digit) => {
+          const x = b.let("x", v128.load32_splat(row, 16 * digit + 4 * u));
+          codes.forEach((code4, i) => {
+            const sum = own[i];
+            if (sum) b.set(sum, dotFours(code, x, code4, sum));
+          });
+        })
+      );
+    }
+    b.set(right, i32.add(right, 4 * width));
+    rows.forEach((row) => b.set(row, i32.add(row, 16 * digits)));
+  });
+  return sums.map((ofRow) =>
+    Array.from({ length: vectors }, (_, v) =>
+      ofRow.map((own) => {
+        const [low, high] = own.slice(v * parts, (v + 1) * parts);
+        if (!low) throw new Error("Internal error: a sum has no parts");
+        return high ? b.let("sum", i32x4.add(low, i32x4.shl(high, 7))) : low;
+      }))
+  );
+}
+
+/** To each lane of `sum` the products of its four bytes: exact for signed bytes x and codes below 128, with either instruction. */
+function dotFours({ b, relaxed }: KernelCode, x: Vector, codes: Vector, sum: Vector): Vector {
+  if (relaxed) return i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
+  const low = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_low_i8x16_s(x, codes)));
+  const high = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_high_i8x16_s(x, codes)));
+  const even = i8x16.shuffle(low, high, EVEN), odd = i8x16.shuffle(low, high, ODD);
+  return i32x4.add(sum, i32x4.add(even, odd));
+}
+
+const EVEN = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27];
+const ODD = EVEN.map((byte) => byte + 4);
