@@ -139,18 +139,24 @@ function readFour(
   }
 }
 
+/** Notes that packed words are read one by one, and gives the writer back. */
+function singleWords(writer: Writer, { index }: BufferView): Writer {
+  writer.markSingle(index);
+  return writer;
+}
+
 const word = (view: BufferView, index: string): string =>
   view.atomic ? `atomicLoad(&${view.name}[${index}])` : `${view.name}[${index}]`;
 
 const halfReader = (writer: Writer, view: BufferView): string =>
-  writer.helper(`read_${view.name}`, (name) => [
+  singleWords(writer, view).helper(`read_${view.name}`, (name) => [
     `fn ${name}(element: u32) -> f32 {`,
     `  return unpack2x16float(${word(view, "element / 2u")})[element % 2u];`,
     "}",
   ]);
 
 const fourHalvesReader = (writer: Writer, view: BufferView): string =>
-  writer.helper(`read4_${view.name}`, (name) => [
+  singleWords(writer, view).helper(`read4_${view.name}`, (name) => [
     `fn ${name}(element: u32) -> vec4<f32> {`,
     `  let low = unpack2x16float(${word(view, "element / 2u")});`,
     `  let high = unpack2x16float(${word(view, "element / 2u + 1u")});`,
@@ -191,6 +197,7 @@ function fieldLines(
 const bitsOne = (line: string): string => line.replaceAll("(quad / 1u)", "quad");
 
 function codeReader(writer: Writer, view: BufferView): string {
+  writer.markSingle(view.index);
   const { layout } = view;
   return writer.helper(`read_${view.name}`, (name) => {
     if (layout.kind === "bytes") {
@@ -208,6 +215,7 @@ function codeReader(writer: Writer, view: BufferView): string {
 
 /** Four codes at once: the fields of four neighbours are the four bytes of one word after a shift and a mask. */
 function fourCodesReader(writer: Writer, view: BufferView): string {
+  writer.markSingle(view.index);
   const { layout } = view;
   return writer.helper(`read4_${view.name}`, (name) => {
     if (layout.kind === "bytes") {

@@ -10,6 +10,8 @@ import { startBlock } from "./expressions.ts";
 import { writeMatVec } from "./mat_vec.ts";
 import { operandFunction, runsAlong } from "./operands.ts";
 import { indent, sumText, typeText, wrap } from "./text.ts";
+import { writeStream } from "./stream_mat_vec.ts";
+import { streamPlans } from "./variants.ts";
 import type { Writer } from "./writer.ts";
 
 /** At most so many rows on one side count as few. */
@@ -19,8 +21,14 @@ const STEP = 4;
 /** A row of the tile in fours, one of them to spread rows over the banks of the memory. */
 const PADDED = STEP + 1;
 
-/** Entry points of a contraction. */
-export function writeDot(writer: Writer, spec: DotKernel): { lines: string[]; dispatches: Dispatch[] } {
+/** Entry points of a contraction in one of its variants. */
+export function writeDot(
+  writer: Writer,
+  spec: DotKernel,
+  variant: string,
+): { lines: string[]; dispatches: Dispatch[] } {
+  const plan = streamPlans(spec, writer.traits).get(variant);
+  if (plan) return writeStream(writer, spec, plan);
   return spec.n <= FEW || spec.m <= FEW ? writeMatVec(writer, spec) : writeTiles(writer, spec);
 }
 

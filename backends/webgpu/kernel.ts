@@ -8,7 +8,9 @@ import { writeMap } from "./map.ts";
 import { wordsIn } from "./names.ts";
 import { writeRow } from "./row.ts";
 import { writeTopK } from "./top_k.ts";
-import { type Facts, type KernelTraits, PORTABLE, writeModule, type Writer, type WrittenModule } from "./writer.ts";
+import { type KernelTraits, PORTABLE } from "./traits.ts";
+import { kernelVariants } from "./variants.ts";
+import { type Facts, writeModule, type Writer, type WrittenModule } from "./writer.ts";
 
 /** A generated kernel. */
 export interface WebGpuKernel {
@@ -22,14 +24,18 @@ export interface WebGpuKernel {
 }
 
 /** Entry points of every kind of kernel. */
-function writeEntries(writer: Writer, spec: KernelSpec): { lines: string[]; dispatches: Dispatch[] } {
+function writeEntries(
+  writer: Writer,
+  spec: KernelSpec,
+  variant: string,
+): { lines: string[]; dispatches: Dispatch[] } {
   switch (spec.kind) {
     case "map":
       return writeMap(writer, spec);
     case "row":
       return writeRow(writer, spec);
     case "dot":
-      return writeDot(writer, spec);
+      return writeDot(writer, spec, variant);
     case "attention":
       return writeAttention(writer, spec);
     case "topK":
@@ -42,25 +48,47 @@ function writeEntries(writer: Writer, spec: KernelSpec): { lines: string[]; disp
 /** What is known of the buffers changes twice at most: once for single elements, once for shared words. */
 const MOST_ROUNDS = 4;
 
-/** Generates the WGSL of a kernel. */
-export function generateKernel(spec: KernelSpec, traits: KernelTraits = PORTABLE): WebGpuKernel {
-  let facts: Facts = { single: new Set(), atomic: new Set() };
+/**
+ * Generates the WGSL of a kernel.
+ *
+ * @param variant one of `kernelVariants(spec, traits)`; the first one unless given
+ * @throws {RangeError} if the kernel has no such variant
+ */
+export function generateKernel(spec: KernelSpec, traits: KernelTraits = PORTABLE, variant?: string): WebGpuKernel {
+  const variants = kernelVariants(spec, traits), chosen = variant ?? variants[0] as string;
+  if (!variants.includes(chosen)) {
+    throw new RangeError(`Expected a variant of kernel ${spec.name} (${variants.join(", ")}) but found "${chosen}"`);
+  }
+  let facts: Facts = { single: new Set(), atomic: new Set(), streamed: new Set() };
   for (let round = 0; round < MOST_ROUNDS; round++) {
-    const draft = write(spec, traits, facts);
+    const draft = write(spec, traits, chosen, facts);
     if (!holds(facts, draft.facts)) {
-      facts = { single: join(facts.single, draft.facts.single), atomic: join(facts.atomic, draft.facts.atomic) };
+      const { single, atomic, streamed } = draft.facts;
+      facts = {
+        single: join(facts.single, single),
+        atomic: join(facts.atomic, atomic),
+        streamed: join(facts.streamed, streamed),
+      };
       continue;
     }
-    const { dispatches, body, workgroupBytes, tables } = write(spec, traits, { ...facts, words: wordsIn(draft.body) });
+    const { dispatches, body, workgroupBytes, tables } = write(spec, traits, chosen, {
+      ...facts,
+      words: wordsIn(draft.body),
+    });
     return { name: spec.name, text: header(spec, workgroupBytes, dispatches) + body, dispatches, tables };
   }
   throw new Error(`Internal error in kernel ${spec.name}: its text does not settle`);
 }
 
-function write(spec: KernelSpec, traits: KernelTraits, facts: Facts): WrittenModule & Pick<WebGpuKernel, "dispatches"> {
+function write(
+  spec: KernelSpec,
+  traits: KernelTraits,
+  variant: string,
+  facts: Facts,
+): WrittenModule & Pick<WebGpuKernel, "dispatches"> {
   let dispatches: Dispatch[] = [];
   const module = writeModule(spec, traits, facts, (writer) => {
-    const entries = writeEntries(writer, spec);
+    const entries = writeEntries(writer, spec, variant);
     dispatches = entries.dispatches;
     return entries.lines;
   });
@@ -69,8 +97,9 @@ function write(spec: KernelSpec, traits: KernelTraits, facts: Facts): WrittenMod
 
 const join = (a: ReadonlySet<number>, b: ReadonlySet<number>): Set<number> => new Set([...a, ...b]);
 const holds = (before: Facts, after: Facts): boolean =>
-  [...after.single].every((buffer) => before.single.has(buffer)) &&
-  [...after.atomic].every((buffer) => before.atomic.has(buffer));
+  (["single", "atomic", "streamed"] as const).every((fact) =>
+    [...after[fact]].every((buffer) => before[fact].has(buffer))
+  );
 
 /** What people want to know first: what is fused, from what to what, and what it takes. */
 function header({ name, fuses, buffers }: KernelSpec, workgroupBytes: number, dispatches: readonly Dispatch[]): string {

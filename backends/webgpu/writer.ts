@@ -8,15 +8,7 @@ import type { KernelBuffer, KernelSpec } from "../kernel.ts";
 import { typeText as tensorText } from "../../ir/types.ts";
 import { type Layout, layoutOf } from "./layout.ts";
 import { createNames, type Names } from "./names.ts";
-
-/** What the kernel generators may assume about a device. */
-export interface KernelTraits {
-  /** Workgroup memory, bytes. */
-  readonly workgroupBytes: number;
-}
-
-/** The least that every WebGPU device has. */
-export const PORTABLE: KernelTraits = { workgroupBytes: 16384 };
+import type { KernelTraits } from "./traits.ts";
 
 /** Facts about buffers, by index. */
 export interface Facts {
@@ -24,6 +16,8 @@ export interface Facts {
   readonly single: ReadonlySet<number>;
   /** Buffers with words that several invocations write. */
   readonly atomic: ReadonlySet<number>;
+  /** Packed buffers that are read as a stream of units: where nothing reads single words, as vectors of words. */
+  readonly streamed: ReadonlySet<number>;
   /** Identifiers of the module's text, which no buffer may have as its name; unknown in drafts, where buffers have numbers. */
   readonly words?: ReadonlySet<string>;
 }
@@ -36,6 +30,8 @@ export interface BufferView {
   readonly layout: Layout;
   /** Whether the array holds vec4s. */
   readonly wide: boolean;
+  /** Words of an element of the array of a packed buffer. */
+  readonly vector: 1 | 2 | 4;
   readonly atomic: boolean;
 }
 
@@ -51,6 +47,8 @@ export interface Writer {
   markSingle(index: number): void;
   /** Notes that invocations share words of a buffer that they write. */
   markAtomic(index: number): void;
+  /** Notes that a packed buffer is read as a stream. */
+  markStreamed(index: number): void;
   /** Declares workgroup memory and returns its name. */
   workgroup(wish: string, element: string, count: number): string;
   /** The same, declared once per wish and shared by all that wish it; the size is the largest asked for. */
@@ -82,6 +80,7 @@ const BYTES: Readonly<Record<string, number>> = {
   "atomic<u32>": 4,
   "vec4<f32>": 16,
   "vec4<i32>": 16,
+  "vec4<u32>": 16,
 };
 
 /**
@@ -93,7 +92,7 @@ export function writeModule(
   facts: Facts,
   write: (writer: Writer) => readonly string[],
 ): WrittenModule {
-  const names = createNames(), single = new Set<number>(), atomic = new Set<number>();
+  const names = createNames(), single = new Set<number>(), atomic = new Set<number>(), streamed = new Set<number>();
   const tables = new Map<string, { name: string; words: Uint32Array<ArrayBuffer> }>();
   const memory = new Map<string, { name: string; element: string; count: number }>(),
     functions = new Map<string, { name: string; lines: readonly string[] }>();
@@ -107,6 +106,7 @@ export function writeModule(
       buffer,
       layout,
       wide,
+      vector: facts.streamed.has(i) && !facts.single.has(i) ? streamVector(layout) : 1,
       atomic: facts.atomic.has(i),
     };
   });
@@ -122,6 +122,7 @@ export function writeModule(
     },
     markSingle: (index) => single.add(index),
     markAtomic: (index) => atomic.add(index),
+    markStreamed: (index) => streamed.add(index),
     workgroup: (wish, element, count) => {
       const name = names.unique(wish);
       memory.set(name, { name, element, count });
@@ -162,7 +163,7 @@ export function writeModule(
     body,
     workgroupBytes: bytes(),
     tables: [...tables.values()].map(({ words }) => words),
-    facts: { single, atomic },
+    facts: { single, atomic, streamed },
   };
 }
 
@@ -171,14 +172,20 @@ const memoryText = ({ name, element, count }: { name: string; element: string; c
 
 const section = (lines: readonly string[]): string[] => lines.length > 0 ? ["", ...lines] : [];
 
-function binding({ name, buffer, wide, atomic, layout }: BufferView, index: number): string {
+/** Words that one read of a packed buffer's stream takes: 16 bytes where units are whole ones. */
+export const streamVector = ({ kind, fields }: Layout): 1 | 2 | 4 => {
+  const words = kind === "fields" ? fields.reduce((sum, bits) => sum + bits, 0) : 4;
+  return words % 4 === 0 ? 4 : words % 2 === 0 ? 2 : 1;
+};
+
+function binding({ name, buffer, wide, vector, atomic, layout }: BufferView, index: number): string {
   const access = buffer.use === "read" ? "read" : "read_write";
   const word = layout.kind === "words" && buffer.type.dtype !== "bool"
     ? buffer.type.dtype
     : atomic
     ? "atomic<u32>"
     : "u32";
-  return `@group(0) @binding(${index}) var<storage, ${access}> ${name}: array<${wide ? `vec4<${word}>` : word}>; // ${
-    tensorText(buffer.type)
-  }`;
+  return `@group(0) @binding(${index}) var<storage, ${access}> ${name}: array<${
+    wide ? `vec4<${word}>` : vector > 1 ? `vec${vector}<${word}>` : word
+  }>; // ${tensorText(buffer.type)}`;
 }

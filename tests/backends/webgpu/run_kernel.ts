@@ -3,7 +3,7 @@ import { assert } from "@std/assert";
 import type { HostArray } from "../../../backends/backend.ts";
 import { generateKernel } from "../../../backends/webgpu/kernel.ts";
 import { bytesOf, pack, unpack } from "../../../backends/webgpu/layout.ts";
-import type { KernelTraits } from "../../../backends/webgpu/writer.ts";
+import type { KernelTraits } from "../../../backends/webgpu/traits.ts";
 import { typeText } from "../../../ir/types.ts";
 import { shaderErrors } from "../../gpu.ts";
 import { interpretKernel } from "../../support/interpret_kernel.ts";
@@ -15,8 +15,9 @@ export async function runKernel(
   device: GPUDevice,
   { spec, buffers }: RandomKernel,
   traits?: KernelTraits,
+  variant?: string,
 ): Promise<string> {
-  const { text, dispatches, tables } = generateKernel(spec, traits);
+  const { text, dispatches, tables } = generateKernel(spec, traits, variant);
   const errors = await shaderErrors(device, text);
   assert(errors.length === 0, `naga: ${errors.join("\n")}\n${text}`);
   const tint = await tintCheck(text) ?? [];
@@ -85,11 +86,12 @@ export async function checkKernel(
   kernel: RandomKernel,
   relative = 1e-5,
   traits?: KernelTraits,
+  variant?: string,
 ): Promise<void> {
   const expected = kernel.buffers.map((buffer) => buffer.slice());
   interpretKernel(kernel.spec, expected);
   const found = kernel.buffers.map((buffer) => buffer.slice());
-  const text = await runKernel(device, { spec: kernel.spec, buffers: found }, traits);
+  const text = await runKernel(device, { spec: kernel.spec, buffers: found }, traits, variant);
   kernel.spec.buffers.forEach(({ name, type, use }, b) => {
     if (use === "read") return;
     const margin = type.dtype === "f32" ? relative : 0;

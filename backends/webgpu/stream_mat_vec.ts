@@ -1,0 +1,360 @@
+/**
+ * Contractions of a stream (stream.ts) with few rows: every unit of the large side is read once, whole, and used for all of the few rows.
+ * `lanes` invocations share a row and take neighbouring units, so that together they read one contiguous stretch; every invocation holds
+ * `rows` rows at a time, so that what it reads of the small side is used as often. With one lane, an invocation computes rows alone.
+ *
+ * The small side is evaluated once per workgroup into workgroup memory, as floats or as bytes, ordered so that neighbouring lanes read
+ * neighbouring vectors; where one lane has its rows alone and the small side is a plain float, it is read where it lies.
+ */
+import type { DotKernel, Expr } from "../kernel.ts";
+import { finishFunction, sumScalar, termFunction } from "./dot.ts";
+import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
+import { startBlock } from "./expressions.ts";
+import { operandFunction } from "./operands.ts";
+import { byteRange, mergeAxes, type Stream, streamOf } from "./stream.ts";
+import { floatFour, packedDot, packedFour, readUnit, type UnitText } from "./stream_text.ts";
+import { constantText, floatText, indent, powerBelow, wrap } from "./text.ts";
+import type { KernelTraits } from "./traits.ts";
+import type { Writer } from "./writer.ts";
+
+/** How a workgroup is divided. */
+export interface StreamShape {
+  /** Invocations that share a row, and rows that each of them holds. */
+  readonly lanes: number;
+  readonly rows: number;
+  /** Units that an invocation reads before it computes. */
+  readonly units: number;
+}
+
+/** What the division of one contraction comes to. */
+export interface StreamPlan extends StreamShape {
+  readonly stream: Stream;
+  readonly fewIsM: boolean;
+  readonly few: number;
+  readonly many: number;
+  /** Units contracted in all, and those of a tile of the small side in workgroup memory; 0: it is read where it lies. */
+  readonly total: number;
+  readonly tile: number;
+  /** How the integer operands enter `packedDot`; undefined for floats. */
+  readonly bytes?: BytePlan;
+}
+
+/** Signed or unsigned products, and what was taken off the codes to make them signed. */
+interface BytePlan {
+  readonly signed: boolean;
+  readonly lowered: 0 | 128;
+}
+
+const THREADS = 128;
+/** More rows on the small side than these need too many registers. */
+export const FEW_FOR_STREAMS = 8;
+
+/** The plan for a division; undefined where the contraction is no product of a stream with few rows, or cannot be divided so. */
+export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamShape): StreamPlan | undefined {
+  const fewIsM = spec.m <= spec.n, few = Math.min(spec.m, spec.n), many = Math.max(spec.m, spec.n);
+  const stream = few <= FEW_FOR_STREAMS ? streamOf(spec, fewIsM ? "rhs" : "lhs") : undefined;
+  if (!stream || (spec.groups && spec.scalar === "f32")) return undefined;
+  const bytes = spec.scalar === "i32" ? bytePlan(spec, fewIsM) : undefined;
+  if (spec.scalar === "i32" && (!bytes || stream.element !== "codes" || stream.unit < 16)) return undefined;
+  const total = stream.length / stream.unit, { rows } = shape;
+  // A lane takes whole groups where the sum over a group must be complete.
+  const perGroup = spec.groups ? stream.group / stream.unit : 1;
+  const lanes = Math.min(shape.lanes, powerBelow(total / perGroup));
+  const even = (units: number) => units === 1 || total % (lanes * units) === 0 ? units : 1;
+  const units = spec.groups ? perGroup : even(shape.units);
+  const plan = { stream, fewIsM, few, many, lanes, rows, units, total, ...(bytes ? { bytes } : {}) };
+  const plain = (fewIsM ? spec.lhs : spec.rhs).kind === "load";
+  if (lanes === 1 && plain && !bytes) return { ...plan, tile: 0 };
+  const partials = lanes > 1 ? THREADS * rows * few * 4 : 0, perUnit = few * stream.unit * (bytes ? 1 : 4);
+  const most = Math.floor((traits.workgroupBytes - partials) / perUnit), round = lanes * units;
+  const tile = most >= total ? total : Math.floor(most / round) * round;
+  return tile > 0 ? { ...plan, tile } : undefined;
+}
+
+function bytePlan(spec: DotKernel, fewIsM: boolean): BytePlan | undefined {
+  const few = byteRange(spec, fewIsM ? spec.lhs : spec.rhs), many = byteRange(spec, fewIsM ? spec.rhs : spec.lhs);
+  if (!few || !many) return undefined;
+  const signed = few[1] <= 127 && many[1] <= 127;
+  if (signed) return { signed, lowered: 0 };
+  if (few[0] >= 0 && many[0] >= 0) return { signed, lowered: 0 };
+  return few[1] <= 127 ? { signed: true, lowered: 128 } : undefined;
+}
+
+/** Entry points for a plan. */
+export function writeStream(
+  writer: Writer,
+  spec: DotKernel,
+  plan: StreamPlan,
+): { lines: string[]; dispatches: Dispatch[] } {
+  const { batch } = spec, { lanes, rows, few, many } = plan;
+  const blockRows = THREADS / lanes * rows, blocks = Math.ceil(many / blockRows), count = batch * blocks;
+  const rowsHere = range(rows), counts = range(few), sum = sumScalar(spec);
+  const at = (i: string, row: string) => plan.fewIsM ? `${i}, ${row}` : `${row}, ${i}`;
+  const place = lanes === 1 ? `part * ${THREADS}u + lane` : `part * ${THREADS / lanes}u + lane / ${lanes}u`;
+  const finish = finishFunction(writer, spec);
+  const sums = rowsHere.flatMap((r) => counts.map((i) => ({ r, i, name: `sum${r}_${i}` })));
+  const lines = [
+    ...groupNumber(count, "block"),
+    ...coordinates("block", ["batch", "part"], [batch, blocks]),
+    ...(lanes === 1 ? [] : [`let share = lane % ${lanes}u;`]),
+    `let first_row = ${rows === 1 ? place : `(${place}) * ${rows}u`};`,
+    // Invocations beyond the last row compute it once more: all of them have to reach the barriers.
+    ...rowsHere.map((r) => `let row${r} = min(first_row${r > 0 ? ` + ${r}u` : ""}, ${many - 1}u);`),
+    ...sums.map(({ name }) => `var ${name} = ${constantText(0, sum)};`),
+    ...tiles(writer, spec, plan),
+  ];
+  if (lanes === 1) {
+    for (const { r, i, name } of sums) {
+      lines.push(`if (first_row + ${r}u < ${many}u) { ${finish}(batch, ${at(`${i}u`, `row${r}`)}, ${name}); }`);
+    }
+  } else {
+    const partial = writer.workgroup("partial", sum, THREADS * sums.length);
+    lines.push(
+      "",
+      "// the lanes of a row add up in a fixed tree",
+      ...sums.map(({ name }, v) => `${partial}[${v > 0 ? `${v * THREADS}u + ` : ""}lane] = ${name};`),
+      "workgroupBarrier();",
+      `for (var half = ${lanes / 2}u; half > 0u; half /= 2u) {`,
+      "  if (share < half) {",
+      ...sums.map((_, v) => {
+        const here = v > 0 ? `${v * THREADS}u + lane` : "lane";
+        return `    ${partial}[${here}] += ${partial}[${here} + half];`;
+      }),
+      "  }",
+      "  workgroupBarrier();",
+      "}",
+      `for (var v = share; v < ${sums.length}u; v += ${lanes}u) {`,
+      `  let row = first_row + ${few === 1 ? "v" : `v / ${few}u`};`,
+      `  if (row < ${many}u) { ${finish}(batch, ${
+        at(few === 1 ? "0u" : `v % ${few}u`, "row")
+      }, ${partial}[v * ${THREADS}u + lane - share]); }`,
+      "}",
+    );
+  }
+  return {
+    lines: [...entryHead("main", THREADS), ...indent(lines), "}"],
+    dispatches: [{ entryPoint: "main", grid: foldGrid(count) }],
+  };
+}
+
+const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+
+/** The function of the small side over (batch, row, k), k in fours. */
+function smallSide(writer: Writer, spec: DotKernel, { fewIsM, few }: StreamPlan): string {
+  const { expr, k } = mergeAxes(fewIsM ? spec.lhs : spec.rhs, 2, spec.k);
+  const lead = [["batch", spec.batch], ["row", few]] as const;
+  return operandFunction(writer, { name: "few", expr, lead, k, scalar: spec.scalar });
+}
+
+/** Lines that bring tile after tile of the small side to workgroup memory and add up its products with the stream. */
+function tiles(writer: Writer, spec: DotKernel, plan: StreamPlan): string[] {
+  const { stream: { unit }, total, tile, few, bytes } = plan, small = smallSide(writer, spec, plan);
+  const per = unit / (bytes ? 16 : 4);
+  if (tile === 0) {
+    return products(writer, spec, plan, {
+      first: "",
+      units: `${total}u`,
+      small: (i, quad) => `${small}(batch, ${i}u, unit_here * ${unit}u + ${4 * quad}u)`,
+    });
+  }
+  const held = writer.workgroup("few_tile", bytes ? "vec4<u32>" : "vec4<f32>", few * per * tile),
+    several = tile < total;
+  const four = (k: string) => `${small}(batch, ${few === 1 ? "0u" : `at / ${per * tile}u`}, ${k})`;
+  const packed = (k: string) => bytes?.signed === false ? `pack4xU8(vec4<u32>(${four(k)}))` : `pack4xI8(${four(k)})`;
+  const value = bytes
+    ? `vec4<u32>(${[0, 4, 8, 12].map((k) => packed(`k${k > 0 ? ` + ${k}u` : ""}`)).join(", ")})`
+    : four("k");
+  const piece = few === 1 && per === 1 ? "" : few === 1 ? `at / ${tile}u` : `at / ${tile}u % ${per}u`;
+  const unitHere = few === 1 && per === 1 ? "at" : `at % ${tile}u`;
+  const start = several ? `(first + ${unitHere}) * ${unit}u` : `${wrap(unitHere)} * ${unit}u`;
+  const body = [
+    "// the small side, ordered so that neighbouring lanes read neighbours",
+    `for (var at = lane; at < ${few * per * tile}u; at += ${THREADS}u) {`,
+    `  let k = ${start}${piece === "" ? "" : ` + ${wrap(piece)} * ${bytes ? 16 : 4}u`};`,
+    `  ${several ? `if (k < ${total * unit}u) { ` : ""}${held}[at] = ${value};${several ? " }" : ""}`,
+    "}",
+    "workgroupBarrier();",
+    ...products(writer, spec, plan, {
+      first: several ? "first + " : "",
+      units: several ? `min(${tile}u, ${total}u - first)` : `${tile}u`,
+      small: (i, quad) => {
+        const index = (i * per + (bytes ? quad >> 2 : quad)) * tile;
+        return `${held}[${index > 0 ? `${index}u + ` : ""}unit_here]${bytes ? `.${"xyzw"[quad & 3]}` : ""}`;
+      },
+    }),
+  ];
+  if (!several) return body;
+  return [
+    `for (var first = 0u; first < ${total}u; first += ${tile}u) {`,
+    ...indent([...body, "workgroupBarrier();"]),
+    "}",
+  ];
+}
+
+interface Walk {
+  /** Text in front of the number of a unit within the tile, to have its number in the row. */
+  readonly first: string;
+  /** Units to walk over. */
+  readonly units: string;
+  /** Text of four elements of row i of the small side (as four bytes for integers), number `quad` of the unit `unit_here`. */
+  small(i: number, quad: number): string;
+}
+
+/** Lines that walk over the units of this invocation's rows. */
+function products(writer: Writer, spec: DotKernel, plan: StreamPlan, walk: Walk): string[] {
+  const { stream, lanes, rows, units, few, bytes } = plan, rowsHere = range(rows), counts = range(few);
+  const several = stream.group < stream.length, grouped = spec.groups !== undefined, { unit } = stream;
+  const corrects = !bytes && (stream.element === "codes" || stream.zero !== undefined);
+  const zero = bytes ? "0i" : few * rows <= 8 ? "vec4<f32>()" : "0.0", wide = zero.startsWith("vec4");
+  const pairs = rowsHere.flatMap((r) => counts.map((i) => `${r}_${i}`));
+  const fresh = [
+    ...pairs.map((pair) => `var part${pair} = ${zero};`),
+    ...(corrects ? counts.map((i) => `var all${i} = ${zero};`) : []),
+    ...(bytes?.lowered ? counts.map((i) => `var all${i} = 0i;`) : []),
+  ];
+  const total = (name: string) => wide ? `dot(${name}, vec4<f32>(1.0))` : name;
+  const settle = (group: string): string[] =>
+    rowsHere.flatMap((r) =>
+      counts.map((i) => {
+        const part = total(`part${r}_${i}`);
+        if (!bytes) {
+          const scaled = floatTerm(writer, spec, plan, { row: `row${r}`, group, part, all: total(`all${i}`) });
+          return `sum${r}_${i} += ${scaled};`;
+        }
+        const whole = bytes.lowered ? `${part} + ${bytes.lowered} * all${i}` : part;
+        if (!grouped) return `sum${r}_${i} += ${whole};`;
+        const at = plan.fewIsM ? `${i}u, row${r}` : `row${r}, ${i}u`;
+        return `sum${r}_${i} += ${termFunction(writer, spec)}(batch, ${at}, ${group}, ${whole});`;
+      })
+    );
+  const perGroup = stream.group / unit;
+  const unitAt = (u: number) => {
+    if (grouped) return units === 1 ? "item" : `item * ${units}u${u > 0 ? ` + ${u}u` : ""}`;
+    return u === 0 ? "item" : `item + ${u * lanes}u`;
+  };
+  const groupOf = (u: number) =>
+    grouped
+      ? walk.first === "" ? "item" : `${walk.first}item * ${units}u`
+      : `${wrap(`${walk.first}${unitAt(u)}`)} / ${perGroup}u`;
+  // All reads stand in front of what uses them.
+  const loaded = range(units).map((u) =>
+    rowsHere.map((r) =>
+      readUnit(
+        writer,
+        stream,
+        `w${r}${units > 1 ? `_${u}` : ""}`,
+        unitText(stream, spec, r, `${walk.first}${unitAt(u)}`),
+      )
+    )
+  );
+  const body = loaded.flatMap((texts) => texts.flatMap(({ lines }) => lines));
+  if (grouped) body.push(...fresh);
+  loaded.forEach((texts, u) => {
+    const lines = [`let unit_here = ${unitAt(u)};`, ...(several && !grouped ? fresh : [])];
+    for (const quad of range(unit / 4)) lines.push(...fourProducts(writer, plan, texts, quad, walk, corrects, wide));
+    if (several && !grouped) lines.push(...settle(groupOf(u)));
+    body.push(...(units > 1 ? ["{", ...indent(lines), "}"] : lines));
+  });
+  if (grouped) body.push(...settle(wrap(walk.first === "" ? "item" : `(${groupOf(0)}) / ${units}u`)));
+  const step = grouped ? lanes : lanes * units,
+    end = grouped && units > 1 ? `${wrap(walk.units)} / ${units}u` : walk.units;
+  return [
+    ...(several || grouped ? [] : fresh),
+    `for (var item = ${lanes === 1 ? "0u" : "share"}; item < ${end}; item += ${step}u) {`,
+    ...indent(body),
+    "}",
+    ...(several || grouped ? [] : settle("0u")),
+  ];
+}
+
+/** Lines for four elements of every row. */
+function fourProducts(
+  writer: Writer,
+  { stream, rows, few, bytes }: StreamPlan,
+  texts: readonly UnitText[],
+  quad: number,
+  walk: Walk,
+  corrects: boolean,
+  wide: boolean,
+): string[] {
+  const rowsHere = range(rows), lines: string[] = [];
+  const codes = rowsHere.map((r) => `c${quad}_${r}`);
+  rowsHere.forEach((r) => {
+    const unit = texts[r] as UnitText;
+    if (!bytes) return lines.push(`let ${codes[r]} = ${floatFour(writer, stream, unit, quad)};`);
+    const packed = packedFour(writer, stream, unit, quad, true);
+    lines.push(`let ${codes[r]} = ${bytes.lowered ? `${wrap(packed)} ^ 0x80808080u` : packed};`);
+  });
+  for (const i of range(few)) {
+    const x = few === 1 ? `x${quad}` : `x${quad}_${i}`;
+    lines.push(`let ${x} = ${walk.small(i, quad)};`);
+    if (bytes) {
+      const dot = packedDot(writer, bytes.signed);
+      if (bytes.lowered) lines.push(`all${i} += ${dot}(${x}, 0x01010101u);`);
+      rowsHere.forEach((r) => lines.push(`part${r}_${i} += ${dot}(${codes[r]}, ${x});`));
+    } else {
+      if (corrects) lines.push(`all${i} += ${wide ? x : `dot(${x}, vec4<f32>(1.0))`};`);
+      rowsHere.forEach((r) =>
+        lines.push(`part${r}_${i} += ${wide ? `${codes[r]} * ${x}` : `dot(${codes[r]}, ${x})`};`)
+      );
+    }
+  }
+  return lines;
+}
+
+/** Number of a unit of row r of this invocation in the buffer. */
+function unitText({ offset, batchStride, rowStride }: Stream, { batch }: DotKernel, r: number, unit: string): string {
+  const parts = [
+    ...(offset > 0 ? [`${offset}u`] : []),
+    ...(batch > 1 && batchStride > 0 ? [`batch * ${batchStride}u`] : []),
+    ...(rowStride > 0 ? [`row${r} * ${rowStride}u`] : []),
+    unit,
+  ];
+  return parts.join(" + ");
+}
+
+/** What a group, or a part of it, adds: s·(Σ q·x − z·Σ x), for codes with Σ (1 + q/2^b)·x in place of Σ q·x. */
+function floatTerm(
+  writer: Writer,
+  spec: DotKernel,
+  { stream, many }: StreamPlan,
+  { row, group, part, all }: { row: string; group: string; part: string; all: string },
+): string {
+  const { zero, scale, element, bits, raised } = stream;
+  const factor = (name: string, expr: Expr) =>
+    `${factorFunction(writer, spec, stream, many, name, expr)}(batch, ${row}, ${group})`;
+  let text = part;
+  if (element === "codes") {
+    const unit = floatText(2 ** bits), shift = floatText(2 ** bits + raised);
+    text = `${unit} * ${part} - ${zero ? `(${shift} + ${factor("weight_zero", zero)})` : shift} * ${all}`;
+  } else if (zero) text = `${part} - ${factor("weight_zero", zero)} * ${all}`;
+  return scale ? `${factor("weight_scale", scale)} * ${wrap(text)}` : text;
+}
+
+/** The function of a zero point or scale over (batch, row, group). */
+function factorFunction(
+  writer: Writer,
+  spec: DotKernel,
+  stream: Stream,
+  many: number,
+  name: string,
+  expr: Expr,
+): string {
+  const { k, batch } = spec;
+  let axes = k.length;
+  for (let inside = 1; axes > 0 && inside * (k[axes - 1] ?? 1) <= stream.group; axes--) inside *= k[axes - 1] ?? 1;
+  const outer = k.slice(0, axes), names = outer.length === 1 ? ["group"] : outer.map((_, i) => `group${i}`);
+  return writer.helper(name, (given) => {
+    const inner = k.slice(axes).map(() => "0u");
+    const place = {
+      vars: ["batch", "row", ...names, ...inner],
+      extents: [batch, many, ...outer, ...inner.map(() => 1)],
+    };
+    const block = startBlock(writer, place, [expr]), value = block.emit(expr).text;
+    return [
+      `fn ${given}(batch: u32, row: u32, group: u32) -> f32 {`,
+      ...indent([...(outer.length > 1 ? coordinates("group", names, outer) : []), ...block.lines, `return ${value};`]),
+      "}",
+    ];
+  });
+}

@@ -1,0 +1,21 @@
+/** What kernel generators may assume about a device. Kernel text depends on the specification, these traits and the variant alone. */
+
+/** The traits of a device; features count only when a canary kernel has proved them (see canaries.ts). */
+export interface KernelTraits {
+  /** Workgroup memory, bytes. */
+  readonly workgroupBytes: number;
+  /** Whether the device multiplies four bytes at once (`dot4I8Packed`, `dot4U8Packed`); otherwise they are unpacked. */
+  readonly packedDots: boolean;
+  /** Subgroups, where every one has the same size. */
+  readonly subgroups?: SubgroupTraits;
+}
+
+/** How to write subgroup functions. */
+export interface SubgroupTraits {
+  readonly size: number;
+  /** Whether the compiler wants `enable subgroups;` (Tint) or refuses it (naga). */
+  readonly enable: boolean;
+}
+
+/** The least that every WebGPU device has. */
+export const PORTABLE: KernelTraits = { workgroupBytes: 16384, packedDots: false };

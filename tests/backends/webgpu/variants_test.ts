@@ -1,0 +1,57 @@
+/** Every variant of a kernel computes the same: against the interpreter of specifications, on a device, and through Tint. */
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import * as fc from "fast-check";
+import { generateKernel } from "../../../backends/webgpu/kernel.ts";
+import { type KernelTraits, PORTABLE } from "../../../backends/webgpu/traits.ts";
+import { GENERAL, kernelVariants } from "../../../backends/webgpu/variants.ts";
+import { openTestGpu } from "../../gpu.ts";
+import { randomKernel } from "../../support/random_kernels.ts";
+import { tintCheck } from "../../tint.ts";
+import { randomStream, randomStreams, SMALL_SIDES } from "./random_streams.ts";
+import { checkKernel } from "./run_kernel.ts";
+import { MAT_VEC } from "./specs.ts";
+
+/** Packed products and everything else that a good device has. */
+const RICH: KernelTraits = { workgroupBytes: 32768, packedDots: true };
+const SEEDS = fc.noShrink(fc.integer({ min: 0, max: 2 ** 31 - 1 }));
+
+Deno.test("variants of contractions with few rows compute what their specifications say", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  await fc.assert(
+    fc.asyncProperty(
+      randomStreams(SMALL_SIDES),
+      fc.nat(),
+      fc.constantFrom(PORTABLE, RICH),
+      async (kernel, n, traits) => {
+        const variants = kernelVariants(kernel.spec, traits);
+        assert(variants.length > 1, "random streams can be streamed");
+        await checkKernel(device, kernel, 1e-5, traits, variants[n % (variants.length - 1)]);
+      },
+    ),
+    { numRuns: 12, seed: 7 },
+  );
+  device.destroy();
+});
+
+Deno.test("the text of every variant is a function of specification and traits, and valid for Tint", async () => {
+  await fc.assert(
+    fc.asyncProperty(SEEDS, fc.constantFrom(PORTABLE, RICH), async (seed, traits) => {
+      const { spec } = randomStream(seed, SMALL_SIDES);
+      for (const variant of kernelVariants(spec, traits)) {
+        const kernel = generateKernel(spec, traits, variant);
+        assertEquals(kernel, generateKernel(randomStream(seed, SMALL_SIDES).spec, traits, variant));
+        assert(Number(/workgroup memory (\d+) bytes/.exec(kernel.text)?.[1]) <= traits.workgroupBytes, kernel.text);
+        const errors = await tintCheck(kernel.text) ?? [];
+        assert(errors.length === 0, `${errors.join("\n")}\n${kernel.text}`);
+      }
+    }),
+    { numRuns: 40, seed: 8 },
+  );
+});
+
+Deno.test("kernels without variants have the general one; others are refused", () => {
+  assertEquals(kernelVariants(randomKernel("map", 1).spec), [GENERAL]);
+  assertEquals(kernelVariants(MAT_VEC).at(-1), GENERAL);
+  assertThrows(() => generateKernel(MAT_VEC, PORTABLE, "fastest"), RangeError, 'found "fastest"');
+});
