@@ -33,7 +33,7 @@ export async function measureFrontier(
     counts: frontier.parameters.map((count) => weighting === "parameters" ? count : 1),
     widths,
     candidates,
-    rounds: frontier.sites.length <= MOST_SITES ? 2 : 0,
+    rounds: frontier.sites.length <= MOST_SITES ? 1 : 0,
     measure: async (allocations) => {
       const losses: number[] = [];
       for (let from = 0; from < allocations.length; from += TOGETHER) {

@@ -23,7 +23,7 @@ export interface SearchInput {
 /** Budgets whose best allocation is bettered are this many bits apart, and solutions taken from the knapsack half of it. */
 const STEP = 0.25;
 /** Up to this width mixtures are searched around; above it losses are small and add up. */
-const HIGHEST_BASE = 5;
+const HIGHEST_BASE = 4;
 
 /** Everything that was measured: allocations with their mean bits and losses, in the order of measuring. */
 export async function searchAllocations(input: SearchInput): Promise<readonly FrontierPoint[]> {
