@@ -4,6 +4,7 @@
  */
 import { forward, freeHidden, type Hidden, programCache, type Scorer } from "./forward.ts";
 import { type LengthBatch, lengthBatches } from "./length_batches.ts";
+import type { Passage } from "./passages.ts";
 import { scoreCache, type Sums, sumScores } from "./score_batches.ts";
 
 /** What a configuration does to a text. */
@@ -25,7 +26,7 @@ export interface ScoreOptions {
   /** One that is the very `reference` is not computed again. */
   readonly scorers: readonly Scorer[];
   /** Token ids; sequences of fewer than two predict nothing. */
-  readonly sequences: readonly Int32Array[];
+  readonly sequences: readonly (Int32Array | Passage)[];
   /** Called with every score as soon as it is there. */
   readonly report?: (score: Score, index: number) => void;
   /** Most tokens whose hidden states are in memory at a time. */
@@ -75,6 +76,23 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
   }
   if (shared) freeHidden(backend, shared);
   return scores;
+}
+
+/** The negative log-likelihood of the predicted tokens of every passage, in nats; NaN where none is predicted. */
+export async function scorePassages(
+  scorer: Scorer,
+  passages: readonly Passage[],
+  waveTokens = WAVE_TOKENS,
+): Promise<readonly number[]> {
+  const { backend } = scorer.source.runner, programs = programCache(), scoreOf = scoreCache();
+  const losses = passages.map(() => NaN);
+  for (const wave of wavesOf(lengthBatches(passages), waveTokens)) {
+    const hidden = await forward(scorer, wave, programs), scored = { scorer, hidden };
+    const sums = await sumScores(wave, scored, scored, programs, scoreOf);
+    for (const [source, loss] of sums.losses) losses[source] = loss;
+    freeHidden(backend, hidden);
+  }
+  return losses;
 }
 
 /** Groups batches, at least one each, so that no group of several has more than `most` tokens. */

@@ -5,6 +5,7 @@ import type { BitConfig } from "../ir/sites.ts";
 import { configurationOf } from "./configuration.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import { score } from "./evaluate.ts";
+import type { Passage } from "./passages.ts";
 
 /** Evaluation sequences are cut to so many tokens, which is more than a whole text of the bundled model and of stories260K. */
 export const EVALUATION_TOKENS = 512;
@@ -52,7 +53,7 @@ export interface ScoreSettings {
   /** What to score. */
   readonly settings: readonly Setting[];
   /** Token ids. */
-  readonly sequences: readonly Int32Array[];
+  readonly sequences: readonly (Int32Array | Passage)[];
   /** Called with every row as it is there, in order. */
   readonly report: (row: ResultRow) => void;
 }

@@ -19,6 +19,8 @@ export interface Sums {
   readonly loss: number;
   readonly divergence: number;
   readonly tokens: number;
+  /** Loss of each sequence that has one, by its number. */
+  readonly losses: ReadonlyMap<number, number>;
 }
 
 /** The fused heads of each pair, made once. */
@@ -56,6 +58,7 @@ export async function sumScores(
         const graph = scoreOf(head.step, original.step),
           parameters = { ...head.parameters, ...prefixed(original.parameters) };
         let loss = 0, divergence = 0, tokens = 0;
+        const losses = new Map<number, number>();
         for (const [i, batch] of batches.entries()) {
           const inputsAt = (at: number): Tensors => ({
             ...chunkOf(backend, call, head.step, model.hidden[i], at),
@@ -66,12 +69,14 @@ export async function sumScores(
           const scores = await scoreBatch(backend, batch, inputsAt, run);
           for (const [t, predicts] of batch.predicts.entries()) {
             if (predicts === 0) continue;
-            loss += scores.loss[t] ?? NaN;
+            const own = scores.loss[t] ?? NaN, source = batch.sources[Math.floor(t / batch.tokens)] ?? -1;
+            loss += own;
+            losses.set(source, (losses.get(source) ?? 0) + own);
             divergence += scores.divergence[t] ?? NaN;
             tokens++;
           }
         }
-        return { loss, divergence, tokens };
+        return { loss, divergence, tokens, losses };
       }),
   );
 }

@@ -30,12 +30,24 @@ export interface CompileOptions extends DeviceOptions {
   readonly json: boolean;
 }
 
+/** `texts`: every text on its own; `wikitext`: all of them one after the other, in windows. */
+const PROTOCOLS = ["texts", "wikitext"] as const;
+
+/** How perplexity is measured; see `PROTOCOLS`. */
+export type Protocol = typeof PROTOCOLS[number];
+
 /** `compile.ts eval [MODEL]`. */
 export interface EvaluateOptions extends DeviceOptions {
   readonly kind: "eval";
   readonly model?: string;
   readonly bits: string;
   readonly data?: string;
+  readonly protocol: Protocol;
+  /** Tokens per window of the wikitext protocol, and between the starts of windows. */
+  readonly window?: number;
+  readonly stride?: number;
+  /** Files of multiple-choice tasks, each a path or `layout=path`. */
+  readonly tasks: readonly string[];
   readonly reference?: string;
   readonly json: boolean;
 }
@@ -109,6 +121,18 @@ const TABLES = {
   eval: {
     bits: { value: "LIST", doc: "settings to evaluate (16)" },
     data: { value: "FILE", doc: "text to evaluate on: .txt or .jsonl" },
+    protocol: {
+      value: "NAME",
+      doc: "texts: each on its own; wikitext: joined by empty lines and cut to windows (texts)",
+    },
+    window: { value: "N", doc: "tokens per window of the wikitext protocol (2048, or the model's context)" },
+    stride: { value: "N", doc: "tokens between the starts of windows; what overlaps is context (the window)" },
+    tasks: {
+      value: "FILE",
+      doc:
+        "multiple-choice questions, .jsonl in the layout of piqa, arc, hellaswag or winogrande; [LAYOUT=]FILE, several times",
+      many: true,
+    },
     reference: {
       value: "MODEL",
       doc: "checkpoint or artifact that divergences are measured from (the model itself at 16)",
@@ -181,6 +205,10 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...model(read),
     bits: read.text("bits") ?? "16",
     ...given("data", read.text("data")),
+    protocol: read.oneOf("protocol", PROTOCOLS) ?? "texts",
+    ...given("window", read.integer("window", 2)),
+    ...given("stride", read.integer("stride", 1)),
+    tasks: read.list("tasks"),
     ...given("reference", read.text("reference")),
     ...device(read),
     json: read.has("json"),

@@ -1,4 +1,5 @@
 /** @file Results as lines on stdout: a table for people, or one JSON object per line for programs. */
+import type { TaskScore } from "../choices.ts";
 import type { ResultRow } from "../result_row.ts";
 
 /** Prints rows as they come. */
@@ -31,8 +32,23 @@ export function rowPrinter(json: boolean, print: (line: string) => void): RowPri
   };
 }
 
+/** Prints what a model makes of a task at a setting. */
+export function taskPrinter(json: boolean, print: (line: string) => void): (bits: string, score: TaskScore) => void {
+  if (json) return (bits, score) => print(JSON.stringify({ bits, ...score }));
+  const percent = (share: number, error: number) =>
+    `${(100 * share).toFixed(2)}${Number.isNaN(error) ? "" : ` ± ${(100 * error).toFixed(2)}`}`;
+  let begun = false;
+  return (bits, { task, items, acc, accError, accNorm, accNormError }) => {
+    if (!begun) print(tableLine(["bits", "task", "questions", "acc, %", "acc_norm, %"], TASK_WIDTHS));
+    begun = true;
+    print(
+      tableLine([bits, task, String(items), percent(acc, accError), percent(accNorm, accNormError)], TASK_WIDTHS),
+    );
+  };
+}
+
+const WIDTHS = COLUMNS.map(({ width }) => width), TASK_WIDTHS = [12, 12, 9, 15, 15];
+
 /** The first column flush left, numbers flush right. */
-const tableLine = (cells: readonly string[]): string =>
-  cells.map((cell, i) => i === 0 ? cell.padEnd(COLUMNS[i]?.width ?? 0) : cell.padStart(COLUMNS[i]?.width ?? 0)).join(
-    "  ",
-  ).trimEnd();
+const tableLine = (cells: readonly string[], widths: readonly number[] = WIDTHS): string =>
+  cells.map((cell, i) => i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)).join("  ").trimEnd();
