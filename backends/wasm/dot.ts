@@ -48,6 +48,8 @@ export interface Block {
   /** Address of the tile, and elements in a row of it. */
   readonly tile: Index;
   readonly width: number;
+  /** Whether the left operand must be evaluated, where it may be left from the chunk before. */
+  readonly fresh: Index | undefined;
 }
 
 /** Rows up to which the right operand is not worth packing. */
@@ -56,8 +58,8 @@ const FEW_ROWS = 4;
 const BLOCK_LENGTH = 256;
 /** Multiply-adds below which a kernel is one chunk. */
 const SMALL_PRODUCT = 32;
-/** Chunks that keep several threads busy, and the largest block of rows and columns of one. */
-const CHUNKS = 8, LARGEST = 128, LEAST = 32;
+/** Chunks that keep several threads busy, and the largest and least block of rows and columns of one. */
+const CHUNKS = 8, LARGEST = { rows: 256, columns: 128 }, LEAST = 32;
 
 /** Writes the kernel; returns its number of chunks. */
 export function emitDot(spec: DotKernel, emitter: Emitter): number {
@@ -106,8 +108,9 @@ export const multiple = (x: number, of: number): number => Math.ceil(x / of) * o
 
 function chunkSize(m: number, n: number, tiny: boolean): { rows: number; columns: number } {
   const part = (extent: number, most: number, of: number) => multiple(extent / Math.ceil(extent / most), of);
-  const atOnce = rowsAtOnce(m);
-  let rows = part(m, LARGEST, atOnce), columns = part(n, LARGEST, PANEL_COLUMNS);
+  // Blocks start at whole vectors of rows, too.
+  const atOnce = rowsAtOnce(m) % 4 === 0 ? rowsAtOnce(m) : 2 * rowsAtOnce(m);
+  let rows = part(m, LARGEST.rows, atOnce), columns = part(n, LARGEST.columns, PANEL_COLUMNS);
   while (!tiny && Math.ceil(m / rows) * Math.ceil(n / columns) < CHUNKS && Math.max(rows, columns) > LEAST) {
     if (rows >= columns) rows = multiple(rows / 2, atOnce);
     else columns = multiple(columns / 2, PANEL_COLUMNS);

@@ -5,11 +5,11 @@
 import type { Expr } from "../kernel.ts";
 import { f32x4, type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
 import { type Block, COLUMN, type Contraction, multiple, ROW } from "./dot.ts";
-import { flatAccess, plainOperand, runsAlongK, sweepK } from "./dot_operand.ts";
+import { flatAccess, type PlainOperand, plainOperand, runsAlongK, sweepK } from "./dot_operand.ts";
 import type { Emitter } from "./kernel.ts";
 import { firstLanes, four, transpose } from "./lanes.ts";
 import { smaller, vectorLoop, withinAll } from "./nest.ts";
-import { createPlace, type Index, type Vector } from "./place.ts";
+import { createPlace, type Index, type KernelCode, type Vector } from "./place.ts";
 
 /** Columns of the product in registers. */
 export const PANEL_COLUMNS = 8;
@@ -23,24 +23,41 @@ export const rowsAtOnce = (m: number): number => multiple(m, 6) > 1.15 * multipl
 /** Steps along the contracted axis that are written out. */
 const UNROLL = 8;
 
-/** Prepares scratch memory; returns what adds a block to the tile. */
+/** The left operand where it can be read in place. */
+function leftInPlace(contraction: Contraction, code: KernelCode): PlainOperand | undefined {
+  const plain = plainOperand(createPlace(code, contraction.extents), contraction.lhs, contraction);
+  return plain?.step === 1 ? plain : undefined;
+}
+
+/** Bytes of one block of rows. Vectors that end a row reach into the next one, which is written after it. */
+const rowsBytes = (contraction: Contraction, rows: number): number => 4 * rows * stepsOf(contraction) + 16;
+
+/** Bytes of all blocks of rows, or 0 where rows are read in place. */
+export const leftBytes = (contraction: Contraction, code: KernelCode, rows: number): number =>
+  leftInPlace(contraction, code) ? 0 : rowsBytes(contraction, rows) * blocksOf(contraction);
+
+const blocksOf = ({ extents, axes, block }: Contraction): number => Math.ceil((extents[axes[0] ?? 0] ?? 1) / block);
+
+/**
+ * Prepares scratch memory; returns what adds a block to the tile. `keep`: blocks of rows stay until the rows are others, as
+ * `Block.fresh` tells.
+ */
 export function emitPanels(
   contraction: Contraction,
   emitter: Emitter,
-  rows: number,
-  columns: number,
+  { rows, columns, keep }: { readonly rows: number; readonly columns: number; readonly keep: boolean },
 ): (block: Block) => void {
   const { lhs, rhs, scalar, extents } = contraction, { code, reserve } = emitter, { b } = code;
-  const steps = stepsOf(contraction), atOnce = rowsAtOnce(extents[ROW] ?? 1);
-  const plain = plainOperand(createPlace(code, extents), lhs, contraction),
-    direct = plain?.step === 1 ? plain : undefined;
-  // Vectors that end a row reach into the next one, which is written after it.
-  const left = direct ? i32.const(0) : reserve(4 * rows * steps + 16);
+  const steps = stepsOf(contraction), atOnce = rowsAtOnce(extents[ROW] ?? 1), direct = leftInPlace(contraction, code);
+  const blockBytes = rowsBytes(contraction, rows);
+  const kept = direct ? i32.const(0) : reserve(blockBytes * (keep ? blocksOf(contraction) : 1));
   const right = reserve(Math.ceil(columns / PANEL_COLUMNS) * 4 * PANEL_COLUMNS * steps);
   return (block) => {
     const length = b.let("length", stepsBetween(block));
     packPanels(block, rhs, right);
-    if (!direct) packRows(block, lhs, left);
+    const inKept = i32.mul(i32.div_u(block.k.from, contraction.block), blockBytes);
+    const left = keep ? b.let("left", i32.add(kept, inKept)) : kept;
+    if (!direct) block.fresh ? b.if(block.fresh, () => packRows(block, lhs, left)) : packRows(block, lhs, left);
     const { tile, width } = block, { from, to } = block.rows;
     /** `start` is where row 0 would lie, rows `stride` bytes apart. */
     const multiply = (start: Index, stride: number) => {
