@@ -7,11 +7,11 @@
  * neighbouring vectors; where one lane has its rows alone and the small side is a plain float, it is read where it lies.
  */
 import type { DotKernel, Expr } from "../kernel.ts";
-import { finishFunction, sumScalar, termFunction } from "./dot.ts";
+import { finishFunction, sumScalar, termFunction } from "./epilogue.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { startBlock } from "./expressions.ts";
 import { operandFunction } from "./operands.ts";
-import { byteRange, mergeAxes, type Stream, streamOf } from "./stream.ts";
+import { type BytePlan, bytePlan, mergeAxes, type Stream, streamOf } from "./stream.ts";
 import { floatFour, packedDot, packedFour, readUnit, type UnitText } from "./stream_text.ts";
 import { constantText, floatText, indent, powerBelow, wrap } from "./text.ts";
 import type { KernelTraits } from "./traits.ts";
@@ -39,12 +39,6 @@ export interface StreamPlan extends StreamShape {
   readonly bytes?: BytePlan;
 }
 
-/** Signed or unsigned products, and what was taken off the codes to make them signed. */
-interface BytePlan {
-  readonly signed: boolean;
-  readonly lowered: 0 | 128;
-}
-
 const THREADS = 128;
 /** More rows on the small side than these need too many registers. */
 export const FEW_FOR_STREAMS = 8;
@@ -54,7 +48,9 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
   const fewIsM = spec.m <= spec.n, few = Math.min(spec.m, spec.n), many = Math.max(spec.m, spec.n);
   const stream = few <= FEW_FOR_STREAMS ? streamOf(spec, fewIsM ? "rhs" : "lhs") : undefined;
   if (!stream || (spec.groups && spec.scalar === "f32")) return undefined;
-  const bytes = spec.scalar === "i32" ? bytePlan(spec, fewIsM) : undefined;
+  const bytes = spec.scalar === "i32"
+    ? bytePlan(spec, fewIsM ? { few: "lhs", many: "rhs" } : { few: "rhs", many: "lhs" })
+    : undefined;
   if (spec.scalar === "i32" && (!bytes || stream.element !== "codes" || stream.unit < 16)) return undefined;
   const total = stream.length / stream.unit, { rows } = shape;
   // A lane takes whole groups where the sum over a group must be complete.
@@ -69,15 +65,6 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
   const most = Math.floor((traits.workgroupBytes - partials) / perUnit), round = lanes * units;
   const tile = most >= total ? total : Math.floor(most / round) * round;
   return tile > 0 ? { ...plan, tile } : undefined;
-}
-
-function bytePlan(spec: DotKernel, fewIsM: boolean): BytePlan | undefined {
-  const few = byteRange(spec, fewIsM ? spec.lhs : spec.rhs), many = byteRange(spec, fewIsM ? spec.rhs : spec.lhs);
-  if (!few || !many) return undefined;
-  const signed = few[1] <= 127 && many[1] <= 127;
-  if (signed) return { signed, lowered: 0 };
-  if (few[0] >= 0 && many[0] >= 0) return { signed, lowered: 0 };
-  return few[1] <= 127 ? { signed: true, lowered: 128 } : undefined;
 }
 
 /** Entry points for a plan. */

@@ -4,6 +4,7 @@
  */
 import type { DotKernel, KernelSpec } from "../kernel.ts";
 import { planStream, type StreamPlan, type StreamShape } from "./stream_mat_vec.ts";
+import { planTile, type TilePlan, type TileShape, usualTile } from "./tile.ts";
 import { type KernelTraits, PORTABLE } from "./traits.ts";
 
 /** The variant that every kernel has. */
@@ -22,17 +23,45 @@ const STREAM_SHAPES: readonly StreamShape[] = [
   { lanes: 1, rows: 1, units: 2 },
 ];
 
-/** Names of a kernel's variants; the first one is the default. */
-export function kernelVariants(spec: KernelSpec, traits: KernelTraits = PORTABLE): readonly string[] {
-  return spec.kind === "dot" ? [...streamPlans(spec, traits).keys(), GENERAL] : [GENERAL];
-}
+/** Divisions of tiles by registers per invocation, for contractions with enough rows on both sides; see tile.ts. */
+const TILE_SHAPES: readonly TileShape[] = [
+  { tileM: 64, tileN: 128, perM: 4, perN: 8 },
+  { tileM: 128, tileN: 128, perM: 8, perN: 8 },
+];
 
-/** The plans of a contraction that can be streamed, by the names of their variants. */
-export function streamPlans(spec: DotKernel, traits: KernelTraits): ReadonlyMap<string, StreamPlan> {
-  const plans = new Map<string, StreamPlan>();
+/** How one contraction is written. */
+export type DotPlan =
+  | { readonly kind: "stream"; readonly plan: StreamPlan }
+  | { readonly kind: "tile"; readonly plan: TilePlan }
+  | { readonly kind: "mat-vec" };
+
+/** Names of a kernel's variants; the first one is the default. */
+export const kernelVariants = (spec: KernelSpec, traits: KernelTraits = PORTABLE): readonly string[] =>
+  spec.kind === "dot" ? [...dotPlans(spec, traits).keys()] : [GENERAL];
+
+/** At most so many rows on one side count as few where nothing is known of the other. */
+const FEW = 4;
+
+/** The plans of a contraction by the names of their variants. */
+export function dotPlans(spec: DotKernel, traits: KernelTraits): ReadonlyMap<string, DotPlan> {
+  const plans = new Map<string, DotPlan>(), fewest = Math.min(spec.m, spec.n);
   for (const shape of STREAM_SHAPES) {
     const plan = planStream(spec, traits, shape);
-    if (plan) plans.set(`lanes${plan.lanes}_rows${plan.rows}_units${plan.units}`, plan);
+    if (plan) plans.set(`lanes${plan.lanes}_rows${plan.rows}_units${plan.units}`, { kind: "stream", plan });
+  }
+  if (fewest <= FEW) return plans.set(GENERAL, { kind: "mat-vec" });
+  const usual = usualTile(spec);
+  const add = (shape: TileShape, packed: boolean, name: string) => {
+    const plan = planTile(spec, traits, shape, packed);
+    if (plan) plans.set(name, { kind: "tile", plan });
+  };
+  const named = ({ tileM, tileN }: TileShape) => `tile${tileM}x${tileN}`;
+  add(usual, true, `${named(usual)}_bytes`);
+  const bytes = plans.has(`${named(usual)}_bytes`);
+  add(usual, false, GENERAL);
+  for (const shape of TILE_SHAPES.filter(({ tileM, tileN }) => spec.m > tileM / 2 && spec.n > tileN / 2)) {
+    if (bytes) add(shape, true, `${named(shape)}_bytes`);
+    else add(shape, false, named(shape));
   }
   return plans;
 }

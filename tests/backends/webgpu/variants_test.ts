@@ -7,12 +7,13 @@ import { GENERAL, kernelVariants } from "../../../backends/webgpu/variants.ts";
 import { openTestGpu } from "../../gpu.ts";
 import { randomKernel } from "../../support/random_kernels.ts";
 import { tintCheck } from "../../tint.ts";
-import { randomStream, randomStreams, SMALL_SIDES } from "./random_streams.ts";
+import { LARGE_SIDES, randomStream, randomStreams, SMALL_SIDES } from "./random_streams.ts";
 import { checkKernel } from "./run_kernel.ts";
 import { MAT_VEC } from "./specs.ts";
 
 /** Packed products and everything else that a good device has. */
 const RICH: KernelTraits = { workgroupBytes: 32768, packedDots: true };
+const SIDES = fc.constantFrom(SMALL_SIDES, LARGE_SIDES);
 const SEEDS = fc.noShrink(fc.integer({ min: 0, max: 2 ** 31 - 1 }));
 
 Deno.test("variants of contractions with few rows compute what their specifications say", async () => {
@@ -34,13 +35,31 @@ Deno.test("variants of contractions with few rows compute what their specificati
   device.destroy();
 });
 
+Deno.test("variants of contractions with many rows compute what their specifications say", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  await fc.assert(
+    fc.asyncProperty(
+      randomStreams(LARGE_SIDES),
+      fc.nat(),
+      fc.constantFrom(PORTABLE, RICH),
+      async (kernel, n, traits) => {
+        const variants = kernelVariants(kernel.spec, traits);
+        await checkKernel(device, kernel, 1e-5, traits, variants[n % variants.length]);
+      },
+    ),
+    { numRuns: 16, seed: 9 },
+  );
+  device.destroy();
+});
+
 Deno.test("the text of every variant is a function of specification and traits, and valid for Tint", async () => {
   await fc.assert(
-    fc.asyncProperty(SEEDS, fc.constantFrom(PORTABLE, RICH), async (seed, traits) => {
-      const { spec } = randomStream(seed, SMALL_SIDES);
+    fc.asyncProperty(SEEDS, fc.constantFrom(PORTABLE, RICH), SIDES, async (seed, traits, sides) => {
+      const { spec } = randomStream(seed, sides);
       for (const variant of kernelVariants(spec, traits)) {
         const kernel = generateKernel(spec, traits, variant);
-        assertEquals(kernel, generateKernel(randomStream(seed, SMALL_SIDES).spec, traits, variant));
+        assertEquals(kernel, generateKernel(randomStream(seed, sides).spec, traits, variant));
         assert(Number(/workgroup memory (\d+) bytes/.exec(kernel.text)?.[1]) <= traits.workgroupBytes, kernel.text);
         const errors = await tintCheck(kernel.text) ?? [];
         assert(errors.length === 0, `${errors.join("\n")}\n${kernel.text}`);
