@@ -85,7 +85,7 @@ export function writeTiles(
   plan: TilePlan,
 ): { lines: string[]; dispatches: Dispatch[] } {
   const { batch, m, n, k, groups } = spec,
-    { tileM, tileN, perM, lanesM, lanesN, threads, strip, elements, bytes } = plan;
+    { tileM, tileN, perM, lanesN, threads, strip, elements, bytes } = plan;
   const tilesM = Math.ceil(m / tileM), tilesN = Math.ceil(n / tileN), count = batch * tilesM * tilesN;
   const perGroup = Math.ceil(product(groups ? k.slice(1) : k) / (strip * elements)),
     steps = (groups ? k[0] ?? 1 : 1) * perGroup;

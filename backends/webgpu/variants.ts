@@ -2,7 +2,8 @@
  * Variants of a kernel: different divisions of the same work, of which a device runs one fastest. Which one is a question for a clock
  * (the backend asks it once per device); which ones there are depends on the specification and the traits alone.
  */
-import type { DotKernel, KernelSpec } from "../kernel.ts";
+import type { AttentionKernel, DotKernel, KernelSpec } from "../kernel.ts";
+import { type DecodePlan, type DecodeShape, planDecode } from "./attention_decode.ts";
 import { planStream, type StreamPlan, type StreamShape } from "./stream_mat_vec.ts";
 import { planTile, type TilePlan, type TileShape, usualTile } from "./tile.ts";
 import { type KernelTraits, PORTABLE } from "./traits.ts";
@@ -29,6 +30,15 @@ const TILE_SHAPES: readonly TileShape[] = [
   { tileM: 128, tileN: 128, perM: 8, perN: 8 },
 ];
 
+/** Divisions of attention with few queries; see attention_decode.ts. */
+const DECODE_SHAPES: readonly DecodeShape[] = [
+  { threads: 256, splits: 1 },
+  { threads: 128, splits: 1 },
+  { threads: 128, splits: 4 },
+  { threads: 128, splits: 8 },
+  { threads: 128, splits: 16 },
+];
+
 /** How one contraction is written. */
 export type DotPlan =
   | { readonly kind: "stream"; readonly plan: StreamPlan }
@@ -37,7 +47,21 @@ export type DotPlan =
 
 /** Names of a kernel's variants; the first one is the default. */
 export const kernelVariants = (spec: KernelSpec, traits: KernelTraits = PORTABLE): readonly string[] =>
-  spec.kind === "dot" ? [...dotPlans(spec, traits).keys()] : [GENERAL];
+  spec.kind === "dot"
+    ? [...dotPlans(spec, traits).keys()]
+    : spec.kind === "attention"
+    ? [...decodePlans(spec, traits).keys(), GENERAL]
+    : [GENERAL];
+
+/** The plans of attention with few queries by the names of their variants. */
+export function decodePlans(spec: AttentionKernel, traits: KernelTraits): ReadonlyMap<string, DecodePlan> {
+  const plans = new Map<string, DecodePlan>();
+  for (const shape of DECODE_SHAPES) {
+    const plan = shape.splits > 1 && !traits.scratch ? undefined : planDecode(spec, traits, shape);
+    if (plan) plans.set(`threads${plan.threads}_splits${plan.splits}`, plan);
+  }
+  return plans;
+}
 
 /** At most so many rows on one side count as few where nothing is known of the other. */
 const FEW = 4;

@@ -5,14 +5,18 @@ import { generateKernel } from "../../../backends/webgpu/kernel.ts";
 import { type KernelTraits, PORTABLE } from "../../../backends/webgpu/traits.ts";
 import { GENERAL, kernelVariants } from "../../../backends/webgpu/variants.ts";
 import { openTestGpu } from "../../gpu.ts";
-import { randomKernel } from "../../support/random_kernels.ts";
+import { hostArray } from "../../../backends/backend.ts";
+import { random } from "../../../ir/random.ts";
+import { rangeOf, sizeOf } from "../../../ir/types.ts";
+import { attention, type AttentionShape } from "../../bench/gpu_specs.ts";
+import { type RandomKernel, randomKernel, randomKernels } from "../../support/random_kernels.ts";
 import { tintCheck } from "../../tint.ts";
 import { LARGE_SIDES, randomStream, randomStreams, SMALL_SIDES } from "./random_streams.ts";
 import { checkKernel } from "./run_kernel.ts";
 import { MAT_VEC } from "./specs.ts";
 
 /** Packed products and everything else that a good device has. */
-const RICH: KernelTraits = { workgroupBytes: 32768, packedDots: true };
+const RICH: KernelTraits = { workgroupBytes: 32768, packedDots: true, scratch: true };
 const SIDES = fc.constantFrom(SMALL_SIDES, LARGE_SIDES);
 const SEEDS = fc.noShrink(fc.integer({ min: 0, max: 2 ** 31 - 1 }));
 
@@ -49,6 +53,52 @@ Deno.test("variants of contractions with many rows compute what their specificat
       },
     ),
     { numRuns: 16, seed: 9 },
+  );
+  device.destroy();
+});
+
+Deno.test("variants of attention with few queries agree with the interpreter, over several chunks and splits", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  const shapes: readonly AttentionShape[] = [
+    { tokens: 1, context: 530, heads: 4, kvHeads: 2, width: 8, cache: 32 },
+    { tokens: 3, context: 300, heads: 2, kvHeads: 1, width: 36, cache: 4 },
+    { tokens: 2, context: 400, heads: 2, kvHeads: 2, width: 64, cache: 8, window: 150 },
+  ];
+  for (const shape of shapes) {
+    for (const variant of kernelVariants(attention(shape), RICH)) {
+      // Positions at the end, in the middle, and at the start, where most chunks are empty.
+      for (const last of [shape.context - 1, 140, shape.tokens - 1]) {
+        await checkKernel(device, filledAttention(shape, last), 1e-5, RICH, variant);
+      }
+    }
+  }
+  device.destroy();
+});
+
+/** Attention with random values; the last query is at a position. */
+function filledAttention(shape: AttentionShape, last: number): RandomKernel {
+  const spec = attention(shape), draw = random(1, "decode");
+  const buffers = spec.buffers.map(({ name, type }) => {
+    const values = hostArray(type.dtype, sizeOf(type.shape)), codes = type.dtype.startsWith("u");
+    const [, high] = codes ? rangeOf(type.dtype) : [0, 0];
+    for (let i = 0; i < values.length; i++) {
+      values[i] = name === "positions" ? last - shape.tokens + 1 + i : codes ? draw.int(high + 1) : draw.normal() / 8;
+    }
+    return values;
+  });
+  return { spec, buffers };
+}
+
+Deno.test("random attention with few queries has the same results in its variants", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  await fc.assert(
+    fc.asyncProperty(randomKernels("attention"), async (kernel) => {
+      const [variant] = kernelVariants(kernel.spec, RICH);
+      if (variant !== GENERAL) await checkKernel(device, kernel, 1e-5, RICH, variant);
+    }),
+    { numRuns: 20, seed: 12 },
   );
   device.destroy();
 });
