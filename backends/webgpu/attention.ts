@@ -16,7 +16,8 @@ import {
 import { writeAttentionGradient } from "./attention_gradient.ts";
 import { writeOne } from "./access.ts";
 import { writeDecode } from "./attention_decode.ts";
-import { decodePlans } from "./variants.ts";
+import { writeAttentionTile } from "./attention_tile.ts";
+import { attentionPlans } from "./variants.ts";
 import { type Dispatch, entryHead, foldGrid } from "./entry.ts";
 import { floatText, indent } from "./text.ts";
 import type { Writer } from "./writer.ts";
@@ -27,8 +28,9 @@ export function writeAttention(
   spec: AttentionKernel,
   variant: string,
 ): { lines: string[]; dispatches: Dispatch[] } {
-  const plan = decodePlans(spec, writer.traits).get(variant);
-  if (plan) return writeDecode(writer, spec, plan);
+  const plan = attentionPlans(spec, writer.traits).get(variant);
+  if (plan?.kind === "decode") return writeDecode(writer, spec, plan.plan);
+  if (plan?.kind === "tile") return writeAttentionTile(writer, spec, plan.plan);
   return spec.dy ? writeAttentionGradient(writer, spec) : writeForward(writer, spec);
 }
 

@@ -4,6 +4,7 @@
  */
 import type { AttentionKernel, DotKernel, KernelSpec } from "../kernel.ts";
 import { type DecodePlan, type DecodeShape, planDecode } from "./attention_decode.ts";
+import { type AttentionTilePlan, planAttentionTile } from "./attention_tile.ts";
 import { planStream, type StreamPlan, type StreamShape } from "./stream_mat_vec.ts";
 import { planTile, type TilePlan, type TileShape, usualTile } from "./tile.ts";
 import { type KernelTraits, PORTABLE } from "./traits.ts";
@@ -50,17 +51,25 @@ export const kernelVariants = (spec: KernelSpec, traits: KernelTraits = PORTABLE
   spec.kind === "dot"
     ? [...dotPlans(spec, traits).keys()]
     : spec.kind === "attention"
-    ? [...decodePlans(spec, traits).keys(), GENERAL]
+    ? [...attentionPlans(spec, traits).keys()]
     : [GENERAL];
 
-/** The plans of attention with few queries by the names of their variants. */
-export function decodePlans(spec: AttentionKernel, traits: KernelTraits): ReadonlyMap<string, DecodePlan> {
-  const plans = new Map<string, DecodePlan>();
+/** How one attention is written. */
+export type AttentionPlan =
+  | { readonly kind: "decode"; readonly plan: DecodePlan }
+  | { readonly kind: "tile"; readonly plan: AttentionTilePlan }
+  | { readonly kind: "general" };
+
+/** The plans of attention by the names of their variants. */
+export function attentionPlans(spec: AttentionKernel, traits: KernelTraits): ReadonlyMap<string, AttentionPlan> {
+  const plans = new Map<string, AttentionPlan>();
   for (const shape of DECODE_SHAPES) {
     const plan = shape.splits > 1 && !traits.scratch ? undefined : planDecode(spec, traits, shape);
-    if (plan) plans.set(`threads${plan.threads}_splits${plan.splits}`, plan);
+    if (plan) plans.set(`threads${plan.threads}_splits${plan.splits}`, { kind: "decode", plan });
   }
-  return plans;
+  const tile = planAttentionTile(spec, traits);
+  if (tile) plans.set("tile", { kind: "tile", plan: tile });
+  return plans.set(GENERAL, { kind: "general" });
 }
 
 /** At most so many rows on one side count as few where nothing is known of the other. */
