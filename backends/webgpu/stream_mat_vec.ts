@@ -24,6 +24,8 @@ export interface StreamShape {
   readonly rows: number;
   /** Units that an invocation reads before it computes. */
   readonly units: number;
+  /** Whether those of the next round are on their way meanwhile, the first ones before the small side is brought to workgroup memory. */
+  readonly ahead: boolean;
 }
 
 /** What the division of one contraction comes to. */
@@ -58,7 +60,18 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
   const lanes = Math.min(shape.lanes, powerBelow(total / perGroup));
   const even = (units: number) => units === 1 || total % (lanes * units) === 0 ? units : 1;
   const units = spec.groups ? perGroup : even(shape.units);
-  const plan = { stream, fewIsM, few, many, lanes, rows, units, total, ...(bytes ? { bytes } : {}) };
+  const plan = {
+    stream,
+    fewIsM,
+    few,
+    many,
+    lanes,
+    rows,
+    units,
+    ahead: shape.ahead,
+    total,
+    ...(bytes ? { bytes } : {}),
+  };
   const plain = (fewIsM ? spec.lhs : spec.rhs).kind === "load";
   if (lanes === 1 && plain && !bytes) return { ...plan, tile: 0 };
   const partials = lanes > 1 ? THREADS * rows * few * 4 : 0, perUnit = few * stream.unit * (bytes ? 1 : 4);
@@ -88,6 +101,9 @@ export function writeStream(
     // Invocations beyond the last row compute it once more: all of them have to reach the barriers.
     ...rowsHere.map((r) => `let row${r} = min(first_row${r > 0 ? ` + ${r}u` : ""}, ${many - 1}u);`),
     ...sums.map(({ name }) => `var ${name} = ${constantText(0, sum)};`),
+    ...(plan.ahead
+      ? unitsHere(writer, spec, plan, "", "share").map(({ name, value }) => `var next_${name} = ${value};`)
+      : []),
     ...tiles(writer, spec, plan),
   ];
   if (lanes === 1) {
@@ -214,37 +230,26 @@ function products(writer: Writer, spec: DotKernel, plan: StreamPlan, walk: Walk)
         return `sum${r}_${i} += ${termFunction(writer, spec)}(batch, ${at}, ${group}, ${whole});`;
       })
     );
-  const perGroup = stream.group / unit;
-  const unitAt = (u: number) => {
-    if (grouped) return units === 1 ? "item" : `item * ${units}u${u > 0 ? ` + ${u}u` : ""}`;
-    return u === 0 ? "item" : `item + ${u * lanes}u`;
-  };
-  const groupOf = (u: number) =>
-    grouped
-      ? walk.first === "" ? "item" : `${walk.first}item * ${units}u`
-      : `${wrap(`${walk.first}${unitAt(u)}`)} / ${perGroup}u`;
+  const { unitAt, groupOf, step } = places(spec, plan);
+  const read = unitsHere(writer, spec, plan, walk.first, "item"),
+    texts = unitTexts(writer, spec, plan, walk.first, "item");
+  const beyond = plan.ahead ? unitsHere(writer, spec, plan, walk.first, `(item + ${step}u)`, true) : [];
   // All reads stand in front of what uses them.
-  const loaded = range(units).map((u) =>
-    rowsHere.map((r) =>
-      readUnit(
-        writer,
-        stream,
-        `w${r}${units > 1 ? `_${u}` : ""}`,
-        unitText(stream, spec, r, `${walk.first}${unitAt(u)}`),
-      )
-    )
-  );
-  const body = loaded.flatMap((texts) => texts.flatMap(({ lines }) => lines));
+  const body = plan.ahead
+    ? [
+      ...read.map(({ name }) => `let ${name} = next_${name};`),
+      ...beyond.map(({ name, value }) => `next_${name} = ${value};`),
+    ]
+    : read.map(({ name, value }) => `let ${name} = ${value};`);
   if (grouped) body.push(...fresh);
-  loaded.forEach((texts, u) => {
-    const lines = [`let unit_here = ${unitAt(u)};`, ...(several && !grouped ? fresh : [])];
-    for (const quad of range(unit / 4)) lines.push(...fourProducts(writer, plan, texts, quad, walk, corrects, wide));
-    if (several && !grouped) lines.push(...settle(groupOf(u)));
+  texts.forEach((rowTexts, u) => {
+    const lines = [`let unit_here = ${unitAt("item", u)};`, ...(several && !grouped ? fresh : [])];
+    for (const quad of range(unit / 4)) lines.push(...fourProducts(writer, plan, rowTexts, quad, walk, corrects, wide));
+    if (several && !grouped) lines.push(...settle(groupOf(walk.first, u)));
     body.push(...(units > 1 ? ["{", ...indent(lines), "}"] : lines));
   });
-  if (grouped) body.push(...settle(wrap(walk.first === "" ? "item" : `(${groupOf(0)}) / ${units}u`)));
-  const step = grouped ? lanes : lanes * units,
-    end = grouped && units > 1 ? `${wrap(walk.units)} / ${units}u` : walk.units;
+  if (grouped) body.push(...settle(groupOf(walk.first, 0)));
+  const end = grouped && units > 1 ? `${wrap(walk.units)} / ${units}u` : walk.units;
   return [
     ...(several || grouped ? [] : fresh),
     `for (var item = ${lanes === 1 ? "0u" : "share"}; item < ${end}; item += ${step}u) {`,
@@ -253,6 +258,47 @@ function products(writer: Writer, spec: DotKernel, plan: StreamPlan, walk: Walk)
     ...(several || grouped ? [] : settle("0u")),
   ];
 }
+
+/** Where an invocation's units lie. An item is what it takes in one round: `units` units, `lanes` apart, or one after the other as a group. */
+function places({ groups }: DotKernel, { stream, lanes, units }: StreamPlan) {
+  const perGroup = stream.group / stream.unit;
+  return {
+    /** From one item of an invocation to the next. */
+    step: groups ? lanes : lanes * units,
+    /** Number of unit u of an item, text. */
+    unitAt: (item: string, u: number): string => {
+      const start = groups && units > 1 ? `${item} * ${units}u` : item, further = groups ? u : u * lanes;
+      return further > 0 ? `${start} + ${further}u` : start;
+    },
+    /** Number of the group that unit u of the item `item` belongs to. */
+    groupOf: (first: string, u: number): string => {
+      if (groups) return first === "" ? "item" : `${first.replace(" + ", "")} / ${perGroup}u + item`;
+      return `${wrap(`${first}item${u > 0 ? ` + ${u * lanes}u` : ""}`)} / ${perGroup}u`;
+    },
+  };
+}
+
+/** The units of an item, by unit and row. */
+const unitTexts = (
+  writer: Writer,
+  spec: DotKernel,
+  plan: StreamPlan,
+  first: string,
+  item: string,
+  clamped = false,
+): UnitText[][] =>
+  range(plan.units).map((u) =>
+    range(plan.rows).map((r) => {
+      const unit = `${first}${places(spec, plan).unitAt(item, u)}`;
+      const inside = clamped ? `min(${unit}, ${plan.total - 1}u)` : unit;
+      const name = `w${r}${plan.units > 1 ? `_${u}` : ""}`;
+      return readUnit(writer, plan.stream, name, unitText(plan.stream, spec, r, inside));
+    })
+  );
+
+/** The registers of all units of an item. */
+const unitsHere = (...args: Parameters<typeof unitTexts>): UnitText["registers"] =>
+  unitTexts(...args).flatMap((rows) => rows.flatMap(({ registers }) => registers));
 
 /** Lines for four elements of every row. */
 function fourProducts(

@@ -14,15 +14,19 @@ export const GENERAL = "general";
 
 /** Divisions of a contraction of a stream with few rows, likely ones first; see stream_mat_vec.ts. */
 const STREAM_SHAPES: readonly StreamShape[] = [
-  { lanes: 32, rows: 2, units: 1 },
-  { lanes: 32, rows: 2, units: 2 },
-  { lanes: 32, rows: 1, units: 2 },
-  { lanes: 32, rows: 1, units: 4 },
-  { lanes: 32, rows: 4, units: 1 },
-  { lanes: 16, rows: 2, units: 2 },
-  { lanes: 16, rows: 4, units: 1 },
-  { lanes: 8, rows: 4, units: 1 },
-  { lanes: 1, rows: 1, units: 2 },
+  { lanes: 32, rows: 2, units: 1, ahead: false },
+  { lanes: 32, rows: 2, units: 2, ahead: false },
+  { lanes: 32, rows: 1, units: 2, ahead: false },
+  { lanes: 32, rows: 1, units: 4, ahead: false },
+  { lanes: 32, rows: 4, units: 1, ahead: false },
+  { lanes: 16, rows: 2, units: 2, ahead: false },
+  { lanes: 16, rows: 4, units: 1, ahead: false },
+  { lanes: 8, rows: 4, units: 1, ahead: false },
+  { lanes: 32, rows: 1, units: 2, ahead: true },
+  { lanes: 32, rows: 2, units: 1, ahead: true },
+  { lanes: 32, rows: 4, units: 1, ahead: true },
+  { lanes: 16, rows: 4, units: 1, ahead: true },
+  { lanes: 1, rows: 1, units: 2, ahead: false },
 ];
 
 /** Divisions of tiles by registers per invocation, for contractions with enough rows on both sides; see tile.ts. */
@@ -80,7 +84,12 @@ export function dotPlans(spec: DotKernel, traits: KernelTraits): ReadonlyMap<str
   const plans = new Map<string, DotPlan>(), fewest = Math.min(spec.m, spec.n);
   for (const shape of STREAM_SHAPES) {
     const plan = planStream(spec, traits, shape);
-    if (plan) plans.set(`lanes${plan.lanes}_rows${plan.rows}_units${plan.units}`, { kind: "stream", plan });
+    if (plan) {
+      plans.set(`lanes${plan.lanes}_rows${plan.rows}_units${plan.units}${plan.ahead ? "_ahead" : ""}`, {
+        kind: "stream",
+        plan,
+      });
+    }
   }
   if (fewest <= FEW) return plans.set(GENERAL, { kind: "mat-vec" });
   const usual = usualTile(spec);
