@@ -26,6 +26,8 @@ export interface StreamShape {
   readonly units: number;
   /** Whether those of the next round are on their way meanwhile, the first ones before the small side is brought to workgroup memory. */
   readonly ahead: boolean;
+  /** Invocations of a workgroup. */
+  readonly threads: 128 | 256;
 }
 
 /** What the division of one contraction comes to. */
@@ -41,7 +43,8 @@ export interface StreamPlan extends StreamShape {
   readonly bytes?: BytePlan;
 }
 
-const THREADS = 128;
+/** Bytes of the small side in workgroup memory at most: more would leave a device too few invocations to wait for memory with. */
+const MOST_TILE_BYTES = 16384;
 /** More rows on the small side than these need too many registers. */
 export const FEW_FOR_STREAMS = 8;
 
@@ -69,14 +72,21 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
     rows,
     units,
     ahead: shape.ahead,
+    threads: shape.threads,
     total,
     ...(bytes ? { bytes } : {}),
   };
   const plain = (fewIsM ? spec.lhs : spec.rhs).kind === "load";
   if (lanes === 1 && plain && !bytes) return { ...plan, tile: 0 };
-  const partials = lanes > 1 ? THREADS * rows * few * 4 : 0, perUnit = few * stream.unit * (bytes ? 1 : 4);
-  const most = Math.floor((traits.workgroupBytes - partials) / perUnit), round = lanes * units;
-  const tile = most >= total ? total : Math.floor(most / round) * round;
+  const partials = lanes > 1 ? shape.threads * rows * few * 4 : 0, perUnit = few * stream.unit * (bytes ? 1 : 4);
+  const room = Math.min(traits.workgroupBytes, MOST_TILE_BYTES) - partials;
+  const most = Math.floor(room / perUnit), round = lanes * units, rounds = Math.floor(most / round);
+  // Tiles of equal length, as far as whole rounds allow.
+  const tile = most >= total
+    ? total
+    : rounds === 0
+    ? 0
+    : Math.ceil(total / round / Math.ceil(total / round / rounds)) * round;
   return tile > 0 ? { ...plan, tile } : undefined;
 }
 
@@ -86,11 +96,11 @@ export function writeStream(
   spec: DotKernel,
   plan: StreamPlan,
 ): { lines: string[]; dispatches: Dispatch[] } {
-  const { batch } = spec, { lanes, rows, few, many } = plan;
-  const blockRows = THREADS / lanes * rows, blocks = Math.ceil(many / blockRows), count = batch * blocks;
+  const { batch } = spec, { lanes, rows, few, many, threads } = plan;
+  const blockRows = threads / lanes * rows, blocks = Math.ceil(many / blockRows), count = batch * blocks;
   const rowsHere = range(rows), counts = range(few), sum = sumScalar(spec);
   const at = (i: string, row: string) => plan.fewIsM ? `${i}, ${row}` : `${row}, ${i}`;
-  const place = lanes === 1 ? `part * ${THREADS}u + lane` : `part * ${THREADS / lanes}u + lane / ${lanes}u`;
+  const place = lanes === 1 ? `part * ${threads}u + lane` : `part * ${threads / lanes}u + lane / ${lanes}u`;
   const finish = finishFunction(writer, spec);
   const sums = rowsHere.flatMap((r) => counts.map((i) => ({ r, i, name: `sum${r}_${i}` })));
   const lines = [
@@ -111,16 +121,16 @@ export function writeStream(
       lines.push(`if (first_row + ${r}u < ${many}u) { ${finish}(batch, ${at(`${i}u`, `row${r}`)}, ${name}); }`);
     }
   } else {
-    const partial = writer.workgroup("partial", sum, THREADS * sums.length);
+    const partial = writer.workgroup("partial", sum, threads * sums.length);
     lines.push(
       "",
       "// the lanes of a row add up in a fixed tree",
-      ...sums.map(({ name }, v) => `${partial}[${v > 0 ? `${v * THREADS}u + ` : ""}lane] = ${name};`),
+      ...sums.map(({ name }, v) => `${partial}[${v > 0 ? `${v * threads}u + ` : ""}lane] = ${name};`),
       "workgroupBarrier();",
       `for (var half = ${lanes / 2}u; half > 0u; half /= 2u) {`,
       "  if (share < half) {",
       ...sums.map((_, v) => {
-        const here = v > 0 ? `${v * THREADS}u + lane` : "lane";
+        const here = v > 0 ? `${v * threads}u + lane` : "lane";
         return `    ${partial}[${here}] += ${partial}[${here} + half];`;
       }),
       "  }",
@@ -130,12 +140,12 @@ export function writeStream(
       `  let row = first_row + ${few === 1 ? "v" : `v / ${few}u`};`,
       `  if (row < ${many}u) { ${finish}(batch, ${
         at(few === 1 ? "0u" : `v % ${few}u`, "row")
-      }, ${partial}[v * ${THREADS}u + lane - share]); }`,
+      }, ${partial}[v * ${threads}u + lane - share]); }`,
       "}",
     );
   }
   return {
-    lines: [...entryHead("main", THREADS), ...indent(lines), "}"],
+    lines: [...entryHead("main", threads), ...indent(lines), "}"],
     dispatches: [{ entryPoint: "main", grid: foldGrid(count) }],
   };
 }
@@ -151,7 +161,7 @@ function smallSide(writer: Writer, spec: DotKernel, { fewIsM, few }: StreamPlan)
 
 /** Lines that bring tile after tile of the small side to workgroup memory and add up its products with the stream. */
 function tiles(writer: Writer, spec: DotKernel, plan: StreamPlan): string[] {
-  const { stream: { unit }, total, tile, few, bytes } = plan, small = smallSide(writer, spec, plan);
+  const { stream: { unit }, total, tile, few, bytes, threads } = plan, small = smallSide(writer, spec, plan);
   const per = unit / (bytes ? 16 : 4);
   if (tile === 0) {
     return products(writer, spec, plan, {
@@ -172,7 +182,7 @@ function tiles(writer: Writer, spec: DotKernel, plan: StreamPlan): string[] {
   const start = several ? `(first + ${unitHere}) * ${unit}u` : `${wrap(unitHere)} * ${unit}u`;
   const body = [
     "// the small side, ordered so that neighbouring lanes read neighbours",
-    `for (var at = lane; at < ${few * per * tile}u; at += ${THREADS}u) {`,
+    `for (var at = lane; at < ${few * per * tile}u; at += ${threads}u) {`,
     `  let k = ${start}${piece === "" ? "" : ` + ${wrap(piece)} * ${bytes ? 16 : 4}u`};`,
     `  ${several ? `if (k < ${total * unit}u) { ` : ""}${held}[at] = ${value};${several ? " }" : ""}`,
     "}",

@@ -14,19 +14,21 @@ export const GENERAL = "general";
 
 /** Divisions of a contraction of a stream with few rows, likely ones first; see stream_mat_vec.ts. */
 const STREAM_SHAPES: readonly StreamShape[] = [
-  { lanes: 32, rows: 2, units: 1, ahead: false },
-  { lanes: 32, rows: 2, units: 2, ahead: false },
-  { lanes: 32, rows: 1, units: 2, ahead: false },
-  { lanes: 32, rows: 1, units: 4, ahead: false },
-  { lanes: 32, rows: 4, units: 1, ahead: false },
-  { lanes: 16, rows: 2, units: 2, ahead: false },
-  { lanes: 16, rows: 4, units: 1, ahead: false },
-  { lanes: 8, rows: 4, units: 1, ahead: false },
-  { lanes: 32, rows: 1, units: 2, ahead: true },
-  { lanes: 32, rows: 2, units: 1, ahead: true },
-  { lanes: 32, rows: 4, units: 1, ahead: true },
-  { lanes: 16, rows: 4, units: 1, ahead: true },
-  { lanes: 1, rows: 1, units: 2, ahead: false },
+  { lanes: 32, rows: 2, units: 1, ahead: false, threads: 128 },
+  { lanes: 32, rows: 2, units: 2, ahead: false, threads: 128 },
+  { lanes: 32, rows: 1, units: 2, ahead: false, threads: 128 },
+  { lanes: 32, rows: 1, units: 4, ahead: false, threads: 128 },
+  { lanes: 32, rows: 4, units: 1, ahead: false, threads: 128 },
+  { lanes: 16, rows: 2, units: 2, ahead: false, threads: 128 },
+  { lanes: 16, rows: 4, units: 1, ahead: false, threads: 128 },
+  { lanes: 8, rows: 4, units: 1, ahead: false, threads: 128 },
+  { lanes: 32, rows: 1, units: 2, ahead: true, threads: 128 },
+  { lanes: 32, rows: 2, units: 1, ahead: true, threads: 128 },
+  { lanes: 32, rows: 4, units: 1, ahead: true, threads: 128 },
+  { lanes: 16, rows: 4, units: 1, ahead: true, threads: 128 },
+  { lanes: 32, rows: 2, units: 1, ahead: true, threads: 256 },
+  { lanes: 32, rows: 4, units: 1, ahead: true, threads: 256 },
+  { lanes: 1, rows: 1, units: 2, ahead: false, threads: 128 },
 ];
 
 /** Divisions of tiles by registers per invocation, for contractions with enough rows on both sides; see tile.ts. */
@@ -79,17 +81,15 @@ export function attentionPlans(spec: AttentionKernel, traits: KernelTraits): Rea
 /** At most so many rows on one side count as few where nothing is known of the other. */
 const FEW = 4;
 
+const streamName = ({ lanes, rows, units, ahead, threads }: StreamPlan): string =>
+  `lanes${lanes}_rows${rows}_units${units}${ahead ? "_ahead" : ""}${threads === 128 ? "" : `_of${threads}`}`;
+
 /** The plans of a contraction by the names of their variants. */
 export function dotPlans(spec: DotKernel, traits: KernelTraits): ReadonlyMap<string, DotPlan> {
   const plans = new Map<string, DotPlan>(), fewest = Math.min(spec.m, spec.n);
   for (const shape of STREAM_SHAPES) {
     const plan = planStream(spec, traits, shape);
-    if (plan) {
-      plans.set(`lanes${plan.lanes}_rows${plan.rows}_units${plan.units}${plan.ahead ? "_ahead" : ""}`, {
-        kind: "stream",
-        plan,
-      });
-    }
+    if (plan) plans.set(streamName(plan), { kind: "stream", plan });
   }
   if (fewest <= FEW) return plans.set(GENERAL, { kind: "mat-vec" });
   const usual = usualTile(spec);
