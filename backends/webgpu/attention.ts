@@ -6,6 +6,7 @@ import type { AttentionKernel } from "../kernel.ts";
 import {
   attentionOperands,
   attentionShape,
+  LOWEST,
   mostKeys,
   queryGroups,
   queryPlace,
@@ -14,15 +15,22 @@ import {
 } from "./attention_parts.ts";
 import { writeAttentionGradient } from "./attention_gradient.ts";
 import { writeOne } from "./access.ts";
+import { writeDecode } from "./attention_decode.ts";
+import { writeAttentionTile } from "./attention_tile.ts";
+import { attentionPlans } from "./variants.ts";
 import { type Dispatch, entryHead, foldGrid } from "./entry.ts";
 import { floatText, indent } from "./text.ts";
 import type { Writer } from "./writer.ts";
 
-/** Below every score: WGSL promises no infinities. */
-const LOWEST = floatText(-Infinity);
-
-/** Entry points of attention or of its gradients. */
-export function writeAttention(writer: Writer, spec: AttentionKernel): { lines: string[]; dispatches: Dispatch[] } {
+/** Entry points of attention, in one of its variants, or of its gradients. */
+export function writeAttention(
+  writer: Writer,
+  spec: AttentionKernel,
+  variant: string,
+): { lines: string[]; dispatches: Dispatch[] } {
+  const plan = attentionPlans(spec, writer.traits).get(variant);
+  if (plan?.kind === "decode") return writeDecode(writer, spec, plan.plan);
+  if (plan?.kind === "tile") return writeAttentionTile(writer, spec, plan.plan);
   return spec.dy ? writeAttentionGradient(writer, spec) : writeForward(writer, spec);
 }
 

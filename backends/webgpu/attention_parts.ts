@@ -4,8 +4,11 @@ import { type Place, writeOne } from "./access.ts";
 import { groupNumber } from "./entry.ts";
 import { startBlock } from "./expressions.ts";
 import { operandFunction } from "./operands.ts";
-import { indent, powerAbove } from "./text.ts";
+import { floatText, indent, powerAbove } from "./text.ts";
 import type { Writer } from "./writer.ts";
+
+/** Below every score: WGSL promises no infinities. */
+export const LOWEST = floatText(-Infinity);
 
 /** How a workgroup is divided. */
 export interface AttentionShape {

@@ -21,6 +21,8 @@ export interface WebGpuKernel {
   readonly dispatches: readonly Dispatch[];
   /** Uniform tables that the kernel binds behind its buffers. */
   readonly tables: readonly Uint32Array<ArrayBuffer>[];
+  /** Bytes of storage buffers of any content that the kernel binds behind its tables; its dispatches talk through them. */
+  readonly scratch: readonly number[];
 }
 
 /** Entry points of every kind of kernel. */
@@ -37,7 +39,7 @@ function writeEntries(
     case "dot":
       return writeDot(writer, spec, variant);
     case "attention":
-      return writeAttention(writer, spec);
+      return writeAttention(writer, spec, variant);
     case "topK":
       return writeTopK(writer, spec);
     default:
@@ -71,11 +73,11 @@ export function generateKernel(spec: KernelSpec, traits: KernelTraits = PORTABLE
       };
       continue;
     }
-    const { dispatches, body, workgroupBytes, tables } = write(spec, traits, chosen, {
+    const { dispatches, body, workgroupBytes, tables, scratch } = write(spec, traits, chosen, {
       ...facts,
       words: wordsIn(draft.body),
     });
-    return { name: spec.name, text: header(spec, workgroupBytes, dispatches) + body, dispatches, tables };
+    return { name: spec.name, text: header(spec, workgroupBytes, dispatches) + body, dispatches, tables, scratch };
   }
   throw new Error(`Internal error in kernel ${spec.name}: its text does not settle`);
 }

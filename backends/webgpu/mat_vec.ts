@@ -3,7 +3,7 @@
  * split the contracted axis, or take whole groups where the contraction is a scaled sum over many of them; their sums meet in a tree.
  */
 import type { DotKernel } from "../kernel.ts";
-import { finishFunction, sumScalar, termFunction } from "./dot.ts";
+import { finishFunction, sumScalar, termFunction } from "./epilogue.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { operandFunction } from "./operands.ts";
 import { constantText, indent, powerAbove, powerBelow, typeText } from "./text.ts";

@@ -117,13 +117,33 @@ function factored(expr: Expr, k: readonly number[]): Factored {
 }
 
 /** The whole numbers that an integer expression can be, where they fit a byte. */
-export function byteRange({ buffers }: DotKernel, expr: Expr): readonly [number, number] | undefined {
+function byteRange({ buffers }: DotKernel, expr: Expr): readonly [number, number] | undefined {
   const fits = ([low, high]: readonly [number, number]) =>
     low >= -128 && high <= 255 && (low >= 0 || high <= 127) ? [low, high] as const : undefined;
   if (expr.kind === "map" && expr.op === "cast" && expr.scalar === "i32" && expr.range) return fits(expr.range);
   if (expr.kind !== "load" && expr.kind !== "gather") return undefined;
   const dtype = buffers[expr.buffer]?.type.dtype;
   return !dtype || isFloat(dtype) || dtype === "i32" || dtype === "bool" ? undefined : fits(rangeOf(dtype));
+}
+
+/** How integers that fit bytes are multiplied: all signed or all unsigned. */
+export interface BytePlan {
+  readonly signed: boolean;
+  /** What is taken off the codes of the `many` side, so that they are signed like the others. */
+  readonly lowered: 0 | 128;
+}
+
+/** Finds it; undefined where the operands of a contraction are no integers that fit. */
+export function bytePlan(
+  spec: DotKernel,
+  sides: Readonly<Record<"few" | "many", "lhs" | "rhs">>,
+): BytePlan | undefined {
+  const few = spec.scalar === "i32" ? byteRange(spec, spec[sides.few]) : undefined;
+  const many = byteRange(spec, spec[sides.many]);
+  if (!few || !many) return undefined;
+  if (few[1] <= 127 && many[1] <= 127) return { signed: true, lowered: 0 };
+  if (few[0] >= 0 && many[0] >= 0) return { signed: false, lowered: 0 };
+  return few[1] <= 127 ? { signed: true, lowered: 128 } : undefined;
 }
 
 /** Merges contracted axes over which every access of an expression over [...lead, ...k] runs on; one axis if all do. */

@@ -7,11 +7,11 @@
  * neighbouring vectors; where one lane has its rows alone and the small side is a plain float, it is read where it lies.
  */
 import type { DotKernel, Expr } from "../kernel.ts";
-import { finishFunction, sumScalar, termFunction } from "./dot.ts";
+import { finishFunction, sumScalar, termFunction } from "./epilogue.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { startBlock } from "./expressions.ts";
 import { operandFunction } from "./operands.ts";
-import { byteRange, mergeAxes, type Stream, streamOf } from "./stream.ts";
+import { type BytePlan, bytePlan, mergeAxes, type Stream, streamOf } from "./stream.ts";
 import { floatFour, packedDot, packedFour, readUnit, type UnitText } from "./stream_text.ts";
 import { constantText, floatText, indent, powerBelow, wrap } from "./text.ts";
 import type { KernelTraits } from "./traits.ts";
@@ -24,6 +24,10 @@ export interface StreamShape {
   readonly rows: number;
   /** Units that an invocation reads before it computes. */
   readonly units: number;
+  /** Whether those of the next round are on their way meanwhile, the first ones before the small side is brought to workgroup memory. */
+  readonly ahead: boolean;
+  /** Invocations of a workgroup. */
+  readonly threads: 128 | 256;
 }
 
 /** What the division of one contraction comes to. */
@@ -39,13 +43,8 @@ export interface StreamPlan extends StreamShape {
   readonly bytes?: BytePlan;
 }
 
-/** Signed or unsigned products, and what was taken off the codes to make them signed. */
-interface BytePlan {
-  readonly signed: boolean;
-  readonly lowered: 0 | 128;
-}
-
-const THREADS = 128;
+/** Bytes of the small side in workgroup memory at most: more would leave a device too few invocations to wait for memory with. */
+const MOST_TILE_BYTES = 16384;
 /** More rows on the small side than these need too many registers. */
 export const FEW_FOR_STREAMS = 8;
 
@@ -54,7 +53,9 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
   const fewIsM = spec.m <= spec.n, few = Math.min(spec.m, spec.n), many = Math.max(spec.m, spec.n);
   const stream = few <= FEW_FOR_STREAMS ? streamOf(spec, fewIsM ? "rhs" : "lhs") : undefined;
   if (!stream || (spec.groups && spec.scalar === "f32")) return undefined;
-  const bytes = spec.scalar === "i32" ? bytePlan(spec, fewIsM) : undefined;
+  const bytes = spec.scalar === "i32"
+    ? bytePlan(spec, fewIsM ? { few: "lhs", many: "rhs" } : { few: "rhs", many: "lhs" })
+    : undefined;
   if (spec.scalar === "i32" && (!bytes || stream.element !== "codes" || stream.unit < 16)) return undefined;
   const total = stream.length / stream.unit, { rows } = shape;
   // A lane takes whole groups where the sum over a group must be complete.
@@ -62,22 +63,31 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
   const lanes = Math.min(shape.lanes, powerBelow(total / perGroup));
   const even = (units: number) => units === 1 || total % (lanes * units) === 0 ? units : 1;
   const units = spec.groups ? perGroup : even(shape.units);
-  const plan = { stream, fewIsM, few, many, lanes, rows, units, total, ...(bytes ? { bytes } : {}) };
+  const plan = {
+    stream,
+    fewIsM,
+    few,
+    many,
+    lanes,
+    rows,
+    units,
+    ahead: shape.ahead,
+    threads: shape.threads,
+    total,
+    ...(bytes ? { bytes } : {}),
+  };
   const plain = (fewIsM ? spec.lhs : spec.rhs).kind === "load";
   if (lanes === 1 && plain && !bytes) return { ...plan, tile: 0 };
-  const partials = lanes > 1 ? THREADS * rows * few * 4 : 0, perUnit = few * stream.unit * (bytes ? 1 : 4);
-  const most = Math.floor((traits.workgroupBytes - partials) / perUnit), round = lanes * units;
-  const tile = most >= total ? total : Math.floor(most / round) * round;
+  const partials = lanes > 1 ? shape.threads * rows * few * 4 : 0, perUnit = few * stream.unit * (bytes ? 1 : 4);
+  const room = Math.min(traits.workgroupBytes, MOST_TILE_BYTES) - partials;
+  const most = Math.floor(room / perUnit), round = lanes * units, rounds = Math.floor(most / round);
+  // Tiles of equal length, as far as whole rounds allow.
+  const tile = most >= total
+    ? total
+    : rounds === 0
+    ? 0
+    : Math.ceil(total / round / Math.ceil(total / round / rounds)) * round;
   return tile > 0 ? { ...plan, tile } : undefined;
-}
-
-function bytePlan(spec: DotKernel, fewIsM: boolean): BytePlan | undefined {
-  const few = byteRange(spec, fewIsM ? spec.lhs : spec.rhs), many = byteRange(spec, fewIsM ? spec.rhs : spec.lhs);
-  if (!few || !many) return undefined;
-  const signed = few[1] <= 127 && many[1] <= 127;
-  if (signed) return { signed, lowered: 0 };
-  if (few[0] >= 0 && many[0] >= 0) return { signed, lowered: 0 };
-  return few[1] <= 127 ? { signed: true, lowered: 128 } : undefined;
 }
 
 /** Entry points for a plan. */
@@ -86,11 +96,11 @@ export function writeStream(
   spec: DotKernel,
   plan: StreamPlan,
 ): { lines: string[]; dispatches: Dispatch[] } {
-  const { batch } = spec, { lanes, rows, few, many } = plan;
-  const blockRows = THREADS / lanes * rows, blocks = Math.ceil(many / blockRows), count = batch * blocks;
+  const { batch } = spec, { lanes, rows, few, many, threads } = plan;
+  const blockRows = threads / lanes * rows, blocks = Math.ceil(many / blockRows), count = batch * blocks;
   const rowsHere = range(rows), counts = range(few), sum = sumScalar(spec);
   const at = (i: string, row: string) => plan.fewIsM ? `${i}, ${row}` : `${row}, ${i}`;
-  const place = lanes === 1 ? `part * ${THREADS}u + lane` : `part * ${THREADS / lanes}u + lane / ${lanes}u`;
+  const place = lanes === 1 ? `part * ${threads}u + lane` : `part * ${threads / lanes}u + lane / ${lanes}u`;
   const finish = finishFunction(writer, spec);
   const sums = rowsHere.flatMap((r) => counts.map((i) => ({ r, i, name: `sum${r}_${i}` })));
   const lines = [
@@ -101,6 +111,9 @@ export function writeStream(
     // Invocations beyond the last row compute it once more: all of them have to reach the barriers.
     ...rowsHere.map((r) => `let row${r} = min(first_row${r > 0 ? ` + ${r}u` : ""}, ${many - 1}u);`),
     ...sums.map(({ name }) => `var ${name} = ${constantText(0, sum)};`),
+    ...(plan.ahead
+      ? unitsHere(writer, spec, plan, "", "share").map(({ name, value }) => `var next_${name} = ${value};`)
+      : []),
     ...tiles(writer, spec, plan),
   ];
   if (lanes === 1) {
@@ -108,16 +121,16 @@ export function writeStream(
       lines.push(`if (first_row + ${r}u < ${many}u) { ${finish}(batch, ${at(`${i}u`, `row${r}`)}, ${name}); }`);
     }
   } else {
-    const partial = writer.workgroup("partial", sum, THREADS * sums.length);
+    const partial = writer.workgroup("partial", sum, threads * sums.length);
     lines.push(
       "",
       "// the lanes of a row add up in a fixed tree",
-      ...sums.map(({ name }, v) => `${partial}[${v > 0 ? `${v * THREADS}u + ` : ""}lane] = ${name};`),
+      ...sums.map(({ name }, v) => `${partial}[${v > 0 ? `${v * threads}u + ` : ""}lane] = ${name};`),
       "workgroupBarrier();",
       `for (var half = ${lanes / 2}u; half > 0u; half /= 2u) {`,
       "  if (share < half) {",
       ...sums.map((_, v) => {
-        const here = v > 0 ? `${v * THREADS}u + lane` : "lane";
+        const here = v > 0 ? `${v * threads}u + lane` : "lane";
         return `    ${partial}[${here}] += ${partial}[${here} + half];`;
       }),
       "  }",
@@ -127,12 +140,12 @@ export function writeStream(
       `  let row = first_row + ${few === 1 ? "v" : `v / ${few}u`};`,
       `  if (row < ${many}u) { ${finish}(batch, ${
         at(few === 1 ? "0u" : `v % ${few}u`, "row")
-      }, ${partial}[v * ${THREADS}u + lane - share]); }`,
+      }, ${partial}[v * ${threads}u + lane - share]); }`,
       "}",
     );
   }
   return {
-    lines: [...entryHead("main", THREADS), ...indent(lines), "}"],
+    lines: [...entryHead("main", threads), ...indent(lines), "}"],
     dispatches: [{ entryPoint: "main", grid: foldGrid(count) }],
   };
 }
@@ -148,7 +161,7 @@ function smallSide(writer: Writer, spec: DotKernel, { fewIsM, few }: StreamPlan)
 
 /** Lines that bring tile after tile of the small side to workgroup memory and add up its products with the stream. */
 function tiles(writer: Writer, spec: DotKernel, plan: StreamPlan): string[] {
-  const { stream: { unit }, total, tile, few, bytes } = plan, small = smallSide(writer, spec, plan);
+  const { stream: { unit }, total, tile, few, bytes, threads } = plan, small = smallSide(writer, spec, plan);
   const per = unit / (bytes ? 16 : 4);
   if (tile === 0) {
     return products(writer, spec, plan, {
@@ -169,7 +182,7 @@ function tiles(writer: Writer, spec: DotKernel, plan: StreamPlan): string[] {
   const start = several ? `(first + ${unitHere}) * ${unit}u` : `${wrap(unitHere)} * ${unit}u`;
   const body = [
     "// the small side, ordered so that neighbouring lanes read neighbours",
-    `for (var at = lane; at < ${few * per * tile}u; at += ${THREADS}u) {`,
+    `for (var at = lane; at < ${few * per * tile}u; at += ${threads}u) {`,
     `  let k = ${start}${piece === "" ? "" : ` + ${wrap(piece)} * ${bytes ? 16 : 4}u`};`,
     `  ${several ? `if (k < ${total * unit}u) { ` : ""}${held}[at] = ${value};${several ? " }" : ""}`,
     "}",
@@ -227,37 +240,26 @@ function products(writer: Writer, spec: DotKernel, plan: StreamPlan, walk: Walk)
         return `sum${r}_${i} += ${termFunction(writer, spec)}(batch, ${at}, ${group}, ${whole});`;
       })
     );
-  const perGroup = stream.group / unit;
-  const unitAt = (u: number) => {
-    if (grouped) return units === 1 ? "item" : `item * ${units}u${u > 0 ? ` + ${u}u` : ""}`;
-    return u === 0 ? "item" : `item + ${u * lanes}u`;
-  };
-  const groupOf = (u: number) =>
-    grouped
-      ? walk.first === "" ? "item" : `${walk.first}item * ${units}u`
-      : `${wrap(`${walk.first}${unitAt(u)}`)} / ${perGroup}u`;
+  const { unitAt, groupOf, step } = places(spec, plan);
+  const read = unitsHere(writer, spec, plan, walk.first, "item"),
+    texts = unitTexts(writer, spec, plan, walk.first, "item");
+  const beyond = plan.ahead ? unitsHere(writer, spec, plan, walk.first, `(item + ${step}u)`, true) : [];
   // All reads stand in front of what uses them.
-  const loaded = range(units).map((u) =>
-    rowsHere.map((r) =>
-      readUnit(
-        writer,
-        stream,
-        `w${r}${units > 1 ? `_${u}` : ""}`,
-        unitText(stream, spec, r, `${walk.first}${unitAt(u)}`),
-      )
-    )
-  );
-  const body = loaded.flatMap((texts) => texts.flatMap(({ lines }) => lines));
+  const body = plan.ahead
+    ? [
+      ...read.map(({ name }) => `let ${name} = next_${name};`),
+      ...beyond.map(({ name, value }) => `next_${name} = ${value};`),
+    ]
+    : read.map(({ name, value }) => `let ${name} = ${value};`);
   if (grouped) body.push(...fresh);
-  loaded.forEach((texts, u) => {
-    const lines = [`let unit_here = ${unitAt(u)};`, ...(several && !grouped ? fresh : [])];
-    for (const quad of range(unit / 4)) lines.push(...fourProducts(writer, plan, texts, quad, walk, corrects, wide));
-    if (several && !grouped) lines.push(...settle(groupOf(u)));
+  texts.forEach((rowTexts, u) => {
+    const lines = [`let unit_here = ${unitAt("item", u)};`, ...(several && !grouped ? fresh : [])];
+    for (const quad of range(unit / 4)) lines.push(...fourProducts(writer, plan, rowTexts, quad, walk, corrects, wide));
+    if (several && !grouped) lines.push(...settle(groupOf(walk.first, u)));
     body.push(...(units > 1 ? ["{", ...indent(lines), "}"] : lines));
   });
-  if (grouped) body.push(...settle(wrap(walk.first === "" ? "item" : `(${groupOf(0)}) / ${units}u`)));
-  const step = grouped ? lanes : lanes * units,
-    end = grouped && units > 1 ? `${wrap(walk.units)} / ${units}u` : walk.units;
+  if (grouped) body.push(...settle(groupOf(walk.first, 0)));
+  const end = grouped && units > 1 ? `${wrap(walk.units)} / ${units}u` : walk.units;
   return [
     ...(several || grouped ? [] : fresh),
     `for (var item = ${lanes === 1 ? "0u" : "share"}; item < ${end}; item += ${step}u) {`,
@@ -266,6 +268,47 @@ function products(writer: Writer, spec: DotKernel, plan: StreamPlan, walk: Walk)
     ...(several || grouped ? [] : settle("0u")),
   ];
 }
+
+/** Where an invocation's units lie. An item is what it takes in one round: `units` units, `lanes` apart, or one after the other as a group. */
+function places({ groups }: DotKernel, { stream, lanes, units }: StreamPlan) {
+  const perGroup = stream.group / stream.unit;
+  return {
+    /** From one item of an invocation to the next. */
+    step: groups ? lanes : lanes * units,
+    /** Number of unit u of an item, text. */
+    unitAt: (item: string, u: number): string => {
+      const start = groups && units > 1 ? `${item} * ${units}u` : item, further = groups ? u : u * lanes;
+      return further > 0 ? `${start} + ${further}u` : start;
+    },
+    /** Number of the group that unit u of the item `item` belongs to. */
+    groupOf: (first: string, u: number): string => {
+      if (groups) return first === "" ? "item" : `${first.replace(" + ", "")} / ${perGroup}u + item`;
+      return `${wrap(`${first}item${u > 0 ? ` + ${u * lanes}u` : ""}`)} / ${perGroup}u`;
+    },
+  };
+}
+
+/** The units of an item, by unit and row. */
+const unitTexts = (
+  writer: Writer,
+  spec: DotKernel,
+  plan: StreamPlan,
+  first: string,
+  item: string,
+  clamped = false,
+): UnitText[][] =>
+  range(plan.units).map((u) =>
+    range(plan.rows).map((r) => {
+      const unit = `${first}${places(spec, plan).unitAt(item, u)}`;
+      const inside = clamped ? `min(${unit}, ${plan.total - 1}u)` : unit;
+      const name = `w${r}${plan.units > 1 ? `_${u}` : ""}`;
+      return readUnit(writer, plan.stream, name, unitText(plan.stream, spec, r, inside));
+    })
+  );
+
+/** The registers of all units of an item. */
+const unitsHere = (...args: Parameters<typeof unitTexts>): UnitText["registers"] =>
+  unitTexts(...args).flatMap((rows) => rows.flatMap(({ registers }) => registers));
 
 /** Lines for four elements of every row. */
 function fourProducts(

@@ -13,8 +13,8 @@ import type { KernelTraits } from "./traits.ts";
 
 /** One unit in registers. */
 export interface UnitText {
-  /** The reads. */
-  readonly lines: readonly string[];
+  /** The registers, and text of what is read into each. */
+  readonly registers: readonly { readonly name: string; readonly value: string }[];
   /** Text of a word of the unit. */
   word(i: number): string;
 }
@@ -23,17 +23,17 @@ export interface UnitText {
 export function readUnit(writer: Writer, { buffer, words, element }: Stream, name: string, unit: string): UnitText {
   const view = writer.view(buffer);
   if (element === "f32") {
-    if (view.wide) return { lines: [`let ${name} = ${view.name}[${unit}];`], word: () => name };
+    if (view.wide) return { registers: [{ name, value: `${view.name}[${unit}]` }], word: () => name };
     const parts = [0, 1, 2, 3].map((i) => `${view.name}[${wrap(unit)} * 4u${i > 0 ? ` + ${i}u` : ""}]`);
     writer.markSingle(buffer);
-    return { lines: [`let ${name} = vec4<f32>(${parts.join(", ")});`], word: () => name };
+    return { registers: [{ name, value: `vec4<f32>(${parts.join(", ")})` }], word: () => name };
   }
   writer.markStreamed(buffer);
   const { vector } = view, count = words / vector;
   const part = (i: number) => count === 1 ? name : `${name}_${i}`;
   const place = (i: number) => count === 1 ? unit : `${wrap(unit)} * ${count}u${i > 0 ? ` + ${i}u` : ""}`;
   return {
-    lines: Array.from({ length: count }, (_, i) => `let ${part(i)} = ${view.name}[${place(i)}];`),
+    registers: Array.from({ length: count }, (_, i) => ({ name: part(i), value: `${view.name}[${place(i)}]` })),
     word: (i) => vector === 1 ? part(i) : `${part(Math.floor(i / vector))}.${"xyzw"[i % vector]}`,
   };
 }

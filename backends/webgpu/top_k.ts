@@ -1,6 +1,6 @@
 /**
  * The k largest values of a row, one workgroup per row. Every invocation keeps the best of its share that is not taken yet; the best
- * of those is taken k times, and only its owner looks through its share again.
+ * of those, found in a tree, is taken k times, and only its owner looks through its share again.
  */
 import type { TopKKernel } from "../kernel.ts";
 import { writeOne } from "./access.ts";
@@ -15,6 +15,7 @@ export function writeTopK(writer: Writer, spec: TopKKernel): { lines: string[]; 
   const scalar = source.scalar === "f32" ? "f32" : "i32",
     lowest = scalar === "f32" ? floatText(-Infinity) : constantText(-(2 ** 31) + 1, "i32");
   const best = writer.workgroup("best", scalar, threads), places = writer.workgroup("places", "u32", threads);
+  const winners = writer.workgroup("winners", "u32", threads);
   const block = startBlock(writer, { vars: ["row", "i"], extents: [outer, n] }, [source]),
     value = block.emit(source).text;
   const ranked = writer.helper(
@@ -43,13 +44,19 @@ export function writeTopK(writer: Writer, spec: TopKKernel): { lines: string[]; 
       `  ${best}[lane] = mine;`,
       `  ${places}[lane] = place;`,
       "}",
+      `${winners}[lane] = lane;`,
       "workgroupBarrier();",
-      "var owner = 0u;",
-      `for (var other = 1u; other < ${threads}u; other++) {`,
-      `  let better = ${places}[other] < ${n}u && (${places}[owner] == ${n}u || ${best}[other] > ${best}[owner] ||`,
-      `    (${best}[other] == ${best}[owner] && ${places}[other] < ${places}[owner]));`,
-      "  owner = select(owner, other, better);",
+      `for (var half = ${threads / 2}u; half > 0u; half /= 2u) {`,
+      "  if (lane < half) {",
+      `    let one = ${winners}[lane];`,
+      `    let other = ${winners}[lane + half];`,
+      `    let better = ${places}[other] < ${n}u && (${places}[one] == ${n}u || ${best}[other] > ${best}[one] ||`,
+      `      (${best}[other] == ${best}[one] && ${places}[other] < ${places}[one]));`,
+      `    ${winners}[lane] = select(one, other, better);`,
+      "  }",
+      "  workgroupBarrier();",
       "}",
+      `let owner = ${winners}[0];`,
       `last = ${best}[owner];`,
       `last_place = ${places}[owner];`,
       "stale = lane == owner;",

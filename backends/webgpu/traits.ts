@@ -6,6 +6,8 @@ export interface KernelTraits {
   readonly workgroupBytes: number;
   /** Whether the device multiplies four bytes at once (`dot4I8Packed`, `dot4U8Packed`); otherwise they are unpacked. */
   readonly packedDots: boolean;
+  /** Whether whoever runs kernels binds the scratch that some variants ask for. */
+  readonly scratch: boolean;
   /** Subgroups, where every one has the same size. */
   readonly subgroups?: SubgroupTraits;
 }
@@ -18,4 +20,4 @@ export interface SubgroupTraits {
 }
 
 /** The least that every WebGPU device has. */
-export const PORTABLE: KernelTraits = { workgroupBytes: 16384, packedDots: false };
+export const PORTABLE: KernelTraits = { workgroupBytes: 16384, packedDots: false, scratch: false };

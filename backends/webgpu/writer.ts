@@ -58,6 +58,8 @@ export interface Writer {
    * into every invocation; lavapipe then takes minutes.
    */
   table(wish: string, words: () => Uint32Array<ArrayBuffer>): string;
+  /** Binds a buffer that later dispatches of the kernel read what earlier ones wrote from, once per wish, and returns its name. */
+  scratch(wish: string, element: string, count: number): string;
   /** Bytes of workgroup memory declared so far. */
   workgroupBytes(): number;
   /** Adds a function once per key and returns its name. */
@@ -70,6 +72,8 @@ export interface WrittenModule {
   readonly workgroupBytes: number;
   /** Contents of the uniform tables, bound behind the buffers; whole vec4s. */
   readonly tables: readonly Uint32Array<ArrayBuffer>[];
+  /** Bytes of the scratch buffers, bound behind the tables. */
+  readonly scratch: readonly number[];
   readonly facts: Facts;
 }
 
@@ -94,6 +98,7 @@ export function writeModule(
 ): WrittenModule {
   const names = createNames(), single = new Set<number>(), atomic = new Set<number>(), streamed = new Set<number>();
   const tables = new Map<string, { name: string; words: Uint32Array<ArrayBuffer> }>();
+  const scratch = new Map<string, { name: string; element: string; count: number }>();
   const memory = new Map<string, { name: string; element: string; count: number }>(),
     functions = new Map<string, { name: string; lines: readonly string[] }>();
   const bytes = () => [...memory.values()].reduce((sum, { element, count }) => sum + count * (BYTES[element] ?? 4), 0);
@@ -138,6 +143,11 @@ export function writeModule(
       if (!found) tables.set(wish, { name, words: words() });
       return name;
     },
+    scratch: (wish, element, count) => {
+      const found = scratch.get(wish), name = found?.name ?? names.unique(wish);
+      if (!found) scratch.set(wish, { name, element, count });
+      return name;
+    },
     workgroupBytes: bytes,
     helper: (key, make) => {
       const found = functions.get(key);
@@ -153,6 +163,11 @@ export function writeModule(
     ...[...tables.values()].map(({ name, words }, i) =>
       `@group(0) @binding(${buffers.length + i}) var<uniform> ${name}: array<vec4<u32>, ${words.length / 4}>;`
     ),
+    ...[...scratch.values()].map(({ name, element }, i) =>
+      `@group(0) @binding(${
+        buffers.length + tables.size + i
+      }) var<storage, read_write> ${name}: array<${element}>; // scratch`
+    ),
     ...section([...memory.values()].map(memoryText)),
     ...[...functions.values()].flatMap(({ lines }) => ["", ...lines]),
     "",
@@ -163,6 +178,7 @@ export function writeModule(
     body,
     workgroupBytes: bytes(),
     tables: [...tables.values()].map(({ words }) => words),
+    scratch: [...scratch.values()].map(({ element, count }) => count * (BYTES[element] ?? 4)),
     facts: { single, atomic, streamed },
   };
 }

@@ -11,7 +11,7 @@ import { type KernelTraits, PORTABLE } from "../../backends/webgpu/traits.ts";
 import { GENERAL, kernelVariants } from "../../backends/webgpu/variants.ts";
 import { random } from "../../ir/random.ts";
 import { sizeOf } from "../../ir/types.ts";
-import { linear, LINEARS, type LinearShape } from "./gpu_specs.ts";
+import { attention, ATTENTIONS, linear, LINEARS, type LinearShape } from "./gpu_specs.ts";
 
 /** Weights of one kernel lie in so many bytes of copies, several times any cache. */
 const SPREAD = 512 * 2 ** 20;
@@ -21,6 +21,7 @@ const args = parseArgs(Deno.args, { string: ["match", "shrink"], boolean: ["json
 const shrink = Number(args.shrink ?? 1);
 const device = await openDevice(), queue = device.queue;
 const traits: KernelTraits = {
+  scratch: true,
   workgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
   packedDots: (navigator.gpu as { wgslLanguageFeatures?: ReadonlySet<string> }).wgslLanguageFeatures
     ?.has("packed_4x8_integer_dot_product") ?? false,
@@ -77,12 +78,10 @@ async function read(from: GPUBuffer): Promise<Float32Array> {
 /** Pipelines of a kernel's dispatches. */
 async function pipelinesOf(spec: KernelSpec, variant: string) {
   const kernel = generateKernel(spec, traits, variant);
+  const types = spec.buffers.map(({ use }): GPUBufferBindingType => use === "read" ? "read-only-storage" : "storage");
+  types.push(...kernel.tables.map(() => "uniform" as const), ...kernel.scratch.map(() => "storage" as const));
   const layout = device.createBindGroupLayout({
-    entries: spec.buffers.map(({ use }, binding) => ({
-      binding,
-      visibility: GPUShaderStage.COMPUTE,
-      buffer: { type: use === "read" ? "read-only-storage" as const : "storage" as const },
-    })),
+    entries: types.map((type, binding) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } })),
   });
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ code: kernel.text });
@@ -96,7 +95,7 @@ async function pipelinesOf(spec: KernelSpec, variant: string) {
   }));
   const compile = performance.now() - start, error = await device.popErrorScope();
   if (error) throw new Error(`${variant}: ${error.message}`);
-  return { layout, steps, compile };
+  return { layout, steps, compile, scratch: kernel.scratch.map((bytes) => buffer(bytes)) };
 }
 
 /** Bytes per second of a copy, read and written. */
@@ -136,7 +135,13 @@ function filled(spec: KernelSpec, i: number): GPUBuffer {
   const { type } = spec.buffers[i] as KernelSpec["buffers"][number], made = buffer(bytesOf(type));
   const draw = random(0, `bench.${i}`), count = Math.min(sizeOf(type.shape), 2 ** 16);
   if (type.dtype === "f32" || type.dtype === "f16" || type.dtype === "i32") {
-    const floats = Float32Array.from({ length: count }, () => type.dtype === "i32" ? draw.int(9) : draw.normal() / 8);
+    // Positions are those of the last tokens of a full context; other integers are sums of codes.
+    const { buffers } = spec, first = spec.kind === "attention" ? spec.context - spec.tokens : 0;
+    const integer = (at: number) => buffers[i]?.name === "positions" ? first + at : draw.int(9);
+    const floats = Float32Array.from(
+      { length: count },
+      (_, at) => type.dtype === "i32" ? integer(at) : draw.normal() / 8,
+    );
     const words = pack({ ...type, shape: [count] }, type.dtype === "i32" ? Int32Array.from(floats) : floats);
     for (let at = 0; at < made.size; at += words.byteLength) {
       queue.writeBuffer(made, at, words, 0, Math.min(words.length, (made.size - at) / 4));
@@ -172,9 +177,12 @@ async function timeVariants(name: string, spec: KernelSpec, operations: number, 
   const output = spec.buffers.findIndex(({ use }) => use === "write"), variants = kernelVariants(spec, traits);
   let truth: Float32Array | undefined;
   for (const variant of [GENERAL, ...variants.filter((v) => v !== GENERAL)]) {
-    const { layout, steps, compile } = await pipelinesOf(spec, variant);
+    const { layout, steps, compile, scratch } = await pipelinesOf(spec, variant);
     const groups = sets.map((set) =>
-      device.createBindGroup({ layout, entries: set.map((buffer, binding) => ({ binding, resource: { buffer } })) })
+      device.createBindGroup({
+        layout,
+        entries: [...set, ...scratch].map((buffer, binding) => ({ binding, resource: { buffer } })),
+      })
     );
     const encode: Pass = (pass, n) => {
       for (let i = 0; i < n; i++) {
@@ -237,5 +245,13 @@ for (const shape of LINEARS) {
     m: Math.max(1, Math.floor(shape.m / shrink)),
   };
   await timeVariants(name, linear(small), 2 * small.m * small.n * small.k, bandwidth);
+}
+for (const shape of ATTENTIONS) {
+  const { tokens, context, heads, kvHeads, width, cache } = shape;
+  const name = `attention ${tokens}x${context} ${heads}/${kvHeads} heads, cache ${cache}`;
+  if (args.match !== undefined && !name.includes(args.match)) continue;
+  const least = Math.max(1, Math.floor(tokens / shrink)), keys = Math.max(64, Math.floor(context / shrink));
+  const operations = 4 * least * heads * width * (tokens === 1 ? keys : keys / 2);
+  await timeVariants(name, attention({ ...shape, tokens: least, context: keys }), operations, bandwidth);
 }
 device.destroy();

@@ -1,5 +1,5 @@
 /** Kernel specifications as decoders have them, for timing variants of kernels on a device. */
-import type { DotKernel, Expr, KernelBuffer } from "../../backends/kernel.ts";
+import type { AttentionKernel, DotKernel, Expr, KernelBuffer } from "../../backends/kernel.ts";
 import { type DType, tensorType, unsignedType, type Width } from "../../ir/types.ts";
 
 /** A linear layer y = x · Wᵀ. */
@@ -92,6 +92,60 @@ export function linear({ m, n, k, bits, group, activations }: LinearShape): DotK
   };
 }
 
+/** Attention over a cache. */
+export interface AttentionShape {
+  readonly tokens: number;
+  readonly context: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly width: number;
+  /** Bits of a cached element, with a scale and a zero point per token and head; 32 are floats. */
+  readonly cache: 32 | Width;
+  readonly window?: number;
+}
+
+/** The kernel of attention over a cache; positions are its last buffer but one. */
+export function attention({ tokens, context, heads, kvHeads, width, cache, window }: AttentionShape): AttentionKernel {
+  const buffers: KernelBuffer[] = [];
+  const buffer = (name: string, dtype: DType, shape: readonly number[], use: KernelBuffer["use"] = "read") =>
+    buffers.push({ name, type: tensorType(dtype, shape), use }) - 1;
+  const strides = [context * kvHeads * width, kvHeads * width, width, 1];
+  const q = load(buffer("q", "f32", [1, tokens, heads, width]), [tokens * heads * width, heads * width, width, 1]);
+  // Keys and values share the factors here: with their own, attention would bind more buffers than every device has.
+  const factors = cache === 32
+    ? []
+    : ["zero", "scale"].map((name) =>
+      load(buffer(`cache.${name}`, "f32", [1, context, kvHeads]), [context * kvHeads, kvHeads, 1, 0])
+    );
+  const cached = (name: string): Expr => {
+    if (cache === 32) return load(buffer(name, "f32", [1, context, kvHeads, width]), strides);
+    const codes = load(buffer(name, unsignedType(cache), [1, context, kvHeads, width]), strides, "i32");
+    const [zero, scale] = factors as [Expr, Expr];
+    return map("mul", map("sub", cast(codes, "f32"), zero), scale);
+  };
+  return {
+    kind: "attention",
+    name: `attention_${cache}`,
+    fuses: "",
+    buffers,
+    batch: 1,
+    tokens,
+    context,
+    heads,
+    kvHeads,
+    width,
+    valueWidth: width,
+    scale: width ** -0.5,
+    causal: true,
+    ...(window === undefined ? {} : { window }),
+    q,
+    k: cached("cache.key"),
+    v: cached("cache.value"),
+    positions: load(buffer("positions", "i32", [1, tokens]), [tokens, 1], "i32"),
+    results: [{ of: "output", buffer: buffer("y", "f32", [1, tokens, heads, width], "write") }],
+  };
+}
+
 /** Extents of a model of seven thousand million parameters. */
 export const LLAMA = { hidden: 4096, intermediate: 11008, vocabulary: 32000 } as const;
 
@@ -120,4 +174,18 @@ export const LINEARS: readonly LinearShape[] = [
   { m: 512, n: LLAMA.hidden, k: LLAMA.hidden, bits: 32, group: 128, activations: "f32" },
   { m: 512, n: LLAMA.hidden, k: LLAMA.hidden, bits: 4, group: 128, activations: "f32" },
   { m: 512, n: LLAMA.hidden, k: LLAMA.hidden, bits: 4, group: 128, activations: "i8" },
+];
+
+const HEADS = { heads: 32, kvHeads: 32, width: 128 } as const;
+
+/** Decoding with a short and a long cache, of floats and of codes, and prefill. */
+export const ATTENTIONS: readonly AttentionShape[] = [
+  { tokens: 1, context: 512, ...HEADS, cache: 32 },
+  { tokens: 1, context: 512, ...HEADS, cache: 8 },
+  { tokens: 1, context: 4096, ...HEADS, cache: 32 },
+  { tokens: 1, context: 4096, ...HEADS, cache: 8 },
+  { tokens: 1, context: 4096, ...HEADS, cache: 4 },
+  { tokens: 1, context: 4096, ...HEADS, kvHeads: 8, cache: 8 },
+  { tokens: 512, context: 512, ...HEADS, cache: 32 },
+  { tokens: 512, context: 512, ...HEADS, cache: 8 },
 ];

@@ -23,6 +23,13 @@ export const SMALL_SIDES: StreamSizes = {
   groups: [[1, 128], [2, 64], [3, 32], [4, 128], [1, 1024], [9, 128], [16, 32]],
 };
 
+/** Many rows, for tiles of several sizes, whole and ragged. */
+export const LARGE_SIDES: StreamSizes = {
+  few: [17, 33, 66, 70],
+  many: [24, 70, 130],
+  groups: [[1, 64], [2, 32], [1, 20], [3, 12], [1, 160]],
+};
+
 /** Seeded random contractions. */
 export const randomStreams = (sizes: StreamSizes): fc.Arbitrary<RandomKernel> =>
   fc.noShrink(fc.integer({ min: 0, max: 2 ** 31 - 1 })).map((seed) => randomStream(seed, sizes));

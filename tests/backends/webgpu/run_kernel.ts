@@ -17,7 +17,7 @@ export async function runKernel(
   traits?: KernelTraits,
   variant?: string,
 ): Promise<string> {
-  const { text, dispatches, tables } = generateKernel(spec, traits, variant);
+  const { text, dispatches, tables, scratch } = generateKernel(spec, traits, variant);
   const errors = await shaderErrors(device, text);
   assert(errors.length === 0, `naga: ${errors.join("\n")}\n${text}`);
   const tint = await tintCheck(text) ?? [];
@@ -25,7 +25,7 @@ export async function runKernel(
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ code: text });
   const types = spec.buffers.map(({ use }): GPUBufferBindingType => use === "read" ? "read-only-storage" : "storage");
-  types.push(...tables.map(() => "uniform" as const));
+  types.push(...tables.map(() => "uniform" as const), ...scratch.map(() => "storage" as const));
   const layout = device.createBindGroupLayout({
     entries: types.map((type, binding) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } })),
   });
@@ -44,9 +44,13 @@ export async function runKernel(
     device.queue.writeBuffer(buffer, 0, words);
     return buffer;
   });
+  const scratchBuffers = scratch.map((size) => device.createBuffer({ size, usage: GPUBufferUsage.STORAGE }));
   const group = device.createBindGroup({
     layout,
-    entries: [...gpuBuffers, ...tableBuffers].map((buffer, binding) => ({ binding, resource: { buffer } })),
+    entries: [...gpuBuffers, ...tableBuffers, ...scratchBuffers].map((buffer, binding) => ({
+      binding,
+      resource: { buffer },
+    })),
   });
   const encoder = device.createCommandEncoder(), pass = encoder.beginComputePass();
   for (const { entryPoint, grid } of dispatches) {
@@ -73,7 +77,7 @@ export async function runKernel(
     into.set(unpack(type, new Uint32Array(read.getMappedRange().slice(0))));
     read.destroy();
   }
-  gpuBuffers.forEach((buffer) => buffer.destroy());
+  for (const buffer of [...gpuBuffers, ...scratchBuffers]) buffer.destroy();
   return text;
 }
 

@@ -1,0 +1,53 @@
+/**
+ * Kernels with known answers, one for each feature that kernel generators use where it works. A feature that is listed is not yet one that
+ * works: drivers have been seen to return zeros without an error. Whoever opens a device runs them and believes the answers alone.
+ */
+import type { KernelTraits } from "./traits.ts";
+
+/** One canary: entry point `main`, one workgroup, whose results are the eight words of the only buffer (binding 0, storage). */
+export interface Canary {
+  readonly trait: keyof KernelTraits;
+  readonly wgsl: string;
+  readonly answer: readonly number[];
+}
+
+/** Inputs that no compiler can fold: they are read from the buffer, which starts as zeros. */
+const PACKED_DOTS = `\
+@group(0) @binding(0) var<storage, read_write> result: array<u32, 8>;
+@compute @workgroup_size(1)
+fn main() {
+  let zero = result[7];
+  // (-128, 127, -1, 3) · (2, 3, -4, -128) and the same bytes unsigned
+  let a = 0x03ff7f80u ^ zero;
+  let b = 0x80fc0302u ^ zero;
+  result[0] = bitcast<u32>(dot4I8Packed(a, b));
+  result[1] = dot4U8Packed(a, b);
+  result[2] = bitcast<u32>(dot4I8Packed(0x7f7f7f7fu ^ zero, 0x80808080u));
+  result[3] = dot4U8Packed(0xffffffffu ^ zero, 0xffffffffu);
+}
+`;
+
+const bytes = (word: number, signed: boolean): number[] =>
+  [0, 8, 16, 24].map((shift) => signed ? (word >>> shift) << 24 >> 24 : (word >>> shift) & 255);
+
+/** What a packed product of two words must be, as a word. */
+function packedDot(a: number, b: number, signed: boolean): number {
+  const left = bytes(a, signed), right = bytes(b, signed);
+  return left.reduce((sum, x, i) => sum + x * (right[i] ?? 0), 0) >>> 0;
+}
+
+/** All canaries. */
+export const CANARIES: readonly Canary[] = [{
+  trait: "packedDots",
+  wgsl: PACKED_DOTS,
+  answer: [
+    packedDot(0x03ff7f80, 0x80fc0302, true),
+    packedDot(0x03ff7f80, 0x80fc0302, false),
+    packedDot(0x7f7f7f7f, 0x80808080, true),
+    packedDot(0xffffffff, 0xffffffff, false),
+    0,
+    0,
+    0,
+    0,
+  ],
+}];
