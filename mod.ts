@@ -45,9 +45,10 @@ export { openTokenizer, type Tokenizer } from "./compiler/frontends/tokenizer.ts
 
 // Compiling.
 export { type Artifact, openArtifact } from "./compiler/artifact/artifact.ts";
-export { type BitSpec, parseBitSpec, parseBitSpecs } from "./compiler/bit_spec.ts";
+export { type BitSpec, parseBitSpec, parseBitSpecs, withPins } from "./compiler/bit_spec.ts";
 export { type CalibrationSettings, defaultSettings, publishedSettings } from "./compiler/calibrate/settings.ts";
 export { type AdapterKind, adaptersOf, type RankSchedule } from "./compiler/adapters.ts";
+export { parsePin, type Pin } from "./compiler/pins.ts";
 export { type Plan, planOf } from "./compiler/plan.ts";
 export { changePlan, PLAN_CHANGES } from "./compiler/plan_changes.ts";
 export { defaultRecipe, publishedRecipe, type Recipe, type RecipeName, type Track } from "./compiler/recipe.ts";

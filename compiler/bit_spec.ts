@@ -4,7 +4,9 @@ import type { SiteRole } from "../ir/ops/state.ts";
 import { type BitConfig, FULL_WIDTH, type QuantizationScheme, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import type { Frontier } from "./allocate/frontier.ts";
+import { type Budget, chooseMixture, parseBudget, type SizeModel, weightBytes } from "./budget.ts";
 import type { ModelSite } from "./model_sites.ts";
+import { type Pin, pinnedWidths } from "./pins.ts";
 
 /** One precision setting of a whole model. */
 export type BitSpec = UniformSpec | MixedSpec;
@@ -18,20 +20,23 @@ export interface UniformSpec {
   readonly activations: number;
   /** Width of cached keys and values. */
   readonly cache: number;
+  /** Widths that win over all others. */
+  readonly pins?: readonly Pin[];
 }
 
 /** Weight widths per site, from the frontier of an artifact. */
 export interface MixedSpec {
   readonly kind: "mixed";
   readonly text: string;
-  /** Most mean bits per weight. */
-  readonly budget: number;
+  readonly budget: Budget;
+  /** Widths that win over the budget's; it is kept by the rest. */
+  readonly pins?: readonly Pin[];
 }
 
-/** Mean bits of a plain `mixed`. */
-const DEFAULT_BUDGET = 3;
+/** The budget of a plain `mixed`. */
+const DEFAULT_BUDGET: Budget = { kind: "bits", most: 3 };
 const FORMS =
-  'use "4", "w4a4", "w4kv8", "w4a4kv4", "16", "2-8", "mixed" or "mixed@3.25", or a list such as "2,3,mixed@3"';
+  'use "4", "w4a4", "w4kv8", "w4a4kv4", "16", "2-8", "mixed", "mixed@3.25" or "mixed@900MB", or a list such as "2,3,mixed@3"';
 
 /**
  * Parses one setting: weights of 2 to 8 bits or 16, activations of 4 to 8 or 16, caches of 2 to 8 or 16.
@@ -58,6 +63,16 @@ export function parseBitSpecs(text: string): readonly BitSpec[] {
   return specs.filter(({ text }, i) => specs.findIndex((other) => other.text === text) === i);
 }
 
+/** The same settings with pins beside those that they have; full precision stays as it is. */
+export const withPins = (specs: readonly BitSpec[], pins: readonly Pin[]): readonly BitSpec[] =>
+  pins.length === 0
+    ? specs
+    : specs.map((spec) => isFull(spec) ? spec : { ...spec, pins: [...spec.pins ?? [], ...pins] });
+
+/** Whether a setting is what others are compared with. */
+const isFull = (spec: BitSpec): boolean =>
+  spec.kind === "uniform" && [spec.weights, spec.activations, spec.cache].every((width) => width === FULL_WIDTH);
+
 function parseElement(text: string): readonly BitSpec[] {
   const range = /^([2-8])-([2-8])$/.exec(text);
   if (range) {
@@ -78,10 +93,10 @@ function parseElement(text: string): readonly BitSpec[] {
       return [uniform(text, weights, activations, cache)];
     }
   }
-  const mixed = /^mixed(?:@(\d+(?:\.\d+)?))?$/.exec(text);
+  const mixed = /^mixed(?:@(.+))?$/.exec(text);
   if (mixed) {
-    const budget = Number(mixed[1] ?? DEFAULT_BUDGET);
-    if (budget >= 2 && budget <= 8) return [{ kind: "mixed", text, budget }];
+    const budget = mixed[1] === undefined ? DEFAULT_BUDGET : parseBudget(mixed[1]);
+    if (budget) return [{ kind: "mixed", text, budget }];
   }
   throw new UserError({
     what: `Expected a bit specification but found ${quote(text)}`,
@@ -109,11 +124,18 @@ const ROLE_NAMES = { activation: "activations", key: "cached keys and values" } 
  * The width of every site of a model.
  *
  * @param sites as `modelSites` finds them
- * @param frontier for mixed settings: the one that is largest within the budget is taken
+ * @param frontier for mixed settings: the best mixture within the budget is taken
+ * @param size for budgets in bytes
  * @throws {UserError} if the model cannot quantize what the spec asks for, there is no frontier, or the budget is below it
  */
-export function configOf(spec: BitSpec, sites: readonly ModelSite[], frontier?: Frontier): BitConfig {
-  if (spec.kind === "mixed") return { ...fullConfig(sites), ...mixedWidths(spec, frontier) };
+export function configOf(
+  spec: BitSpec,
+  sites: readonly ModelSite[],
+  frontier?: Frontier,
+  size?: SizeModel,
+): BitConfig {
+  const pinned = pinnedWidths(spec.pins ?? [], sites);
+  if (spec.kind === "mixed") return { ...fullConfig(sites), ...mixedWidths(spec, sites, pinned, frontier, size) };
   const { weights, activations, cache } = spec;
   for (const [role, width] of [["activation", activations], ["key", cache]] as const) {
     if (width === FULL_WIDTH || sites.some((site) => site.role === role)) continue;
@@ -123,35 +145,33 @@ export function configOf(spec: BitSpec, sites: readonly ModelSite[], frontier?: 
     });
   }
   const widths = { weight: weights, activation: activations, key: cache, value: cache };
-  return Object.fromEntries(sites.map(({ name, role }) => [name, widths[role]]));
+  return { ...Object.fromEntries(sites.map(({ name, role }) => [name, widths[role]])), ...pinned };
 }
 
 const fullConfig = (sites: readonly ModelSite[]): BitConfig =>
   Object.fromEntries(sites.map(({ name }) => [name, FULL_WIDTH]));
 
-function mixedWidths({ text, budget }: MixedSpec, frontier: Frontier | undefined): BitConfig {
+function mixedWidths(
+  { text, budget }: MixedSpec,
+  sites: readonly ModelSite[],
+  pinned: BitConfig,
+  frontier?: Frontier,
+  size?: SizeModel,
+): BitConfig {
   if (!frontier) {
     throw new UserError({
       what: `Expected a model with allocated bits for ${quote(text)} but found none`,
       mend: "compile the model with --bits mixed",
     });
   }
-  // A budget of 3 takes a point of 3.0000001, which is rounding and not bits.
-  const affordable = frontier.points.filter(({ meanBits }) => meanBits <= budget + 1e-6);
-  const best = affordable.reduce(
-    (a, b) => b.meanBits >= a.meanBits ? b : a,
-    affordable[0] ?? { meanBits: 0, widths: "" },
-  );
-  if (affordable.length === 0) {
-    const least = Math.min(...frontier.points.map(({ meanBits }) => meanBits));
-    throw new UserError({
-      what: `Expected a budget of at least ${least.toFixed(2)} mean bits, the least this model has, but found ${
-        quote(text)
-      }`,
-      mend: `use "mixed@${(Math.ceil(least * 100) / 100).toFixed(2)}"`,
-    });
-  }
-  return Object.fromEntries(frontier.sites.map((site, i) => [site, Number(best.widths[i])]));
+  const { best, least } = chooseMixture(budget, frontier, pinned, sites, size);
+  if (best) return best.config;
+  const most = budget.kind === "bits" ? `${least.toFixed(2)} mean bits` : `${Math.ceil(least)} bytes`;
+  const cheapest = budget.kind === "bits" ? (Math.ceil(least * 100) / 100).toFixed(2) : `${Math.ceil(least)}B`;
+  throw new UserError({
+    what: `Expected a budget of at least ${most}, the least this model has, but found ${quote(text)}`,
+    mend: `use "mixed@${cheapest}"`,
+  });
 }
 
 /**
@@ -159,17 +179,8 @@ function mixedWidths({ text, budget }: MixedSpec, frontier: Frontier | undefined
  * point of b bits per group; weights in full precision count as f16. Embeddings, norms and biases, which are the same in every
  * configuration, are not counted.
  */
-export function storageBytes(
+export const storageBytes = (
   config: BitConfig,
   sites: readonly ModelSite[],
-  { groupSizes }: Pick<QuantizationScheme, "groupSizes">,
-): number {
-  const bits = sites.filter(({ role }) => role === "weight").reduce((sum, { name, parameters, rows }) => {
-    const width = WIDTHS.find((known) => known === config[name]);
-    if (width === undefined) return sum + 16 * parameters;
-    const columns = parameters / rows, size = groupSizes[width];
-    const groups = size === -1 || size >= columns ? 1 : Math.ceil(columns / size);
-    return sum + width * parameters + rows * groups * (16 + width);
-  }, 0);
-  return Math.ceil(bits / 8);
-}
+  scheme: Pick<QuantizationScheme, "groupSizes">,
+): number => weightBytes(config, sites, scheme);

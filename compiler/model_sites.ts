@@ -1,7 +1,9 @@
 /** @file The quantizer sites of a whole model: those of every call's function, under global names. */
 import { functionOf, type Module } from "../ir/module.ts";
+import { leavesOf, nameOf } from "../ir/node.ts";
 import { FULL_WIDTH, sitesOf } from "../ir/sites.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
+import { sizeOf } from "../ir/types.ts";
 
 /** A place of a model whose precision can be chosen. Adapters share their weight's site. */
 export interface ModelSite {
@@ -23,6 +25,21 @@ export function modelSites(module: Module): readonly ModelSite[] {
       return [{ name: call.prefix + name, role, parameters: rows * columns, rows }];
     })
   );
+}
+
+/** Parameters of a module that no site quantizes: embeddings, norms, biases; what calls share counts once. */
+export function unquantizedParameters(module: Module): number {
+  const counted = new Map<string, number>();
+  for (const call of module.calls) {
+    const graph = functionOf(module, call), weights = sitesOf(graph).filter(({ role }) => role === "weight");
+    for (const node of leavesOf(graph, "param")) {
+      const name = nameOf(node);
+      if (node.attrs.time !== "checkpoint" || Object.hasOwn(module.derived, name)) continue;
+      if (weights.some((site) => name === site.name || name.startsWith(`${site.name}.`))) continue;
+      counted.set(call.prefix + name, sizeOf(node.type.shape));
+    }
+  }
+  return [...counted.values()].reduce((sum, size) => sum + size, 0);
 }
 
 /** Mean bits per weight of a configuration, weighted by parameters; sites that are not named count as full precision. */

@@ -4,12 +4,13 @@
  */
 import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
-import { frontierOf } from "../compiler/allocate/frontier.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
+import { tiesOf } from "../compiler/allocate/ties.ts";
 import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
-import { type BitSpec, parseBitSpecs } from "../compiler/bit_spec.ts";
+import { type BitSpec, parseBitSpecs, withPins } from "../compiler/bit_spec.ts";
+import type { Pin } from "../compiler/pins.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
 import { createPrograms } from "../compiler/calibrate/programs.ts";
@@ -63,6 +64,10 @@ export interface CompileModelOptions {
   readonly master?: "int8" | "fp16";
   /** What budgets of mixed precision count bits by; `parameters` unless given, `sites` is the unweighted form of the paper. */
   readonly weighting?: "parameters" | "sites";
+  /** Give linears that read one value (q/k/v, gate/up) one width in mixtures. */
+  readonly tie?: boolean;
+  /** Widths of sites that win over every setting; see `parsePin`. */
+  readonly pins?: readonly Pin[];
   /** What differs from the recipe, as texts `NAME=VALUE`; see `PLAN_CHANGES`. */
   readonly changes?: readonly string[];
   /** What differs from the recipe's settings of the calibration. */
@@ -100,7 +105,7 @@ const SENSITIVITY_TOKENS = 2048;
  */
 export async function compileModel(options: CompileModelOptions): Promise<CompiledModel> {
   const { model, seed = 0, out, report = () => {} } = options;
-  const specs = parseBitSpecs(options.bits ?? "mixed");
+  const specs = withPins(parseBitSpecs(options.bits ?? "mixed"), options.pins ?? []);
   if (await isArtifact(model)) {
     throw new UserError({
       what: `Expected a checkpoint but found the artifact in ${quote(model.name)}`,
@@ -159,6 +164,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     backend,
     seed,
     weighting: options.weighting ?? "parameters",
+    tie: options.tie ?? false,
     report,
   });
   const description: ArtifactDescription = {
@@ -208,12 +214,13 @@ interface Learning {
   readonly backend: Backend;
   readonly seed: number;
   readonly weighting: "parameters" | "sites";
+  readonly tie: boolean;
   readonly report: (event: CompileEvent) => void;
 }
 
 /** Calibrates every call into the store, and allocates bits. */
 async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "module" | "sensitivities" | "frontier">> {
-  const { checkpoint, module, recipe, settings, sequences, store, backend, seed, weighting, report } = learning;
+  const { checkpoint, module, recipe, settings, sequences, store, backend, seed, weighting, tie, report } = learning;
   const noted = { note: (text: string) => report({ kind: "note", text }) };
   const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
@@ -228,15 +235,11 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   });
   const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
-  const frontier = await measureFrontier(
-    {
-      ...common,
-      tokens: SENSITIVITY_TOKENS,
-      report: (done, all) => report({ kind: "allocation", done, all }),
-    },
-    frontierOf(items, { weighting }),
-    weighting,
-  );
+  const frontier = await measureFrontier({
+    ...common,
+    tokens: SENSITIVITY_TOKENS,
+    report: (done, all) => report({ kind: "allocation", done, all }),
+  }, { items, weighting, ...(tie ? { ties: tiesOf(elastic, items.map(({ site }) => site)) } : {}) });
   return { module: elastic, sensitivities, frontier };
 }
 

@@ -6,7 +6,7 @@ import { type BitSpec, configOf, storageBytes } from "../compiler/bit_spec.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
 import { parseDecoderConfig } from "../compiler/frontends/config.ts";
 import { explain, type Folder, localFolder } from "../compiler/frontends/source.ts";
-import { meanBits, modelSites } from "../compiler/model_sites.ts";
+import { meanBits, modelSites, unquantizedParameters } from "../compiler/model_sites.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import { createCatalogue, type KernelCatalogue, planSteps, usualSizes } from "./step_plan.ts";
 import { VERSION } from "./version.ts";
@@ -77,8 +77,9 @@ function planFile(
 ): unknown {
   const sites = modelSites(module),
     limit = contextLimit(parseDecoderConfig(utf8(JSON.stringify(config)), "config.json"));
+  const size = { groupSizes: recipe.scheme.groupSizes, unquantized: unquantizedParameters(module) };
   const settings = specs.map((spec) => {
-    const widths = configOf(spec, sites, frontier);
+    const widths = configOf(spec, sites, frontier, size);
     return {
       bits: spec.text,
       meanBits: meanBits(widths, sites),

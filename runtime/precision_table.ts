@@ -20,7 +20,7 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
   const widths: readonly number[] = bitGroups.flat(), least = Math.min(...widths), most = Math.max(...widths);
   for (const spec of specs) {
     const known = spec.kind === "mixed"
-      ? spec.budget >= least
+      ? spec.budget.kind === "bytes" || spec.budget.most >= least
       : spec.weights >= FULL_WIDTH || widths.includes(spec.weights);
     if (known) continue;
     throw new UserError({

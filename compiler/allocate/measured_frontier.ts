@@ -6,8 +6,9 @@ import type { Tensor } from "../../backends/backend.ts";
 import type { Width } from "../../ir/types.ts";
 import { createPool, type TensorPool } from "../calibrate/programs.ts";
 import { type MeasureBench, type MeasureInput, openBench, type TensorValues } from "./bench.ts";
-import { type Frontier, lookUp } from "./frontier.ts";
+import { type AllocationItem, type Frontier, frontierOf, lookUp } from "./frontier.ts";
 import { searchAllocations, undominated } from "./search.ts";
+import { expandTies, tiedItems, type Ties, untied } from "./ties.ts";
 
 /** Budgets whose solutions by single-site sensitivities are candidates are this many bits apart. */
 const STEP = 0.125;
@@ -16,12 +17,19 @@ const MOST_SITES = 100;
 /** Allocations that walk through the model together, which bounds how many values are alive. */
 const TOGETHER = 64;
 
-/** Searches around a predicted frontier, measuring as it goes; see search.ts. */
-export async function measureFrontier(
-  input: MeasureInput,
-  frontier: Frontier,
-  weighting: "parameters" | "sites" = "parameters",
-): Promise<Frontier> {
+/** What a frontier is searched for. */
+export interface FrontierRequest {
+  /** Every weight site with its sensitivities: losses when it alone is quantized. */
+  readonly items: readonly AllocationItem[];
+  readonly weighting?: "parameters" | "sites";
+  /** Sites that take one width together; none unless given. */
+  readonly ties?: Ties;
+}
+
+/** Searches from the solutions that sensitivities predict, measuring as it goes; see search.ts. */
+export async function measureFrontier(input: MeasureInput, request: FrontierRequest): Promise<Frontier> {
+  const { items, weighting = "parameters" } = request, sites = items.map(({ site }) => site);
+  const ties = request.ties ?? untied(sites), tied = tiedItems(items, ties), frontier = frontierOf(tied, { weighting });
   const widths = input.recipe.bitGroups.flat().sort((a, b) => a - b), candidates: string[] = [];
   for (let budget = Math.min(...widths); budget <= Math.max(...widths); budget += STEP) {
     const point = lookUp(frontier, budget);
@@ -30,15 +38,15 @@ export async function measureFrontier(
   const bench = await openBench(input);
   let done = 0;
   const points = await searchAllocations({
-    counts: frontier.parameters.map((count) => weighting === "parameters" ? count : 1),
+    counts: ties.map((members, g) => weighting === "parameters" ? tied[g]?.parameters ?? 0 : members.length),
     widths,
     candidates,
-    rounds: frontier.sites.length <= MOST_SITES ? 1 : 0,
+    rounds: ties.length <= MOST_SITES ? 1 : 0,
     measure: async (allocations) => {
       const losses: number[] = [];
       for (let from = 0; from < allocations.length; from += TOGETHER) {
-        const part = allocations.slice(from, from + TOGETHER);
-        losses.push(...await measureTogether(bench, input, frontier.sites, part));
+        const part = allocations.slice(from, from + TOGETHER).map((digits) => expandTies(digits, ties));
+        losses.push(...await measureTogether(bench, input, sites, part));
         done += part.length;
         input.report?.(done, done - losses.length + allocations.length);
       }
@@ -46,7 +54,11 @@ export async function measureFrontier(
     },
   });
   bench.release();
-  return { ...frontier, points: undominated(points) };
+  return {
+    sites,
+    parameters: items.map(({ parameters }) => parameters),
+    points: undominated(points).map((point) => ({ ...point, widths: expandTies(point.widths, ties) })),
+  };
 }
 
 /**

@@ -20,7 +20,8 @@ const FIRST_TRY_EPOCHS = 4;
  * @throws {UserError} on anything wrong with what was given
  */
 export async function compileCommand(options: CompileOptions, host: Host): Promise<void> {
-  const { out, bits, seed, master, recipe, changes, weighting, settings, json } = options, { bundled, progress } = host;
+  const { out, bits, seed, master, recipe, changes, weighting, tie, pins, settings, json } = options,
+    { bundled, progress } = host;
   if (options.model !== undefined && options.calibration === undefined) {
     throw new UserError({ what: "Expected a text to calibrate on but found none", mend: "give one with --calib FILE" });
   }
@@ -50,6 +51,8 @@ export async function compileCommand(options: CompileOptions, host: Host): Promi
     changes,
     ...(master === undefined ? {} : { master }),
     weighting,
+    tie,
+    pins,
     settings: options.model === undefined && options.calibration === undefined
       ? { epochs: FIRST_TRY_EPOCHS, ...settings }
       : settings,

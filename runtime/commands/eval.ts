@@ -1,6 +1,6 @@
 /** @file Evaluating a checkpoint or an artifact on a text, at a list of settings. */
 import { createRunner } from "../../backends/runner.ts";
-import { parseBitSpec, parseBitSpecs } from "../../compiler/bit_spec.ts";
+import { parseBitSpec, parseBitSpecs, withPins } from "../../compiler/bit_spec.ts";
 import { type TextData, tokenizeTexts } from "../../compiler/frontends/dataset.ts";
 import { readFile } from "../../compiler/frontends/source.ts";
 import { parseTask, type Task, TASK_LAYOUTS } from "../../compiler/frontends/tasks.ts";
@@ -22,7 +22,7 @@ import { rowPrinter, taskPrinter } from "./table.ts";
  * @throws {UserError} on anything wrong with what was given
  */
 export async function evaluateCommand(options: EvaluateOptions, host: Host): Promise<void> {
-  const specs = parseBitSpecs(options.bits), { progress } = host;
+  const specs = withPins(parseBitSpecs(options.bits), options.pins), { progress } = host;
   if (options.model !== undefined && options.data === undefined && options.tasks.length === 0) {
     throw new UserError({
       what: "Expected a text to evaluate on but found none",

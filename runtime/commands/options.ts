@@ -1,5 +1,6 @@
 /** @file The command line: its commands with their options, what each option means, and the help text that follows from it. */
 import type { CalibrationSettings } from "../../compiler/calibrate/settings.ts";
+import { parsePin, type Pin } from "../../compiler/pins.ts";
 import { PLAN_CHANGES } from "../../compiler/plan_changes.ts";
 import { RECIPE_NAMES, type RecipeName } from "../../compiler/recipe.ts";
 import { type Arguments, optionLines, type OptionTable, readArguments } from "./arguments.ts";
@@ -13,7 +14,7 @@ export interface DeviceOptions {
 }
 
 /** `compile.ts [MODEL]`: no model is the bundled one. */
-export interface CompileOptions extends DeviceOptions {
+export interface CompileOptions extends DeviceOptions, PinOptions {
   readonly kind: "compile";
   readonly model?: string;
   readonly bits: string;
@@ -26,6 +27,8 @@ export interface CompileOptions extends DeviceOptions {
   /** Changes of the recipe, `NAME=VALUE`. */
   readonly changes: readonly string[];
   readonly weighting: "parameters" | "sites";
+  /** Whether linears that read one value take one width. */
+  readonly tie: boolean;
   readonly settings: Partial<CalibrationSettings>;
   readonly json: boolean;
 }
@@ -37,7 +40,7 @@ const PROTOCOLS = ["texts", "wikitext"] as const;
 export type Protocol = typeof PROTOCOLS[number];
 
 /** `compile.ts eval [MODEL]`. */
-export interface EvaluateOptions extends DeviceOptions {
+export interface EvaluateOptions extends DeviceOptions, PinOptions {
   readonly kind: "eval";
   readonly model?: string;
   readonly bits: string;
@@ -53,7 +56,7 @@ export interface EvaluateOptions extends DeviceOptions {
 }
 
 /** `compile.ts run [MODEL]`. */
-export interface RunOptions extends DeviceOptions {
+export interface RunOptions extends DeviceOptions, PinOptions {
   readonly kind: "run";
   readonly model?: string;
   readonly prompt: string;
@@ -84,6 +87,20 @@ export type Command =
   | { readonly kind: "help"; readonly text: string }
   | { readonly kind: "version" };
 
+/** Options of every command that takes settings. */
+export interface PinOptions {
+  /** Widths of sites that always win. */
+  readonly pins: readonly Pin[];
+}
+
+const PIN_TABLE = {
+  pin: {
+    value: "PATTERN=WIDTH",
+    doc: 'width of sites that always wins, such as "layers.0.*=8"; budgets are kept by the rest; several times',
+    many: true,
+  },
+} as const satisfies OptionTable;
+
 const DEVICE_TABLE = {
   device: { value: "NAME", doc: `where to compute: ${DEVICES.join(", ")} (auto: a GPU if there is one, else wasm)` },
   threads: { value: "N", doc: "threads of the wasm device (as many as cores)" },
@@ -96,7 +113,8 @@ const TABLES = {
   compile: {
     bits: {
       value: "SPEC",
-      doc: 'what to compile for: "4", "2-8", "w4a4", "w4a8kv4", "mixed", "mixed@3.25" or a list (mixed)',
+      doc:
+        'what to compile for: "4", "2-8", "w4a4", "w4a8kv4", "mixed", "mixed@3.25", a size such as "mixed@900MB" (of a file) or "mixed@900MB/memory", or a list (mixed)',
     },
     calib: { value: "FILE", doc: "text to calibrate on: .txt, or .jsonl with a text field per line" },
     eval: { value: "FILE", doc: "text of the table (the end of the calibration text, held out)" },
@@ -113,6 +131,8 @@ const TABLES = {
       many: true,
     },
     master: { value: "TYPE", doc: "how the artifact keeps weights: int8 or fp16 (the recipe's)" },
+    tie: { doc: "mixtures give linears that read one value (q/k/v, gate/up) one width" },
+    ...PIN_TABLE,
     weighting: { value: "UNIT", doc: "what mixed counts bits by: parameters, or sites as in the paper (parameters)" },
     ...JSON_TABLE,
     ...HELP_TABLE,
@@ -120,6 +140,7 @@ const TABLES = {
   },
   eval: {
     bits: { value: "LIST", doc: "settings to evaluate (16)" },
+    ...PIN_TABLE,
     data: { value: "FILE", doc: "text to evaluate on: .txt or .jsonl" },
     protocol: {
       value: "NAME",
@@ -144,6 +165,7 @@ const TABLES = {
   run: {
     prompt: { value: "TEXT", doc: "what to continue" },
     bits: { value: "SPEC", doc: "precision to run at (16)" },
+    ...PIN_TABLE,
     "max-tokens": { value: "N", doc: "tokens to generate at most (64)" },
     ...DEVICE_TABLE,
     ...JSON_TABLE,
@@ -193,6 +215,8 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...given("master", read.oneOf<"int8" | "fp16">("master", ["int8", "fp16"])),
     changes: read.list("set"),
     weighting: read.oneOf("weighting", ["parameters", "sites"]) ?? "parameters",
+    tie: read.has("tie"),
+    pins: read.list("pin").map(parsePin),
     settings: {
       ...given("epochs", read.integer("epochs", 0)),
       ...given("sequences", read.integer("sequences", 1)),
@@ -209,6 +233,7 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...given("window", read.integer("window", 2)),
     ...given("stride", read.integer("stride", 1)),
     tasks: read.list("tasks"),
+    pins: read.list("pin").map(parsePin),
     ...given("reference", read.text("reference")),
     ...device(read),
     json: read.has("json"),
@@ -218,6 +243,7 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...model(read),
     prompt: read.required("prompt", 'write --prompt "TEXT"'),
     bits: read.text("bits") ?? "16",
+    pins: read.list("pin").map(parsePin),
     maxTokens: read.integer("max-tokens", 1) ?? 64,
     ...device(read),
     json: read.has("json"),

@@ -1,6 +1,6 @@
 /** @file Continuing a prompt with a checkpoint or an artifact at one setting, greedily. */
 import { createRunner } from "../../backends/runner.ts";
-import { parseBitSpec } from "../../compiler/bit_spec.ts";
+import { parseBitSpec, withPins } from "../../compiler/bit_spec.ts";
 import { parseDecoderConfig } from "../../compiler/frontends/config.ts";
 import { checkContext } from "../../compiler/frontends/decoder.ts";
 import { openTokenizer } from "../../compiler/frontends/tokenizer.ts";
@@ -18,10 +18,12 @@ import type { RunOptions } from "./options.ts";
  * @throws {UserError} on anything wrong with what was given
  */
 export async function runCommand(
-  { model, prompt, bits, maxTokens, json, ...device }: RunOptions,
+  { model, prompt, bits, pins, maxTokens, json, ...device }: RunOptions,
   host: Host,
 ): Promise<void> {
-  const spec = parseBitSpec(bits), folder = await openModel(model, host), tokenizer = await openTokenizer(folder);
+  const [spec = parseBitSpec(bits)] = withPins([parseBitSpec(bits)], pins),
+    folder = await openModel(model, host),
+    tokenizer = await openTokenizer(folder);
   const config = parseDecoderConfig(await folder.read("config.json"), `${folder.name}/config.json`);
   await using backend = await openDevice(device);
   const source = (await openSource(folder, createRunner(backend)))(spec),

@@ -1,6 +1,15 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { type BitSpec, configOf, parseBitSpec, parseBitSpecs, storageBytes } from "../../compiler/bit_spec.ts";
+import {
+  type BitSpec,
+  configOf,
+  parseBitSpec,
+  parseBitSpecs,
+  storageBytes,
+  withPins,
+} from "../../compiler/bit_spec.ts";
+import { weightBytes } from "../../compiler/budget.ts";
+import { parsePin } from "../../compiler/pins.ts";
 import type { Frontier } from "../../compiler/allocate/frontier.ts";
 import { meanBits, type ModelSite } from "../../compiler/model_sites.ts";
 import { UserError } from "../../ir/errors.ts";
@@ -46,9 +55,9 @@ Deno.test("parseBitSpec() reads every form back, and keeps what the user wrote",
   }));
   fc.assert(fc.property(fc.integer({ min: 200, max: 800 }), (hundredths) => {
     const text = `mixed@${hundredths / 100}`;
-    assertEquals(parseBitSpec(text), { kind: "mixed", text, budget: hundredths / 100 });
+    assertEquals(parseBitSpec(text), { kind: "mixed", text, budget: { kind: "bits", most: hundredths / 100 } });
   }));
-  assertEquals(parseBitSpec("mixed"), { kind: "mixed", text: "mixed", budget: 3 });
+  assertEquals(parseBitSpec("mixed"), { kind: "mixed", text: "mixed", budget: { kind: "bits", most: 3 } });
 });
 
 Deno.test("parseBitSpecs() expands ranges, splits lists and drops repetitions", () => {
@@ -182,4 +191,63 @@ Deno.test("storageBytes() counts codes, scales and zero points", () => {
   assertEquals(bytes("16"), 160);
   assertEquals(bytes("w4a4kv4"), bytes("4"), "activations and caches are not stored");
   assertAlmostEquals(meanBits({ "up.weight": 2 }, SITES), (60 * 2 + 20 * 16) / 80);
+});
+
+Deno.test("budgets can be sizes of a file or of memory, everything that is not quantized included", () => {
+  const groupSizes = { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 }, size = { groupSizes, unquantized: 100 };
+  const chosen = (text: string, spec = parseBitSpec(text)) => configOf(spec, SITES, FRONTIER, size);
+  const fileBytes = (text: string) => storageBytes(chosen(text), SITES, size) + 200;
+  const all = FRONTIER.points.map(({ widths }) => ({
+    "down.weight": Number(widths[FRONTIER.sites.indexOf("down.weight")]),
+    "up.weight": Number(widths[FRONTIER.sites.indexOf("up.weight")]),
+  }));
+  const sizes = all.map((config) => storageBytes(config, SITES, size) + 200);
+  for (const [i, bytes] of sizes.entries()) {
+    assertEquals(fileBytes(`mixed@${bytes}B`), bytes);
+    if (i > 0) assertEquals(fileBytes(`mixed@${bytes - 1}B`), sizes[i - 1]);
+  }
+  assertEquals(chosen("mixed@1GB"), chosen("mixed@8"));
+  // In memory scales and zero points are f32, and so is what is not quantized.
+  const memory = weightBytes(chosen("mixed@2"), SITES, size, "memory") + 400;
+  assertEquals(chosen(`mixed@${memory}B/memory`), chosen("mixed@2"));
+  assertThrows(
+    () => chosen(`mixed@${memory - 1}B/memory`),
+    UserError,
+    `at least ${memory} bytes, the least this model has`,
+  );
+  assertEquals(
+    ["mixed@1.5KiB", "mixed@2MB/file", "mixed@3GiB/memory"].map((text) => parseBitSpec(text)).map((spec) =>
+      spec.kind === "mixed" && spec.budget
+    ),
+    [
+      { kind: "bytes", most: 1536, of: "file" },
+      { kind: "bytes", most: 2e6, of: "file" },
+      { kind: "bytes", most: 3 * 2 ** 30, of: "memory" },
+    ],
+  );
+  for (const text of ["mixed@", "mixed@0MB", "mixed@3TB", "mixed@3/memory", "mixed@3MB/disk", "mixed@-3MB"]) {
+    assertThrows(() => parseBitSpec(text), UserError, "Expected a bit specification");
+  }
+});
+
+Deno.test("pins win over every width, and budgets are kept by the rest", () => {
+  const pinned = (text: string, ...pins: readonly string[]) =>
+    configOf(withPins([parseBitSpec(text)], pins.map(parsePin))[0] as BitSpec, SITES, FRONTIER);
+  assertEquals(pinned("2", "up.*=8")["up.weight"], 8);
+  assertEquals(pinned("w4a4", "*.input=8", "up.input=6")["up.input"], 6, "later pins win");
+  assertEquals(pinned("16", "up.*=8")["up.weight"], 16, "what others are compared with stays");
+  for (const hundredths of [250, 300, 450, 700]) {
+    const config = pinned(`mixed@${hundredths / 100}`, "down.weight=2");
+    assertEquals(config["down.weight"], 2);
+    assert(meanBits(config, SITES) <= hundredths / 100 + 1e-6);
+  }
+  assertThrows(() => pinned("mixed@2", "down.weight=8"), UserError, "Expected a budget of at least");
+  assertThrows(
+    () => pinned("4", "dwn.*=8"),
+    UserError,
+    'Expected a pattern of site names but found "dwn.*", which matches none',
+  );
+  for (const text of ["layers.*", "=8", "a=9", "a=x", "a="]) {
+    assertThrows(() => parsePin(text), UserError, "PATTERN=WIDTH");
+  }
 });

@@ -103,7 +103,7 @@ Deno.test("measureFrontier() keeps allocations measured as a whole: never worse 
   await calibrate(input);
   const measuring = { ...input, tokens: 16, report: () => {} }, found = await measureSensitivities(measuring);
   const items = Object.entries(found).map(([site, loss]) => ({ site, parameters: 64, loss }));
-  const { sites, points } = await measureFrontier(measuring, frontierOf(items));
+  const { sites, points } = await measureFrontier(measuring, { items });
   const uniform = await measureAllocations(
     measuring,
     sites,

@@ -11,6 +11,8 @@ Deno.test("readCommand() without arguments compiles the bundled model for a mixt
     recipe: "vernier",
     changes: [],
     weighting: "parameters",
+    tie: false,
+    pins: [],
     settings: {},
     json: false,
   });
@@ -52,6 +54,8 @@ Deno.test("readCommand() takes options in any order, with blanks or equals signs
     recipe: "vernier",
     changes: [],
     weighting: "parameters",
+    tie: false,
+    pins: [],
     settings: { epochs: 2, tokens: 64 },
     json: true,
   });
@@ -77,7 +81,7 @@ Deno.test("readCommand() refuses what it does not know", () => {
     const [args, message] of [
       [["--nonsense"], /^Expected an option but found "--nonsense"; use one of --bits, --calib,/],
       [["-x"], /found "-x"/],
-      [["eval", "--calib", "x"], /found "--calib"; use one of --bits, --data,/],
+      [["eval", "--calib", "x"], /found "--calib"; use one of --bits, --pin, --data,/],
       [["--json=1"], /^Expected no value for --json but found "1"$/],
       [["--out", "--json"], /^Expected a value for --out but found "--json"; write --out DIR$/],
       [["--seed", "1.5"], /^Expected a whole number of 0 or more for --seed but found "1.5"$/],
