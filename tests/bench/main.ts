@@ -1,98 +1,118 @@
 /**
- * Benchmarks of the WebAssembly backend: `deno task bench [--json] [--threads N]`. Every figure is a median of repeated runs and
- * stands beside what the same machine reaches in the same process, since machines are noisy and differ.
+ * Benchmarks of the WebAssembly backend: `deno task bench [--json | --markdown] [--threads N] [--only PATTERN] [--no-peers]`. Ceilings of the
+ * machine are measured first; every figure is the median of five rounds, in which peers take turns with ours, since machines are
+ * noisy and differ. A ratio above 1 says that we are faster.
  */
 import { parseArgs } from "@std/cli/parse-args";
-import { hostArray } from "../../backends/backend.ts";
-import { openWasm } from "../../backends/wasm/backend.ts";
-import { createBuilder } from "../../ir/builder.ts";
-import { type Graph, graphOf } from "../../ir/node.ts";
-import { random } from "../../ir/random.ts";
-import { sizeOf, tensorType, unsignedType, type Width } from "../../ir/types.ts";
+import type { Width } from "../../ir/types.ts";
+import { GROUP, openGraph, product } from "./cpu/graphs.ts";
+import { matMul, matMulNBits } from "./cpu/onnx.ts";
+import { openPeers } from "./cpu/onnx_runtime.ts";
+import { measureCpu } from "./cpu/roofline.ts";
+import { createReport, medianOf } from "./report.ts";
 
-interface Result {
+/** One product: ours and the model that peers run. */
+interface Case {
   readonly name: string;
-  readonly threads: number;
-  readonly median: number;
-  readonly unit: "GFLOP/s" | "GB/s" | "us";
-  /** Bytes per second of weights and scales, as a part of the copy bandwidth measured in this run. */
-  readonly share?: number;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly width?: Width;
+  readonly activations?: Width;
+  readonly model?: () => Uint8Array;
 }
 
-const REPEATS = 15;
+const ROUNDS = 5;
 
-/** Median seconds of one call. */
-function median(call: () => void): number {
-  for (let i = 0; i < 5; i++) call();
-  const seconds = Array.from({ length: REPEATS }, () => {
-    const start = performance.now();
-    call();
-    return (performance.now() - start) / 1000;
-  });
-  return seconds.sort((a, b) => a - b)[REPEATS >> 1] as number;
+const dense = (m: number, n: number, k: number): Case => ({
+  name: `product ${m}x${n}x${k}, f32`,
+  m,
+  n,
+  k,
+  model: () => matMul(m, n, k),
+});
+const quantized = (m: number, n: number, k: number, width: Width, activations?: Width): Case => ({
+  name: `product ${m}x${n}x${k}, w${width}${activations ? `a${activations}` : ""}, group ${GROUP}`,
+  m,
+  n,
+  k,
+  width,
+  ...(activations ? { activations } : {}),
+  // Peers have these widths; level 4 quantizes activations to 8 bits.
+  ...([2, 4, 8].includes(width) && (!activations || activations === 8)
+    ? { model: () => matMulNBits(m, n, k, width, GROUP, activations ? 4 : 0) }
+    : {}),
+});
+
+const CASES: readonly Case[] = [
+  dense(256, 2048, 2048),
+  dense(256, 256, 96),
+  dense(1, 4096, 4096),
+  ...([8, 7, 6, 5, 4, 3, 2] as const).map((width) => quantized(1, 4096, 4096, width)),
+  ...([[8, 8], [6, 8], [4, 8], [4, 4], [3, 8], [2, 8]] as const).map(([w, a]) => quantized(1, 4096, 4096, w, a)),
+  quantized(256, 2048, 2048, 4),
+  quantized(256, 2048, 2048, 8, 8),
+  quantized(256, 2048, 2048, 4, 8),
+];
+
+const options = parseArgs(Deno.args, {
+  boolean: ["json", "markdown", "peers"],
+  string: ["threads", "only"],
+  negatable: ["peers"],
+  default: { peers: true },
+});
+const threads = Number(options.threads ?? navigator.hardwareConcurrency), only = new RegExp(options.only ?? "");
+const report = createReport(options.json ? "json" : options.markdown ? "markdown" : "text");
+const roofline = measureCpu(threads), peers = options.peers ? await openPeers(threads) : [];
+const ceilings: readonly (readonly [string, number, string])[] = [
+  ["read", roofline.read / 1e9, "GB/s"],
+  ["f32 relaxed multiply-add", roofline.f32 / 1e9, "GFLOP/s"],
+  ["int8 relaxed dot", roofline.int8 / 1e9, "GOP/s"],
+];
+for (const [name, median, unit] of ceilings) {
+  report({ name, backend: "wasm", threads, median, unit, roofline: null, peer: null, ratio: null });
 }
 
-/** Seconds of one run of a graph on random leaves. */
-async function timeGraph(graph: Graph, threads: number): Promise<number> {
-  await using backend = await openWasm({ threads });
-  const program = await backend.compile(graph), rng = random(1, "bench");
-  const leaves = Object.fromEntries(
-    Object.entries(program.leaves).map(([name, type]) => {
-      const values = hostArray(type.dtype, sizeOf(type.shape));
-      for (let i = 0; i < values.length; i++) values[i] = type.dtype === "f32" ? rng.normal() : rng.int(4);
-      return [name, backend.upload(type, values)];
-    }),
-  );
-  const outputs = backend.run(program, leaves);
-  return median(() => backend.run(program, leaves, outputs));
-}
-
-/** x [m,k] times a weight [n,k]: in f32, or dequantized from codes with a scale and zero point per 128 columns. */
-function product(m: number, n: number, k: number, width?: Width): Graph {
-  const b = createBuilder(), x = b.input("x", tensorType("f32", [m, k]));
-  const axes = { lhsContract: [1], rhsContract: [1] };
-  if (width === undefined) {
-    return graphOf({ y: b.dot(x, b.param("w", tensorType("f32", [n, k]), "configuration"), axes) });
+/** Seconds of one run of some that take about 20 ms together. */
+async function secondsOf(run: () => unknown): Promise<number> {
+  let count = 0, seconds = 0;
+  const start = performance.now();
+  while (seconds < 0.02) {
+    await run();
+    count++;
+    seconds = (performance.now() - start) / 1000;
   }
-  const groups = k / 128, perGroup = tensorType("f32", [n, groups, 1]);
-  const codes = b.param("codes", tensorType(unsignedType(width), [n, groups, 128]), "configuration");
-  const centred = b.sub(b.cast(codes, "f32"), b.param("zero", perGroup, "configuration"));
-  const w = b.reshape(b.mul(centred, b.param("scale", perGroup, "configuration")), [n, k]);
-  return graphOf({ y: b.dot(x, w, axes) });
+  return seconds / count;
 }
 
-async function benchmarks(threads: number): Promise<Result[]> {
-  const results: Result[] = [];
-  const source = new Float32Array(1 << 25), target = new Float32Array(1 << 25);
-  const bandwidth = 2 * source.byteLength / median(() => target.set(source)) / 1e9;
-  results.push({ name: "copy 128 MiB", threads: 1, median: bandwidth, unit: "GB/s" });
-  const peak = 2 * 256 * 2048 * 2048 / await timeGraph(product(256, 2048, 2048), threads) / 1e9;
-  results.push({ name: "dot f32 256x2048x2048", threads, median: peak, unit: "GFLOP/s" });
-  const small = 2 * 256 * 96 * 256 / await timeGraph(product(256, 256, 96), threads) / 1e9;
-  results.push({ name: "dot f32 256x256x96", threads, median: small, unit: "GFLOP/s" });
-  for (const width of [undefined, 8, 7, 6, 5, 4, 3, 2] as const) {
-    const seconds = await timeGraph(product(1, 4096, 4096, width), threads), bits = width ?? 32;
-    const bytes = 4096 * 4096 * bits / 8 + (width === undefined ? 0 : 2 * 4 * 4096 * 4096 / 128);
-    const rate = bytes / seconds / 1e9;
-    results.push({
-      name: `mat-vec 4096x4096 ${width === undefined ? "f32" : `${width} bits, group 128`}`,
-      threads,
-      median: seconds * 1e6,
-      unit: "us",
-      share: rate / bandwidth,
-    });
+for (const { name, m, n, k, width, activations, model } of CASES.filter((each) => only.test(each.name))) {
+  const ours = await openGraph(product(m, n, k, width, activations), threads), bytes = model?.();
+  const rivals = bytes
+    ? await Promise.all(peers.map(async (peer) => ({ name: peer.name, run: await peer.open(bytes, m, k) })))
+    : [];
+  const times: number[] = [], theirs = rivals.map((): number[] => []);
+  for (let round = -1; round < ROUNDS; round++) {
+    const own = await secondsOf(ours.run);
+    if (round >= 0) times.push(own);
+    for (const [i, { run }] of rivals.entries()) {
+      if (run) {
+        const other = await secondsOf(run);
+        if (round >= 0) theirs[i]?.push(other);
+      }
+    }
   }
-  return results;
-}
-
-const options = parseArgs(Deno.args, { boolean: ["json"], string: ["threads"] });
-for (const result of await benchmarks(Number(options.threads ?? navigator.hardwareConcurrency))) {
-  const { name, threads, median: value, unit, share } = result;
-  if (options.json) console.log(JSON.stringify(result));
-  else {console.log(
-      `${name.padEnd(40)} ${threads} threads ${value.toFixed(1).padStart(9)} ${unit}${
-        share === undefined ? "" : `  ${(100 * share).toFixed(0)} % of copy bandwidth`
-      }`,
-    );}
+  await ours.close();
+  const seconds = medianOf(times), operations = 2 * m * n * k;
+  const weightBytes = n * k * (width ?? 32) / 8 + (width ? 8 * n * k / GROUP : 0);
+  // What must be read, or computed, whichever takes longer.
+  const peak = activations && activations <= 8 ? roofline.int8 : roofline.f32;
+  const bound = Math.max(weightBytes / roofline.read, operations / peak);
+  const line = { name, backend: "wasm", threads, roofline: bound / seconds };
+  const median = m === 1 ? seconds * 1e6 : operations / seconds / 1e9, unit = m === 1 ? "us" : "GFLOP/s";
+  if (rivals.length === 0) report({ ...line, median, unit, peer: null, ratio: null });
+  for (const [i, { name: peer }] of rivals.entries()) {
+    const other = theirs[i] ?? [];
+    report({ ...line, median, unit, peer, ratio: other.length > 0 ? medianOf(other) / seconds : null });
+  }
 }
 Deno.exit(0);

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
-import { frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
+import { lookUp } from "../../../compiler/allocate/frontier.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
 import { calibrate, type CalibrationInput } from "../../../compiler/calibrate/calibrate.ts";
