@@ -1,7 +1,7 @@
 /**
- * What attention does for several queries at a time: a key that is loaded once serves them all. Scores are sums over transposed keys,
- * so that lanes are keys and none are summed up. A block of the bundled model, 189 tokens: attention and its gradients take 3.0 instead of 4.4 ms query
- * by query.
+ * What attention does for several queries at a time: a key that is loaded once serves them all. Scores are sums over transposed
+ * keys, so that lanes are keys and none are summed up. In a block of the bundled model, 189 tokens, attention and its two kernels of
+ * gradients took 4.4 ms query by query and take 3.0 ms so.
  */
 import { addMultiples, type HeldRow, storeFirst, type Weighted } from "./attention_products.ts";
 import type { Vectors } from "./attention_rows.ts";
