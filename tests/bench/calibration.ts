@@ -14,6 +14,8 @@ import { trainInTorch } from "./calibration/peer.ts";
 import { createReport, medianOf } from "./report.ts";
 
 const REPEATS = 5, SEED = 3;
+/** Trainings before those that are timed: an engine replaces its first code of a kernel only after some calls. */
+const WARM_UP = 4;
 /** Losses of the two implementations agree to this part; sums in another order move rounded codes now and then. */
 const AGREEMENT = 0.01;
 
@@ -45,6 +47,7 @@ async function openTraining(plan: Plan) {
 }
 
 const elastic = await openTraining(plan), first = await elastic.train(), seconds: number[] = [];
+for (let i = 1; i < WARM_UP; i++) await elastic.train();
 for (let i = 0; i < REPEATS; i++) seconds.push((await elastic.train()).seconds);
 const ours = medianOf(seconds);
 const peer = await trainInTorch({ backend, block: elastic.block, plan, seed: SEED, threads, repeats: REPEATS });
@@ -63,7 +66,7 @@ report({
 let alone = 0;
 for (const width of WIDTHS) {
   const single = await openTraining({ ...plan, recipe: { ...plan.recipe, bitGroups: [[width]] } });
-  await single.train();
+  for (let i = 0; i < WARM_UP; i++) await single.train();
   const times: number[] = [];
   for (let i = 0; i < REPEATS; i++) times.push((await single.train()).seconds);
   alone += medianOf(times);
