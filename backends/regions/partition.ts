@@ -35,6 +35,8 @@ export interface Constraints {
   readonly forced: ReadonlySet<Node>;
   /** Stored values that must not hang on the unit of any source. */
   readonly alone: ReadonlySet<Node>;
+  /** Whether one kernel computes the gradients of attention in queries, keys and values. */
+  readonly gradientsTogether: boolean;
 }
 
 /** Elementwise operations that are worth a store and a load when they would be computed twice. */
@@ -61,13 +63,13 @@ export function rowSpace(node: Node): { shape: readonly number[]; axes: readonly
 /** Partitions a canonical graph; see the top of this file. */
 export function partition(graph: Graph, constraints: Constraints): Partition {
   const outputs = new Set(graph.outputs.map(({ node }) => node).filter((node) => !isLeaf(node)));
-  const grouped = groupedSums(graph);
+  const grouped = groupedSums(graph), { alone, gradientsTogether } = constraints, rules = { alone, gradientsTogether };
   // Once with anchors alone, to see which readers will share a kernel; then with what that makes worth storing.
-  const sketch = formUnits(graph, { grouped, stored: new Set(), alone: constraints.alone });
+  const sketch = formUnits(graph, { ...rules, grouped, stored: new Set() });
   const choice = { outputs, forced: constraints.forced, sketch };
   // The second time knowing which readers are stored values themselves, so that what only they read stays within their units.
   const stored = chooseStored(graph, choice, chooseStored(graph, choice, outputs));
-  const formed = formUnits(graph, { grouped, stored, alone: constraints.alone });
+  const formed = formUnits(graph, { ...rules, grouped, stored });
   return { units: schedule(graph, formed), unitOf: formed.unitOf, stored: storedResults(formed, stored, outputs) };
 }
 
@@ -77,6 +79,7 @@ interface Formation {
   /** Elementwise values and movements that get a place in memory. */
   readonly stored: ReadonlySet<Node>;
   readonly alone: ReadonlySet<Node>;
+  readonly gradientsTogether: boolean;
 }
 
 interface Formed {
@@ -91,7 +94,7 @@ interface Formed {
 }
 
 /** Puts every anchor and every stored value into a unit, in graph order. */
-function formUnits(graph: Graph, { grouped, stored, alone }: Formation): Formed {
+function formUnits(graph: Graph, { grouped, stored, alone, gradientsTogether }: Formation): Formed {
   const inner = new Set(grouped.values());
   const anchor = (node: Node) => isAnchor(node) && !inner.has(node);
   const sources = new Map<Node, ReadonlySet<Node>>();
@@ -175,7 +178,7 @@ function formUnits(graph: Graph, { grouped, stored, alone }: Formation): Formed 
     } else if (grouped.has(node)) place(node, open("dot", grouped.get(node)));
     else if (isRowAnchor(node)) place(node, units.find((unit) => sharesRow(unit, node)) ?? open("row"));
     else if (node.op === "attention" || node.op === "attentionGrad") {
-      place(node, units.find((unit) => sharesAttention(unit, node)) ?? open("attention"));
+      place(node, units.find((unit) => sharesAttention(unit, node, gradientsTogether)) ?? open("attention"));
     } else if (node.op === "dot") place(node, open("dot"));
     else if (node.op === "topK") place(node, open("topK"));
     else if (isAssembly(node)) place(node, open("assemble"));
@@ -183,15 +186,16 @@ function formUnits(graph: Graph, { grouped, stored, alone }: Formation): Formed 
   return { units, unitOf, dependencies, sourcesOf, isAnchor: anchor, hostOf };
 }
 
-function sharesAttention(unit: Unit, node: Node): boolean {
+function sharesAttention(unit: Unit, node: Node, gradientsTogether: boolean): boolean {
   const other = unit.anchors[0];
   return unit.kind === "attention" && other?.op === node.op &&
     other.inputs.every((input, i) => input === node.inputs[i]) &&
     other.attrs.scale === node.attrs.scale && other.attrs.causal === node.attrs.causal &&
     other.attrs.window === node.attrs.window &&
-    // Gradients of keys and values walk over queries, that of queries over keys: two kernels; with a bias there is one buffer
-    // too many for both in one.
-    (node.op === "attention" || (node.inputs.length <= 6 && (node.attrs.of === "q") === (other.attrs.of === "q")));
+    // Gradients of keys and values walk over queries, that of queries over keys: where chunks are small they are two kernels. With a
+    // bias there is one buffer too many for keys and values in one.
+    (node.op === "attention" || gradientsTogether ||
+      (node.inputs.length <= 6 && (node.attrs.of === "q") === (other.attrs.of === "q")));
 }
 
 /** Whether a unit's loops are those of a value of `size` elements. */

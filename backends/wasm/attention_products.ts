@@ -113,7 +113,7 @@ export function copyRow(b: FunctionBuilder, from: Index, to: Index, length: numb
 }
 
 /** Stores the lanes of elements `at` … that lie before `length`. */
-function storeFirst(b: FunctionBuilder, to: Index, value: Vector, at: number, length: number): void {
+export function storeFirst(b: FunctionBuilder, to: Index, value: Vector, at: number, length: number): void {
   if (at + 4 <= length) return b.emit(v128.store(to, value, { offset: 4 * at, align: 4 }));
   for (let lane = 0; at + lane < length; lane++) b.emit(v128.store32_lane(to, value, lane, 4 * (at + lane)));
 }

@@ -24,7 +24,12 @@ import { createPool, type Kernel, type Pool, type Program, type Step, type StepA
 export interface WasmOptions {
   /** Threads that run kernels, at least 1. Results do not depend on it. Default: 1. */
   readonly threads?: number;
+  /** Is told how long each kernel took, waiting for all threads behind each; without it runs have no clocks in them. */
+  readonly profile?: KernelProfile;
 }
+
+/** Hears of one kernel's run. */
+export type KernelProfile = (kernel: KernelSpec, milliseconds: number) => void;
 
 /** Most buffers that one kernel takes: parameters of a function, so the limit is only good sense. */
 const MOST_BUFFERS = 24;
@@ -42,6 +47,8 @@ interface LoadedKernel extends GeneratedKernel {
 
 interface WasmExecutable extends Executable {
   readonly program: Program;
+  /** The same steps one by one, where a profile is asked for. */
+  readonly single: readonly { readonly spec: KernelSpec; readonly program: Program }[];
   readonly values: readonly LoweredValue[];
   /** Addresses of all values, then that of the scratch memory. */
   readonly slots: Int32Array;
@@ -58,7 +65,7 @@ interface WasmExecutable extends Executable {
  *
  * @throws {Error} if the engine lacks SIMD
  */
-export function openWasm({ threads: wanted = 1 }: WasmOptions = {}): Promise<Backend> {
+export function openWasm({ threads: wanted = 1, profile }: WasmOptions = {}): Promise<Backend> {
   const features = probeFeatures();
   if (!features.simd) {
     throw new Error(`Cannot open the WebAssembly backend: this engine lacks SIMD; use the reference backend`);
@@ -75,7 +82,7 @@ export function openWasm({ threads: wanted = 1 }: WasmOptions = {}): Promise<Bac
     pool = createPool({ threads: 1, memory: heap.memory });
   }
   const traits = { simd: true, relaxed: features["relaxed-simd"], threads: pool.threads };
-  return Promise.resolve(createBackend(heap, pool, traits, shared));
+  return Promise.resolve(createBackend(heap, pool, traits, shared, profile));
 }
 
 function createBackend(
@@ -83,6 +90,7 @@ function createBackend(
   pool: Pool,
   traits: { relaxed: boolean; threads: number },
   shared: boolean,
+  profile: KernelProfile | undefined,
 ): Backend {
   const { memory } = heap, kernels = new Map<string, LoadedKernel>(), tables = new Map<string, number>();
   const tensors = new WeakSet<Tensor>();
@@ -131,7 +139,7 @@ function createBackend(
   const makeProgram = (
     lowered: LoweredProgram,
     offsets: ReadonlyMap<number, number>,
-  ): { program: Program; scratchBytes: number } => {
+  ): Pick<WasmExecutable, "program" | "single" | "scratchBytes"> => {
     const loaded = lowered.steps.map(({ kernel }) => load(kernel)), scratchSlot = lowered.values.length;
     // One stride for all kernels: without a barrier between them, threads are in different kernels at one time.
     const scratchBytes = Math.max(0, ...loaded.map((kernel) => kernel.scratchBytes));
@@ -143,7 +151,10 @@ function createBackend(
       args.push({ slot: scratchSlot }, scratchBytes, traits.threads);
       return { kernel, export: ENTRY, args, grid, barrier: barriers[i] ?? true };
     });
-    return { program: pool.program(steps), scratchBytes };
+    const single = profile === undefined
+      ? []
+      : lowered.steps.map(({ kernel }, i) => ({ spec: kernel, program: pool.program([steps[i] as Step]) }));
+    return { program: pool.program(steps), single, scratchBytes };
   };
 
   /** Puts the addresses of everything that does not change between runs into the slots. */
@@ -163,9 +174,9 @@ function createBackend(
     name: "wasm",
     traits,
     compile(graph: Graph, options: CompileOptions = {}) {
-      const lowered = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS });
+      const lowered = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS, gradientsTogether: true });
       const { offsets, arenaBytes, entries } = planMemory(lowered, bytesOf, ALIGNMENT);
-      const { program, scratchBytes } = makeProgram(lowered, offsets);
+      const made = makeProgram(lowered, offsets);
       const plan: MemoryPlan = { arenaBytes, entries };
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(
@@ -179,11 +190,10 @@ function createBackend(
           (spec) => printKernel(spec, { relaxed: traits.relaxed, shared }),
         ),
         plan,
-        program,
+        ...made,
         values: lowered.values,
         slots: new Int32Array(lowered.values.length + 1),
         offsets,
-        scratchBytes,
         filled: { arena: -1, scratch: -1 },
       };
       return Promise.resolve(executable);
@@ -258,7 +268,14 @@ function createBackend(
         const home = values[i]?.inPlaceOf;
         if (home !== undefined) slots[i] = slots[values.indexOf(homeOf(values, home))] ?? 0;
       }
-      if (program.steps.length > 0) {
+      if (profile) {
+        for (const { spec, program: step } of compiled.single) {
+          pool.setSlots(step, slots);
+          const start = performance.now();
+          pool.run(step);
+          profile(spec, performance.now() - start);
+        }
+      } else if (program.steps.length > 0) {
         pool.setSlots(program, slots);
         pool.run(program);
       }

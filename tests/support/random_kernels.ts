@@ -505,7 +505,7 @@ function attentionKernel(draft: Draft): KernelSpec {
   const heads = kvHeads * pick(draw, [1, 2, 3]), causal = chance(draw, 0.7);
   const tokens = pick(draw, [1, 3, 8, 19, 40]), usesPositions = causal && (chance(draw, 0.5) || tokens === 1);
   const context = causal && !usesPositions ? tokens : pick(draw, [1, 5, 18, 33, 70]);
-  const width = pick(draw, [2, 4, 8, 12, 3]), valueWidth = chance(draw, 0.7) ? width : pick(draw, [4, 8, 5]);
+  const width = pick(draw, [2, 4, 8, 12, 3, 40]), valueWidth = chance(draw, 0.7) ? width : pick(draw, [4, 8, 5]);
   const moderate = () => (draw.int(33) - 16) / 16;
   const full = (extents: readonly number[], axes = extents.map((_, i) => i)) =>
     load(draft, extents, "f32", axes, moderate);

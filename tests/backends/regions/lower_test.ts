@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { lowerGraph } from "../../../backends/regions/lower.ts";
 import type { LoweredProgram } from "../../../backends/regions/program.ts";
-import { lossGradients } from "../../../ir/autodiff.ts";
+import { gradients, lossGradients } from "../../../ir/autodiff.ts";
 import { type Builder, createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
@@ -263,4 +263,18 @@ Deno.test("lowerGraph() says when kernels may bind too few buffers", () => {
   const message =
     "Expected kernels that bind at most 6 buffers but found attention with more operands; raise maxBuffers";
   assertThrows(() => lowerGraph(boundedAttention().graph, { maxBuffers: 6 }), RangeError, message);
+});
+
+Deno.test("lowerGraph() computes all gradients of attention in one kernel where it is told to, otherwise those of a side", () => {
+  const b = createBuilder(), type = tensorType("f32", [1, 8, 2, 4]);
+  const [q, k, v, dy] = ["q", "k", "v", "dy"].map((name) => b.input(name, type)) as [Node, Node, Node, Node];
+  const output = b.attention(q, k, v, { scale: 0.5, causal: true });
+  const slopes = gradients(b, graphOf({ output }), { output: dy }, [q, k, v]);
+  const graph = graphOf({ output, ...Object.fromEntries(slopes.map((node, i) => [`slope.${i}`, node])) });
+  const results = (gradientsTogether: boolean) =>
+    lowerGraph(graph, { maxBuffers: 16, gradientsTogether }).steps.flatMap(({ kernel }) =>
+      kernel.kind === "attention" ? [kernel.results.map(({ of }) => of).join(" ")] : []
+    ).sort();
+  assertEquals(results(false), ["k v", "output logSumExp", "q"]);
+  assertEquals(results(true), ["output logSumExp", "q k v"]);
 });

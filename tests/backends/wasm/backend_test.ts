@@ -2,7 +2,8 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
-import { openWasm } from "../../../backends/wasm/backend.ts";
+import type { Tensor } from "../../../backends/backend.ts";
+import { openWasm, type WasmOptions } from "../../../backends/wasm/backend.ts";
 import { type Builder, createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
@@ -175,4 +176,25 @@ Deno.test("openWasm() refuses a number of threads that is none", async () => {
     RangeError,
     "expected a positive number of threads but found 0",
   );
+});
+
+Deno.test("openWasm() tells a profile of every kernel, and computes the same with one", async () => {
+  const b = createBuilder(), x = b.input("x", tensorType("f32", [4, 8]));
+  const graph = graphOf({ y: b.sum(b.exp(b.dot(x, x, { lhsContract: [1], rhsContract: [1] })), [1]) });
+  const run = async (options: WasmOptions) => {
+    await using backend = await openWasm(options);
+    const program = await backend.compile(graph), values = Float32Array.from({ length: 32 }, (_, i) => i % 5 / 10);
+    const { y } = backend.run(program, { x: backend.upload(tensorType("f32", [4, 8]), values) });
+    return { kernels: program.kernels.map(({ spec }) => spec.name), y: await backend.download(y as Tensor) };
+  };
+  const heard: string[] = [];
+  const profiled = await run({
+    threads: 2,
+    profile: ({ name }, milliseconds) => {
+      assert(milliseconds >= 0);
+      heard.push(name);
+    },
+  });
+  assertEquals(heard, profiled.kernels);
+  assertEquals(profiled.y, (await run({})).y);
 });

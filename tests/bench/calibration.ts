@@ -1,0 +1,82 @@
+/**
+ * Optimiser steps of an elastic calibration beside PyTorch on the same values, and beside calibrations of single widths:
+ * `deno run -A tests/bench/calibration.ts [--json] [--threads N] [--steps N] [--model FOLDER --texts FILE]`. PyTorch is that of
+ * `$PYTHON`, or of `python3`.
+ */
+import { parseArgs } from "@std/cli/parse-args";
+import { openWasm } from "../../backends/wasm/backend.ts";
+import { planOf } from "../../compiler/plan.ts";
+import type { Plan } from "../../compiler/plan.ts";
+import { random } from "../../ir/random.ts";
+import { WIDTHS } from "../../ir/sites.ts";
+import { openBenchBlock } from "./calibration/block.ts";
+import { trainInTorch } from "./calibration/peer.ts";
+import { createReport, medianOf } from "./report.ts";
+
+const REPEATS = 5, SEED = 3;
+/** Trainings before those that are timed: an engine replaces its first code of a kernel only after some calls. */
+const WARM_UP = 4;
+/** Losses of the two implementations agree to this part; sums in another order move rounded codes now and then. */
+const AGREEMENT = 0.01;
+
+const bundled = new URL("../../examples/models/world", import.meta.url).pathname;
+const options = parseArgs(Deno.args, {
+  boolean: ["json"],
+  string: ["threads", "steps", "model", "texts"],
+  default: { model: bundled, texts: `${bundled}/calibration.jsonl`, steps: "16" },
+});
+const threads = Number(options.threads ?? navigator.hardwareConcurrency), steps = Number(options.steps);
+const report = createReport(options.json ? "json" : "text");
+const plan = planOf({ name: "vernier", track: "weights", seed: 0, width: 0 });
+
+await using backend = await openWasm({ threads });
+
+/** A training at a plan's widths: call it for the seconds and the mean loss of one. */
+async function openTraining(plan: Plan) {
+  const block = await openBenchBlock(backend, { model: options.model, texts: options.texts, plan, steps });
+  const train = async () => {
+    let loss = 0, reports = 0;
+    const start = performance.now(), inputs = plan.recipe.bitGroups.map(() => block.inputs);
+    await block.opened.train(inputs, block.targets, random(SEED, "bench.draw"), (_, mean) => {
+      loss += mean;
+      reports++;
+    });
+    return { seconds: (performance.now() - start) / 1000, loss: loss / reports };
+  };
+  return { block, train };
+}
+
+const elastic = await openTraining(plan), first = await elastic.train(), seconds: number[] = [];
+for (let i = 1; i < WARM_UP; i++) await elastic.train();
+for (let i = 0; i < REPEATS; i++) seconds.push((await elastic.train()).seconds);
+const ours = medianOf(seconds);
+const peer = await trainInTorch({ backend, block: elastic.block, plan, seed: SEED, threads, repeats: REPEATS });
+if (!(Math.abs(peer.loss / first.loss - 1) < AGREEMENT)) {
+  throw new Error(`The two compute different things: loss ${first.loss}, PyTorch ${peer.loss}`);
+}
+const common = { backend: "wasm", threads, unit: "ms", roofline: null };
+report({
+  ...common,
+  name: "step of an elastic calibration, 2 to 8 bits",
+  median: 1000 * ours / steps,
+  peer: `PyTorch ${peer.torch}`,
+  ratio: peer.seconds / ours,
+});
+
+let alone = 0;
+for (const width of WIDTHS) {
+  const single = await openTraining({ ...plan, recipe: { ...plan.recipe, bitGroups: [[width]] } });
+  for (let i = 0; i < WARM_UP; i++) await single.train();
+  const times: number[] = [];
+  for (let i = 0; i < REPEATS; i++) times.push((await single.train()).seconds);
+  alone += medianOf(times);
+  single.block.opened.release();
+}
+report({
+  ...common,
+  name: "the same, of seven calibrations of one width",
+  median: 1000 * alone / steps,
+  peer: "one elastic calibration",
+  ratio: ours / alone,
+});
+Deno.exit(0);
