@@ -174,7 +174,7 @@ function createSums({ operand, contraction }: CodedProduct, activations: Activat
 }
 
 /** sum + Σ x·code over neighbours: exact for signed bytes x and codes below 128, with either instruction. */
-export function dotBytes({ relaxed }: KernelCode, x: Vector, codes: Vector, sum: Local<"v128">): Vector {
+function dotBytes({ relaxed }: KernelCode, x: Vector, codes: Vector, sum: Local<"v128">): Vector {
   if (relaxed) return i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
   // |x·code| ≤ 128·127: a sum of two fits 16 bits.
   const pairs = i16x8.add(i16x8.extmul_low_i8x16_s(x, codes), i16x8.extmul_high_i8x16_s(x, codes));
