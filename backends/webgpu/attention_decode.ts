@@ -44,7 +44,8 @@ export function planDecode(
   const widthFours = Math.ceil(spec.width / 4), valueFours = Math.ceil(spec.valueWidth / 4);
   const keyLanes = Math.min(8, powerBelow(widthFours)), valueLanes = powerAbove(valueFours);
   if (spec.dy || spec.tokens > FEW_QUERIES || valueLanes > threads) return undefined;
-  if (splits > 1 && (splits - 1) * threads >= spec.context) return undefined;
+  // Scratch takes one of the eight storage buffers that every device binds.
+  if (splits > 1 && ((splits - 1) * threads >= spec.context || spec.buffers.length > 7)) return undefined;
   const bytes = 4 * ((threads + 4) * keyLanes + 2 * threads) + 16 * (threads + widthFours) + 4 * threads;
   return bytes > traits.workgroupBytes ? undefined : { threads, splits, widthFours, valueFours, keyLanes, valueLanes };
 }
