@@ -7,8 +7,7 @@
  * always in the same order.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { writeOne } from "./access.ts";
-import { attentionOperands, LOWEST, storeFours } from "./attention_parts.ts";
+import { attentionOperands, LOWEST, storeFours, storeLogSumExp } from "./attention_parts.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { floatText, indent, powerAbove, powerBelow } from "./text.ts";
 import type { KernelTraits } from "./traits.ts";
@@ -184,25 +183,12 @@ const finished = (writer: Writer, spec: AttentionKernel, plan: DecodePlan): stri
 /** Lines that write results from `top`, `total` and `sum`. */
 function stores(writer: Writer, spec: AttentionKernel, { valueFours }: DecodePlan): string[] {
   return spec.results.flatMap(({ of, buffer }) =>
-    of === "logSumExp"
-      ? [
-        "if (lane == 0u) {",
-        ...indent(
-          writeOne(
-            writer,
-            buffer,
-            { flat: "row", row: "0u", column: "row" },
-            `select(top + log(total), ${LOWEST}, total == 0.0)`,
-          ),
-        ),
-        "}",
-      ]
-      : [
-        `if (lane < ${valueFours}u) {`,
-        "  let four = select(sum / total, vec4<f32>(), total == 0.0);",
-        ...indent(storeFours(writer, buffer, { row: "row", quad: "lane", extent: spec.valueWidth, four: "four" })),
-        "}",
-      ]
+    of === "logSumExp" ? storeLogSumExp(writer, buffer, "lane == 0u") : [
+      `if (lane < ${valueFours}u) {`,
+      "  let four = select(sum / total, vec4<f32>(), total == 0.0);",
+      ...indent(storeFours(writer, buffer, { row: "row", quad: "lane", extent: spec.valueWidth, four: "four" })),
+      "}",
+    ]
   );
 }
 
