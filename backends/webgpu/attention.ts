@@ -12,9 +12,9 @@ import {
   queryPlace,
   sees,
   storeFours,
+  storeLogSumExp,
 } from "./attention_parts.ts";
 import { writeAttentionGradient } from "./attention_gradient.ts";
-import { writeOne } from "./access.ts";
 import { writeDecode } from "./attention_decode.ts";
 import { writeAttentionTile } from "./attention_tile.ts";
 import { attentionPlans } from "./variants.ts";
@@ -96,28 +96,15 @@ function writeForward(writer: Writer, spec: AttentionKernel): { lines: string[];
     `  let row = (batch * ${tokens}u + token) * ${heads}u + head;`,
     ...indent(
       spec.results.flatMap(({ of, buffer }) =>
-        of === "logSumExp"
-          ? [
-            "if (share == 0u) {",
-            ...indent(
-              writeOne(
-                writer,
-                buffer,
-                { flat: "row", row: "0u", column: "row" },
-                `select(top + log(total), ${LOWEST}, total == 0.0)`,
-              ),
-            ),
-            "}",
-          ]
-          : [
-            `for (var slot = 0u; slot < ${slots}u; slot++) {`,
-            `  let quad = slot * ${lanes}u + share;`,
-            "  let four = select(sums[slot] / total, vec4<f32>(), total == 0.0);",
-            `  if (quad < ${valueFours}u) {`,
-            ...indent(storeFours(writer, buffer, { row: "row", quad: "quad", extent: valueWidth, four: "four" }), 4),
-            "  }",
-            "}",
-          ]
+        of === "logSumExp" ? storeLogSumExp(writer, buffer, "share == 0u") : [
+          `for (var slot = 0u; slot < ${slots}u; slot++) {`,
+          `  let quad = slot * ${lanes}u + share;`,
+          "  let four = select(sums[slot] / total, vec4<f32>(), total == 0.0);",
+          `  if (quad < ${valueFours}u) {`,
+          ...indent(storeFours(writer, buffer, { row: "row", quad: "quad", extent: valueWidth, four: "four" }), 4),
+          "  }",
+          "}",
+        ]
       ),
     ),
     "}",

@@ -7,8 +7,7 @@
  * always in the same order.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { writeOne } from "./access.ts";
-import { attentionOperands, LOWEST, storeFours } from "./attention_parts.ts";
+import { attentionOperands, LOWEST, storeFours, storeLogSumExp } from "./attention_parts.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { floatText, indent, powerAbove, powerBelow } from "./text.ts";
 import type { KernelTraits } from "./traits.ts";
@@ -44,7 +43,8 @@ export function planDecode(
   const widthFours = Math.ceil(spec.width / 4), valueFours = Math.ceil(spec.valueWidth / 4);
   const keyLanes = Math.min(8, powerBelow(widthFours)), valueLanes = powerAbove(valueFours);
   if (spec.dy || spec.tokens > FEW_QUERIES || valueLanes > threads) return undefined;
-  if (splits > 1 && (splits - 1) * threads >= spec.context) return undefined;
+  // Scratch takes one of the eight storage buffers that every device binds.
+  if (splits > 1 && ((splits - 1) * threads >= spec.context || spec.buffers.length > 7)) return undefined;
   const bytes = 4 * ((threads + 4) * keyLanes + 2 * threads) + 16 * (threads + widthFours) + 4 * threads;
   return bytes > traits.workgroupBytes ? undefined : { threads, splits, widthFours, valueFours, keyLanes, valueLanes };
 }
@@ -183,25 +183,12 @@ const finished = (writer: Writer, spec: AttentionKernel, plan: DecodePlan): stri
 /** Lines that write results from `top`, `total` and `sum`. */
 function stores(writer: Writer, spec: AttentionKernel, { valueFours }: DecodePlan): string[] {
   return spec.results.flatMap(({ of, buffer }) =>
-    of === "logSumExp"
-      ? [
-        "if (lane == 0u) {",
-        ...indent(
-          writeOne(
-            writer,
-            buffer,
-            { flat: "row", row: "0u", column: "row" },
-            `select(top + log(total), ${LOWEST}, total == 0.0)`,
-          ),
-        ),
-        "}",
-      ]
-      : [
-        `if (lane < ${valueFours}u) {`,
-        "  let four = select(sum / total, vec4<f32>(), total == 0.0);",
-        ...indent(storeFours(writer, buffer, { row: "row", quad: "lane", extent: spec.valueWidth, four: "four" })),
-        "}",
-      ]
+    of === "logSumExp" ? storeLogSumExp(writer, buffer, "lane == 0u") : [
+      `if (lane < ${valueFours}u) {`,
+      "  let four = select(sum / total, vec4<f32>(), total == 0.0);",
+      ...indent(storeFours(writer, buffer, { row: "row", quad: "lane", extent: spec.valueWidth, four: "four" })),
+      "}",
+    ]
   );
 }
 

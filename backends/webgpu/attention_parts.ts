@@ -160,6 +160,20 @@ export function storeFours(
   });
 }
 
+/** Lines that write the log-sum-exp of query `row` from `top` and `total` where `condition` holds. */
+export const storeLogSumExp = (writer: Writer, buffer: number, condition: string): string[] => [
+  `if (${condition}) {`,
+  ...indent(
+    writeOne(
+      writer,
+      buffer,
+      { flat: "row", row: "0u", column: "row" },
+      `select(top + log(total), ${LOWEST}, total == 0.0)`,
+    ),
+  ),
+  "}",
+];
+
 /** What the start of a kernel over blocks of queries needs to know. */
 export interface QueryBlocks {
   readonly spec: AttentionKernel;

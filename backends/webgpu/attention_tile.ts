@@ -4,8 +4,7 @@
  * chunk to chunk (the online softmax); the weighted sum stays in registers, four queries by a few fours of the value per invocation.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { writeOne } from "./access.ts";
-import { attentionOperands, LOWEST, queryGroups, storeFours } from "./attention_parts.ts";
+import { attentionOperands, LOWEST, queryGroups, storeFours, storeLogSumExp } from "./attention_parts.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { floatText, indent } from "./text.ts";
 import type { KernelTraits } from "./traits.ts";
@@ -263,16 +262,9 @@ function results(
     `if (lane % 4u == 0u) { ${totals}[lane / 4u] = total; }`,
     "workgroupBarrier();",
     ...logs.flatMap(({ buffer }) => [
-      `if (lane % 4u == 0u && first_token + lane / 4u < ${tokens}u) {`,
+      "{",
       `  let row = ${row("first_token + lane / 4u")};`,
-      ...indent(
-        writeOne(
-          writer,
-          buffer,
-          { flat: "row", row: "0u", column: "row" },
-          `select(top + log(total), ${LOWEST}, total == 0.0)`,
-        ),
-      ),
+      ...indent(storeLogSumExp(writer, buffer, `lane % 4u == 0u && first_token + lane / 4u < ${tokens}u`)),
       "}",
     ]),
     ...outputs.flatMap(({ buffer }) =>

@@ -15,6 +15,8 @@ import { createMemory, type GpuMemory, type Range } from "./memory.ts";
 import { createPipelines, type LoadedKernel } from "./pipelines.ts";
 import { homeOf, planSlots, type SlotPlan } from "./slots.ts";
 import { createSubmitter, type LoadedStep } from "./submit.ts";
+import type { KernelTraits } from "./traits.ts";
+import { memoryStore, type TuningStore } from "./tuner.ts";
 
 /** How to open the backend. */
 export interface WebGpuOptions {
@@ -22,6 +24,8 @@ export interface WebGpuOptions {
   readonly device?: GPUDevice;
   /** Refuse adapters that compute on the CPU. */
   readonly requireHardware?: boolean;
+  /** Where choices among variants of kernels are kept; by default they are made anew in every process. */
+  readonly tuning?: TuningStore;
 }
 
 /**
@@ -29,9 +33,10 @@ export interface WebGpuOptions {
  *
  * @throws {UserError} without a usable adapter
  */
-export async function openWebGpu({ device, requireHardware = false }: WebGpuOptions = {}): Promise<Backend> {
+export async function openWebGpu({ device, requireHardware = false, tuning }: WebGpuOptions = {}): Promise<Backend> {
   return createBackend(
     device ? await adoptDevice(device) : await openDevice(globalThis.navigator?.gpu, { requireHardware }),
+    tuning,
   );
 }
 
@@ -44,8 +49,15 @@ interface WebGpuExecutable extends Executable {
   readonly plan: SlotPlan;
 }
 
-/** The backend on an open device. */
-export function createBackend({ gpu: device, adapter, software, owned }: WebGpuDevice): Backend {
+/**
+ * The backend on an open device.
+ *
+ * @param tuning where choices among variants of kernels are kept; software devices take the default ones
+ */
+export function createBackend(
+  { gpu: device, adapter, software, owned, traits }: WebGpuDevice,
+  tuning: TuningStore | undefined = memoryStore(),
+): Backend {
   let failure: Error | undefined;
   device.addEventListener("uncapturederror", (event) => {
     const { error } = event as GPUUncapturedErrorEvent;
@@ -54,7 +66,8 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
   device.lost.then(({ reason, message }) => {
     if (reason !== "destroyed") failure ??= new Error(`The WebGPU device was lost: ${message}`);
   });
-  const submitter = createSubmitter(device), pipelines = createPipelines(device);
+  const submitter = createSubmitter(device),
+    pipelines = createPipelines(device, { traits, tuning: software ? undefined : named(tuning, adapter, traits) });
   const memory = createMemory(device, () => failure, submitter.flush);
   const backend: Backend = {
     name: "webgpu",
@@ -64,10 +77,14 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
       const kernels = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
+      const variants = new Map(steps.map(({ kernel }, i) => [kernel, kernels[i]?.variant]));
       const executable: WebGpuExecutable = {
         leaves: typesOf("leaf"),
         outputs: typesOf("output"),
-        kernels: kernelTexts(steps.map(({ kernel }) => kernel), (spec) => generateKernel(spec).text),
+        kernels: kernelTexts(
+          steps.map(({ kernel }) => kernel),
+          (spec) => generateKernel(spec, traits, variants.get(spec)).text,
+        ),
         plan: planSlots({ values, steps }, bytesOf),
         values,
         steps: steps.map((step, i) => ({ ...step, loaded: kernels[i] as LoadedKernel, groups: new Map() })),
@@ -98,6 +115,12 @@ export function createBackend({ gpu: device, adapter, software, owned }: WebGpuD
   };
   return backend;
 }
+
+/** A store as one device sees it. */
+const named = (store: TuningStore, adapter: string, traits: KernelTraits): TuningStore => {
+  const prefix = `${adapter} ${JSON.stringify(traits)} `;
+  return { get: (key) => store.get(prefix + key), set: (key, variant) => store.set(prefix + key, variant) };
+};
 
 /** Where every value of a program lies in this run, and the results to hand out. */
 function bind(

@@ -1,5 +1,7 @@
 /** Opens GPU devices: asks for the limits that large tensors need, recognises software adapters, and tries a kernel with a known answer. */
 import { UserError } from "../../ir/errors.ts";
+import { CANARIES } from "./canaries.ts";
+import { type KernelTraits, PORTABLE } from "./traits.ts";
 
 /** A device ready for kernels. */
 export interface WebGpuDevice {
@@ -8,12 +10,18 @@ export interface WebGpuDevice {
   readonly adapter: string;
   /** Whether the adapter computes on the CPU: right, but slower than the WebAssembly backend. */
   readonly software: boolean;
+  /** What kernels may use: what canaries have proved, or what every device has. */
+  readonly traits: KernelTraits;
   /** Whether disposing of the backend destroys the device: not where the caller brought it. */
   readonly owned: boolean;
 }
 
 /** Limits worth having; everything else stays at its default, so that nothing depends on a generous device unnoticed. */
 const WANTED = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
+/** By which variants of kernels are chosen. */
+const CLOCK = "timestamp-query";
+/** More would leave room for too few workgroups. */
+const MOST_WORKGROUP_BYTES = 32768;
 const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render|warp/i;
 
 /**
@@ -40,22 +48,26 @@ export async function openDevice(
       mend: "compute with WebAssembly, which is faster",
     });
   }
-  const requiredLimits = Object.fromEntries(WANTED.map((limit) => [limit, adapter.limits[limit]]));
-  const device = await adapter.requestDevice({ requiredLimits });
+  const requiredLimits = {
+    ...Object.fromEntries(WANTED.map((limit) => [limit, adapter.limits[limit]])),
+    maxComputeWorkgroupStorageSize: Math.min(adapter.limits.maxComputeWorkgroupStorageSize, MOST_WORKGROUP_BYTES),
+  };
+  const requiredFeatures = ([CLOCK] as const).filter((feature) => adapter.features.has(feature));
+  const device = await adapter.requestDevice({ requiredLimits, requiredFeatures });
   try {
     await tryCanary(device, name);
+    return { gpu: device, adapter: name, software, owned: true, traits: await traitsOf(device, software) };
   } catch (error) {
     device.destroy();
     throw error;
   }
-  return { gpu: device, adapter: name, software, owned: true };
 }
 
 /** A device that the caller opened. */
 export async function adoptDevice(device: GPUDevice): Promise<WebGpuDevice> {
   const { name, software } = describeAdapter(device.adapterInfo);
   await tryCanary(device, name);
-  return { gpu: device, adapter: name, software, owned: false };
+  return { gpu: device, adapter: name, software, owned: false, traits: await traitsOf(device, software) };
 }
 
 /** Name of an adapter, and whether it is a software one. */
@@ -86,10 +98,34 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 const CANARY_ANSWER = [265, 0xff030201, 0x4000c500, 0xffffffff, 12, 0x04fd02ff];
 
 async function tryCanary(device: GPUDevice, adapter: string): Promise<void> {
+  const found = await runCanary(device, CANARY);
+  if (typeof found === "string" || CANARY_ANSWER.some((word, i) => found[i] !== word)) {
+    throw new UserError({
+      what: `Expected the WebGPU adapter "${adapter}" to compute a kernel with a known answer but found ${found}`,
+      mend: "update its driver, or compute with WebAssembly",
+    });
+  }
+}
+
+/** What a device has beyond the least; a software one gains nothing by it. */
+async function traitsOf(device: GPUDevice, software: boolean): Promise<KernelTraits> {
+  const base = { ...PORTABLE, scratch: true };
+  if (software) return base;
+  const workgroupBytes = Math.min(device.limits.maxComputeWorkgroupStorageSize, MOST_WORKGROUP_BYTES);
+  const proved: Partial<Record<keyof KernelTraits, boolean>> = {};
+  for (const { trait, wgsl, answer } of CANARIES) {
+    const found = await runCanary(device, wgsl);
+    proved[trait] = typeof found !== "string" && answer.every((word, i) => found[i] === word);
+  }
+  return { ...base, workgroupBytes, packedDots: proved.packedDots ?? false };
+}
+
+/** The words that a canary leaves, or the message of what is wrong with it. */
+async function runCanary(device: GPUDevice, code: string): Promise<number[] | string> {
   device.pushErrorScope("validation");
   const size = 32, result = device.createBuffer({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });
   const staging = device.createBuffer({ size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
-  const module = device.createShaderModule({ code: CANARY });
+  const module = device.createShaderModule({ code });
   const pipeline = device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
   const group = device.createBindGroup({
     layout: pipeline.getBindGroupLayout(0),
@@ -104,15 +140,8 @@ async function tryCanary(device: GPUDevice, adapter: string): Promise<void> {
   device.queue.submit([encoder.finish()]);
   const error = await device.popErrorScope();
   if (!error) await staging.mapAsync(GPUMapMode.READ);
-  const found = error ? [] : [...new Uint32Array(staging.getMappedRange())];
+  const found = error ? error.message : [...new Uint32Array(staging.getMappedRange())];
   result.destroy();
   staging.destroy();
-  if (error || CANARY_ANSWER.some((word, i) => found[i] !== word)) {
-    throw new UserError({
-      what: `Expected the WebGPU adapter "${adapter}" to compute a kernel with a known answer but found ${
-        error?.message ?? `${found}`
-      }`,
-      mend: "update its driver, or compute with WebAssembly",
-    });
-  }
+  return found;
 }

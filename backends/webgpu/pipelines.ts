@@ -2,12 +2,17 @@
 import type { KernelSpec } from "../kernel.ts";
 import { kernelKey } from "../kernel_key.ts";
 import { generateKernel, type WebGpuKernel } from "./kernel.ts";
+import type { KernelTraits } from "./traits.ts";
+import { fastest, type TuningStore } from "./tuner.ts";
+import { kernelVariants } from "./variants.ts";
 
 /** A kernel ready to run. */
 export interface LoadedKernel {
+  /** Which of the kernel's variants it is. */
+  readonly variant: string;
   readonly layout: GPUBindGroupLayout;
-  /** Uniform buffers, bound behind those of the specification. */
-  readonly tables: readonly GPUBuffer[];
+  /** Buffers of its own, tables and scratch, bound behind those of the specification. */
+  readonly own: readonly GPUBuffer[];
   readonly dispatches: readonly {
     readonly pipeline: GPUComputePipeline;
     readonly grid: readonly [number, number, number];
@@ -18,17 +23,24 @@ export interface LoadedKernel {
 export interface PipelineCache {
   /** Compiles a kernel unless one that differs in names only is known. */
   load(spec: KernelSpec): Promise<LoadedKernel>;
-  /** Destroys the tables. */
+  /** Destroys the buffers of kernels. */
   dispose(): void;
 }
 
+/** What a cache of pipelines goes by. */
+export interface PipelineOptions {
+  readonly traits: KernelTraits;
+  /** Where choices among variants are kept; without it every kernel is its default variant. */
+  readonly tuning?: TuningStore | undefined;
+}
+
 /** Starts an empty cache. */
-export function createPipelines(device: GPUDevice): PipelineCache {
+export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineOptions): PipelineCache {
   const known = new Map<string, Promise<LoadedKernel>>(), layouts = new Map<string, GPUBindGroupLayout>();
-  const tables = new Map<string, GPUBuffer>();
-  const layoutFor = (spec: KernelSpec, tables: number): GPUBindGroupLayout => {
+  const tables = new Map<string, GPUBuffer>(), scratch: GPUBuffer[] = [];
+  const layoutFor = (spec: KernelSpec, kernel: WebGpuKernel): GPUBindGroupLayout => {
     const types = spec.buffers.map(({ use }): GPUBufferBindingType => use === "read" ? "read-only-storage" : "storage");
-    types.push(...Array.from({ length: tables }, () => "uniform" as const));
+    types.push(...kernel.tables.map(() => "uniform" as const), ...kernel.scratch.map(() => "storage" as const));
     const key = types.join(), found = layouts.get(key);
     if (found) return found;
     const layout = device.createBindGroupLayout({
@@ -48,8 +60,14 @@ export function createPipelines(device: GPUDevice): PipelineCache {
     tables.set(key, buffer);
     return buffer;
   };
-  const compile = async (spec: KernelSpec): Promise<LoadedKernel> => {
-    const kernel = generateKernel(spec), layout = layoutFor(spec, kernel.tables.length);
+  const usualVariant = (spec: KernelSpec): string => kernelVariants(spec, traits)[0] as string;
+  const scratchFor = (size: number): GPUBuffer => {
+    const buffer = device.createBuffer({ size, usage: GPUBufferUsage.STORAGE });
+    scratch.push(buffer);
+    return buffer;
+  };
+  const compile = async (spec: KernelSpec, variant = usualVariant(spec)): Promise<LoadedKernel> => {
+    const kernel = generateKernel(spec, traits, variant), layout = layoutFor(spec, kernel);
     // Pushed and popped without a wait in between: the stack of scopes belongs to the whole device.
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ code: kernel.text, label: kernel.name });
@@ -64,18 +82,36 @@ export function createPipelines(device: GPUDevice): PipelineCache {
     }));
     const error = await device.popErrorScope();
     if (error) throw await kernelError(kernel, module, error);
-    return { layout, dispatches, tables: kernel.tables.map(tableFor) };
+    return { variant, layout, dispatches, own: [...kernel.tables.map(tableFor), ...kernel.scratch.map(scratchFor)] };
+  };
+  /** Variants are timed one kernel after the other: at the same time they would slow each other down. */
+  let turn: Promise<unknown> = Promise.resolve();
+  const choose = async (spec: KernelSpec, key: string, store: TuningStore): Promise<LoadedKernel> => {
+    const variants = kernelVariants(spec, traits), before = store.get(key);
+    if (variants.length === 1) return compile(spec);
+    if (before !== undefined && variants.includes(before)) return compile(spec, before);
+    const candidates = new Map<string, LoadedKernel>();
+    candidates.set(usualVariant(spec), await compile(spec));
+    for (const variant of variants.slice(1)) {
+      // What a driver does not take is no candidate; only the default has to be taken by all.
+      const loaded = await compile(spec, variant).catch(() => undefined);
+      if (loaded) candidates.set(variant, loaded);
+    }
+    const best = await fastest(device, spec, candidates);
+    if (best !== undefined) store.set(key, best);
+    return candidates.get(best ?? usualVariant(spec)) as LoadedKernel;
   };
   return {
     load(spec) {
       const key = kernelKey(spec), found = known.get(key);
       if (found) return found;
-      const loaded = compile(spec);
+      const loaded = tuning ? turn.then(() => choose(spec, key, tuning)) : compile(spec);
+      if (tuning) turn = loaded.catch(() => {});
       known.set(key, loaded);
       return loaded;
     },
     dispose() {
-      for (const table of tables.values()) table.destroy();
+      for (const buffer of [...tables.values(), ...scratch]) buffer.destroy();
     },
   };
 }

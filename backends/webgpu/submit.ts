@@ -94,7 +94,7 @@ function boundStep(
     copies.push({ from: range, to });
     return { buffer: to };
   });
-  resources.push(...loaded.tables.map((buffer) => ({ buffer })));
+  resources.push(...loaded.own.map((buffer) => ({ buffer })));
   const entries = resources.map((resource, binding) => ({ binding, resource }));
   const bound = { group: device.createBindGroup({ layout: loaded.layout, entries }), copies };
   const [oldest] = groups.size >= KEPT_GROUPS ? groups : [];

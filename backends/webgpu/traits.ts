@@ -8,15 +8,6 @@ export interface KernelTraits {
   readonly packedDots: boolean;
   /** Whether whoever runs kernels binds the scratch that some variants ask for. */
   readonly scratch: boolean;
-  /** Subgroups, where every one has the same size. */
-  readonly subgroups?: SubgroupTraits;
-}
-
-/** How to write subgroup functions. */
-export interface SubgroupTraits {
-  readonly size: number;
-  /** Whether the compiler wants `enable subgroups;` (Tint) or refuses it (naga). */
-  readonly enable: boolean;
 }
 
 /** The least that every WebGPU device has. */

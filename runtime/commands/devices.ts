@@ -6,6 +6,7 @@ import { openWebGpu } from "../../backends/webgpu/backend.ts";
 import { openDawn } from "../../backends/webgpu/dawn.ts";
 import { UserError } from "../../ir/errors.ts";
 import { demandPermission } from "./permissions.ts";
+import { openTuningFile } from "./tuning_file.ts";
 
 /** What `--device` takes. */
 export const DEVICES = ["auto", "webgpu", "dawn", "wasm", "reference"] as const;
@@ -29,12 +30,12 @@ export async function openDevice(
 ): Promise<Backend> {
   switch (device) {
     case "auto":
-      return await openWebGpu({ requireHardware: true }).catch((error) => {
+      return await openWebGpu({ requireHardware: true, tuning: openTuningFile() }).catch((error) => {
         if (error instanceof UserError) return openWasm({ threads });
         throw error;
       });
     case "webgpu":
-      return await openWebGpu();
+      return await openWebGpu({ tuning: openTuningFile() });
     case "dawn":
       for (const name of ["ffi", "env", "read"] as const) await demandPermission({ name }, "load Dawn");
       return await openDawn();

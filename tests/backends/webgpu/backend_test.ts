@@ -6,6 +6,7 @@ import { createBackend, openWebGpu } from "../../../backends/webgpu/backend.ts";
 import { openDawn } from "../../../backends/webgpu/dawn.ts";
 import { describeAdapter } from "../../../backends/webgpu/device.ts";
 import { createPipelines } from "../../../backends/webgpu/pipelines.ts";
+import { PORTABLE } from "../../../backends/webgpu/traits.ts";
 import { createBuilder } from "../../../ir/builder.ts";
 import { UserError } from "../../../ir/errors.ts";
 import { type Graph, graphOf } from "../../../ir/node.ts";
@@ -23,7 +24,8 @@ async function openTestBackend(): Promise<Backend | undefined> {
   const gpu = await openTestGpu((adapter) => ({
     requiredLimits: { maxStorageBufferBindingSize: adapter.limits.maxStorageBufferBindingSize },
   }));
-  return gpu && createBackend({ gpu, ...describeAdapter(gpu.adapterInfo), adapter: "test", owned: true });
+  return gpu &&
+    createBackend({ gpu, ...describeAdapter(gpu.adapterInfo), adapter: "test", owned: true, traits: PORTABLE });
 }
 
 Deno.test("openWebGpu() computes what the reference computes, on random graphs", async () => {
@@ -115,7 +117,7 @@ Deno.test("an update writes rows into the cache that it is given", async () => {
 Deno.test("equal kernels under other names share a pipeline; errors of the shader compiler name kernel and line", async () => {
   const device = await openTestGpu();
   if (!device) return;
-  const pipelines = createPipelines(device);
+  const pipelines = createPipelines(device, { traits: PORTABLE });
   const one = pipelines.load(SILU), two = pipelines.load({ ...SILU, name: "other", fuses: "other" });
   assertEquals(one, two);
   await one;

@@ -2,6 +2,7 @@
 import { assert } from "@std/assert";
 import { hostArray } from "../../../backends/backend.ts";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
+import { PORTABLE } from "../../../backends/webgpu/traits.ts";
 import { createBackend } from "../../../backends/webgpu/backend.ts";
 import { describeAdapter } from "../../../backends/webgpu/device.ts";
 import { widthsAt } from "../../../compiler/calibrate/block.ts";
@@ -49,6 +50,7 @@ async function expectSame(
     adapter: "test",
     software: describeAdapter(gpu.adapterInfo).software,
     owned: true,
+    traits: PORTABLE,
   });
   const expected = evaluate(graph, leaves), executable = await backend.compile(graph, { inPlace });
   const bound = Object.fromEntries(
