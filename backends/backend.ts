@@ -32,6 +32,14 @@ export interface MemoryPlan {
   readonly entries: readonly PlannedValue[];
 }
 
+/** The most memory that a backend needed at one time. */
+export interface MemoryUse {
+  /** Bytes of tensors, arena and scratch memory as planned. */
+  readonly planned: number;
+  /** Bytes taken for them, gaps between them included. */
+  readonly allocated: number;
+}
+
 /** One intermediate value in the arena. */
 export interface PlannedValue {
   readonly name: string;
@@ -81,6 +89,8 @@ export interface Backend extends AsyncDisposable {
   view(tensor: Tensor, offset: number, type: TensorType): Tensor;
   /** Releases a tensor; views of it become invalid. */
   free(tensor: Tensor): void;
+  /** Memory so far, where the backend knows: see `MemoryUse`. */
+  memory?(): MemoryUse;
   /**
    * Runs a program. Every leaf must be bound. Results go to the given tensors, or to new ones; results that are declared
    * in place return the leaf's tensor. Order of runs is the order of calls.

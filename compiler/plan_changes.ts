@@ -162,6 +162,11 @@ export const PLAN_CHANGES = {
     "part of the steps whose sites take mixed widths",
     (text) => defined("mixtures", numberIn(text, { most: 1 })),
   ),
+  "shared-every": setting(
+    "N",
+    "bit groups of several widths take part in every Nth step",
+    (text) => defined("sharedEvery", wholeOf(text, 1)),
+  ),
   balance: setting(
     "on|off",
     "divide each group's loss by its loss before training",

@@ -236,6 +236,7 @@ function createBackend(
       found.freed = true;
       if (!found.parent) heap.free(found.address);
     },
+    memory: () => ({ planned: heap.peak.wanted, allocated: heap.peak.extent }),
     run(executable, leaves, outputs = {}) {
       const compiled = executable as WasmExecutable, { values, slots, program } = compiled;
       const results: Record<string, Tensor> = {};

@@ -19,14 +19,17 @@ export interface Heap {
   free(address: number): void;
   /** Bytes in use. */
   readonly used: number;
+  /** The most bytes that were asked for at one time, and the end of the highest range that was ever handed out. */
+  readonly peak: { readonly wanted: number; readonly extent: number };
 }
 
 /** Makes a heap in a memory of its own. */
 export function createHeap({ shared }: { readonly shared: boolean }): Heap {
   const memory = new WebAssembly.Memory({ initial: GROWTH / PAGE, maximum: LIMIT / PAGE, shared });
-  const sizes = new Map<number, number>();
+  const sizes = new Map<number, { readonly bytes: number; readonly wanted: number }>();
   let ranges: { from: number; to: number }[] = [{ from: START, to: GROWTH }];
-  let used = 0;
+  let used = 0, asked = 0;
+  const peak = { wanted: 0, extent: START };
 
   function grow(bytes: number): void {
     const size = memory.buffer.byteLength, last = ranges.at(-1);
@@ -48,6 +51,7 @@ export function createHeap({ shared }: { readonly shared: boolean }): Heap {
     get used() {
       return used;
     },
+    peak,
     allocate(wanted) {
       const bytes = Math.max(1, Math.ceil(wanted / ALIGNMENT)) * ALIGNMENT;
       let best: { from: number; to: number } | undefined;
@@ -67,15 +71,20 @@ export function createHeap({ shared }: { readonly shared: boolean }): Heap {
       const address = range.from;
       range.from += bytes;
       if (range.from === range.to) ranges = ranges.filter((other) => other !== range);
-      sizes.set(address, bytes);
+      sizes.set(address, { bytes, wanted });
       used += bytes;
+      asked += wanted;
+      peak.wanted = Math.max(peak.wanted, asked);
+      peak.extent = Math.max(peak.extent, address + bytes);
       return address;
     },
     free(address) {
-      const bytes = sizes.get(address);
-      if (bytes === undefined) throw new Error(`Internal error: nothing is allocated at ${address}`);
+      const size = sizes.get(address);
+      if (!size) throw new Error(`Internal error: nothing is allocated at ${address}`);
+      const { bytes, wanted } = size;
       sizes.delete(address);
       used -= bytes;
+      asked -= wanted;
       const freed = { from: address, to: address + bytes };
       const at = ranges.findIndex(({ from }) => from > address), index = at < 0 ? ranges.length : at;
       const before = ranges[index - 1], after = ranges[index];

@@ -31,6 +31,11 @@ export interface CalibrationSettings {
   readonly inputs: "fused" | "tracks";
   /** Part of the steps whose sites take mixed widths; see draw.ts. 0: one width per step, as published. */
   readonly mixtures: number;
+  /**
+   * Bit groups of several widths, which share a draw because fine grids need few steps, take part in one of so many steps; 1: in all,
+   * as published.
+   */
+  readonly sharedEvery: number;
   /** Divide each group's loss by its own loss before training, so that low widths do not drown the others. */
   readonly balance: boolean;
   readonly merge: {
@@ -61,6 +66,7 @@ export function publishedSettings(track: Track): CalibrationSettings {
     lossPower: 1,
     inputs: "fused",
     mixtures: 0,
+    sharedEvery: 1,
     balance: false,
     merge: { kind: "selective", top: 0.5, weights: activations ? [0.3, 0.3, 0.4] : [0.25, 0.25, 0.25, 0.25] },
   };
@@ -84,6 +90,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     lossPower: 1,
     inputs: "tracks",
     mixtures: 0.25,
+    sharedEvery: 1,
     balance: true,
     // For inputs that are fused after all.
     merge: { kind: "selective", top: 0.5, weights: track === "activations" ? [0.6, 0.4] : [0.25, 0.25, 0.25, 0.25] },

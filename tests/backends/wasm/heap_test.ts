@@ -1,0 +1,48 @@
+/** Memory for tensors: ranges do not overlap, are used again, and peaks are told. */
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import * as fc from "fast-check";
+import type { Tensor } from "../../../backends/backend.ts";
+import { openWasm } from "../../../backends/wasm/backend.ts";
+import { createHeap } from "../../../backends/wasm/heap.ts";
+import { createBuilder } from "../../../ir/builder.ts";
+import { graphOf } from "../../../ir/node.ts";
+import { tensorType } from "../../../ir/types.ts";
+
+Deno.test("createHeap() hands out aligned ranges that never overlap, and uses freed ones again", () => {
+  const sizes = fc.array(fc.tuple(fc.nat(5000), fc.boolean()), { minLength: 1, maxLength: 60 });
+  fc.assert(fc.property(sizes, (requests) => {
+    const heap = createHeap({ shared: false }), live: { from: number; to: number }[] = [];
+    let most = 0;
+    for (const [bytes, release] of requests) {
+      const from = heap.allocate(bytes), to = from + bytes;
+      assertEquals(from % 64, 0);
+      assert(live.every((other) => to <= other.from || other.to <= from), `${from} … ${to} is in use`);
+      live.push({ from, to });
+      most = Math.max(most, live.reduce((sum, range) => sum + range.to - range.from, 0));
+      if (release) heap.free(live.splice(live.length >> 1, 1)[0]?.from ?? 0);
+    }
+    assertEquals(heap.peak.wanted, most);
+    for (const { from } of live) heap.free(from);
+    assertEquals(heap.used, 0);
+    const { extent } = heap.peak;
+    heap.allocate(extent - 1024);
+    assertEquals(heap.peak.extent, extent);
+  }));
+});
+
+Deno.test("createHeap() says when 4 GiB do not suffice", () => {
+  assertThrows(() => createHeap({ shared: false }).allocate(2 ** 32), RangeError, "below 4 GiB");
+});
+
+Deno.test("openWasm() takes no more than 5 % above what was planned", async () => {
+  await using backend = await openWasm();
+  const b = createBuilder(), type = tensorType("f32", [500, 700]), x = b.input("x", type);
+  const gram = b.dot(x, x, { lhsContract: [1], rhsContract: [1] }), norm = b.sum(b.mul(gram, gram), [1]);
+  const program = await backend.compile(graphOf({ y: b.mul(gram, b.div(b.constant(1, norm.type), norm)) }));
+  const before = backend.memory?.()?.planned ?? 0, bytes = 4 * (500 * 700 + 500 * 500);
+  const { y } = backend.run(program, { x: backend.allocate(type) });
+  const { planned = 0, allocated = Infinity } = backend.memory?.() ?? {};
+  assertEquals((y as Tensor).type.shape, [500, 500]);
+  assert(planned - before >= bytes + program.plan.arenaBytes, `${planned} bytes planned`);
+  assert(allocated >= planned && allocated <= 1.05 * planned, `${allocated} bytes for ${planned}`);
+});
