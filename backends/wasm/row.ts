@@ -219,6 +219,10 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
   const { place, emitter, rowVariables, kept, across } = sweep, { b } = place.code, position = elementAccess(sweep);
   const start = () => phase.reductions.map(({ op, scalar }) => b.let(op, REDUCTIONS[op][scalar].start));
   const totals = start();
+  // NaN found so far, where the reduction itself would lose it.
+  const lost = phase.reductions.map(({ op, scalar }) =>
+    REDUCTIONS[op][scalar].losesNan ? b.let("nan", i32x4.const(0)) : undefined
+  );
   let sums = totals;
   const roots = [
     ...[...phase.elements, ...phase.reductions].map(({ value }) => value),
@@ -245,9 +249,11 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
       }
     }
     phase.reductions.forEach(({ op, scalar, value }, i) => {
-      const sum = sums[i] as Local<"v128">, { start, combine } = REDUCTIONS[op][scalar], x = place.value(value);
-      const active = across || place.lanes === 4 ? x : v128.bitselect(x, start, laneMask(place.lanes));
+      const sum = sums[i] as Local<"v128">, { start, combine } = REDUCTIONS[op][scalar], nan = lost[i];
+      const x = nan ? b.let("x", place.value(value)) : place.value(value);
+      const active = across || place.lanes === 4 ? x : b.let("active", v128.bitselect(x, start, laneMask(place.lanes)));
       b.set(sum, combine(sum, active));
+      if (nan) b.set(nan, v128.or(nan, f32x4.ne(active, active)));
     });
     emitStores(place, staging.stores);
   };
@@ -293,28 +299,41 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
     place.alias(id, home ? { kind: "load", buffer: home.buffer, access: position, scalar } : value);
   }
   phase.reductions.forEach(({ id, op, scalar }, i) => {
-    const sum = totals[i] as Local<"v128">, { combine } = REDUCTIONS[op][scalar];
-    place.define(id, across ? sum : combineLanes(b, combine, sum));
+    const sum = totals[i] as Local<"v128">, { combine } = REDUCTIONS[op][scalar], nan = lost[i];
+    const whole = across ? sum : combineLanes(b, combine, sum);
+    if (!nan) return place.define(id, whole);
+    place.define(id, b.let(op, v128.or(whole, across ? nan : combineLanes(b, v128.or, nan))));
   });
   for (const { id, value } of phase.scalars) place.define(id, place.value(value));
   for (const transform of phase.transforms) emitRowTransform(sweep, transform);
   emitStores(place, phase.rowStores);
 }
 
-const REDUCTIONS = {
+/**
+ * How reductions start and go on. The largest and least f32 are found by single instructions that forget NaN, which is kept track of
+ * beside them: those that keep it are seven instructions on x86, each waiting for the one before.
+ */
+const REDUCTIONS: Readonly<Record<ReduceOp, Readonly<Record<"f32" | "i32", Reduction>>>> = {
   sum: {
     f32: { start: f32x4.const(0), combine: f32x4.add },
     i32: { start: i32x4.const(0), combine: i32x4.add },
   },
   max: {
-    f32: { start: f32x4.const(-Infinity), combine: f32x4.max },
+    f32: { start: f32x4.const(-Infinity), combine: f32x4.pmax, losesNan: true },
     i32: { start: i32x4.const(-(2 ** 31)), combine: i32x4.max_s },
   },
   min: {
-    f32: { start: f32x4.const(Infinity), combine: f32x4.min },
+    f32: { start: f32x4.const(Infinity), combine: f32x4.pmin, losesNan: true },
     i32: { start: i32x4.const(2 ** 31 - 1), combine: i32x4.min_s },
   },
-} satisfies Record<ReduceOp, Record<"f32" | "i32", { start: Vector; combine: Combine }>>;
+};
+
+interface Reduction {
+  readonly start: Vector;
+  readonly combine: Combine;
+  /** Whether `combine` loses NaN. */
+  readonly losesNan?: boolean;
+}
 
 function emitRowTransform(sweep: Sweep, { id, source, transposed, signs }: RowTransform): void {
   const { place, emitter, flat, length, across, kept, room } = sweep, { b } = place.code;

@@ -256,3 +256,39 @@ Deno.test("kernels round to the nearest half, ties to even, subnormal ones and o
     assertEquals(runSpec(spec, buffers), expected);
   }
 });
+
+Deno.test("row kernels give NaN where a row holds one, as its largest and as its least value", () => {
+  for (const length of [1, 7, 40, 1100]) {
+    const load: Expr = { kind: "load", buffer: 0, access: { offset: 0, strides: [length, 1] }, scalar: "f32" };
+    const reduction = (id: number, op: "max" | "min") => ({ id, op, scalar: "f32", value: load }) as const;
+    const store = (id: number, buffer: number) =>
+      ({ buffer, access: { offset: 0, strides: [1, 0] }, value: { kind: "value", id, scalar: "f32" } }) as const;
+    const spec: KernelSpec = {
+      kind: "row",
+      name: "extremes",
+      fuses: "",
+      buffers: [
+        { name: "x", type: { dtype: "f32", shape: [3, length] }, use: "read" },
+        { name: "most", type: { dtype: "f32", shape: [3] }, use: "write" },
+        { name: "least", type: { dtype: "f32", shape: [3] }, use: "write" },
+      ],
+      outer: [3],
+      row: [length],
+      phases: [{
+        elements: [],
+        reductions: [reduction(0, "max"), reduction(1, "min")],
+        scalars: [],
+        transforms: [],
+        stores: [],
+        rowStores: [store(0, 1), store(1, 2)],
+      }],
+    };
+    const x = Float32Array.from({ length: 3 * length }, (_, i) => (i * 7) % 11 - 5);
+    x[length + (length >> 1)] = NaN;
+    const expected = (of: (...values: number[]) => number) =>
+      Float32Array.from([0, 1, 2], (row) => of(...x.subarray(row * length, (row + 1) * length)));
+    const [, most, least] = runSpec(spec, [x, new Float32Array(3), new Float32Array(3)]);
+    assertEquals(most, expected(Math.max));
+    assertEquals(least, expected(Math.min));
+  }
+});
