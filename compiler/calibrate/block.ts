@@ -195,7 +195,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
       const i = step % batches.list.length, epoch = Math.floor(step / batches.list.length);
       for (const [g, widths] of groups.entries()) {
         // Shifted by one per epoch, so that all batches are seen in turn.
-        if (widths.length > 1 && (step + epoch) % settings.sharedEvery > 0) continue;
+        if (widths.length > 1 && (i + epoch) % settings.sharedEvery > 0) continue;
         const { run, leaves } = await program("train", draw(widths, rng));
         load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
         backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));

@@ -1,4 +1,5 @@
-import { assert } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
+import type { Backend } from "../../../backends/backend.ts";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { adaptersOf } from "../../../compiler/adapters.ts";
 import type { Values } from "../../../compiler/calibrate/batches.ts";
@@ -71,11 +72,18 @@ for (const track of ["weights", "activations"] as const) {
       })),
     };
     const names = { h: "h", cos: "cos", sin: "sin" };
-    const block = openBlock(
-      createPrograms(backend),
-      { graph, name: "block", recipe, settings, layout, batches, inputs: names, held: await prepare(graph) },
-      initialLearned(layout, settings.clipStart, random(1, "start")),
-    );
+    const input = {
+      graph,
+      name: "block",
+      recipe,
+      settings,
+      layout,
+      batches,
+      inputs: names,
+      held: await prepare(graph),
+    };
+    const start = initialLearned(layout, settings.clipStart, random(1, "start"));
+    const block = openBlock(createPrograms(backend), input, start);
     const losses = async () => {
       const found: number[] = [];
       for (const widths of recipe.bitGroups) {
@@ -95,5 +103,21 @@ for (const track of ["weights", "activations"] as const) {
     // The lowest widths have most to gain.
     assert((after[last] ?? 1) < 0.9 * (before[last] ?? 0), `${before[last]} -> ${after[last]}`);
     block.release();
+
+    let passes = 0;
+    const counting: Backend = {
+      ...backend,
+      run: (executable, leaves, outputs) => {
+        if (Object.keys(executable.outputs).some((name) => name.startsWith("gradient."))) passes++;
+        return backend.run(executable, leaves, outputs);
+      },
+    };
+    const rarely = { ...settings, epochs: 3, sharedEvery: 3, balance: false };
+    const rare = openBlock(createPrograms(counting), { ...input, settings: rarely }, start);
+    await rare.train(recipe.bitGroups.map(() => inputs), targets, random(2, "bits"), () => {});
+    const groups = (shared: boolean) => recipe.bitGroups.filter((widths) => widths.length > 1 === shared).length;
+    // Six steps, of which a shared group takes part in two: one for each batch.
+    assertEquals(passes, 6 * groups(false) + 2 * groups(true));
+    rare.release();
   });
 }
