@@ -11,7 +11,7 @@ import type { Recipe } from "../recipe.ts";
 import type { Batches, Values } from "./batches.ts";
 import type { LearnedLayout } from "./learned.ts";
 import { openAverage } from "./average.ts";
-import { drawWidths } from "./draw.ts";
+import { drawWidths, takesPart } from "./draw.ts";
 import { openOptimizer } from "./optimizer.ts";
 import { createPool, type Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
@@ -194,8 +194,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     for (let step = 0, since = 0, passes = 0; step < steps; step++) {
       const i = step % batches.list.length, epoch = Math.floor(step / batches.list.length);
       for (const [g, widths] of groups.entries()) {
-        // Shifted by one per epoch, so that all batches are seen in turn.
-        if (widths.length > 1 && (i + epoch) % settings.sharedEvery > 0) continue;
+        if (!takesPart(widths, { batch: i, epoch, sharedEvery: settings.sharedEvery })) continue;
         const { run, leaves } = await program("train", draw(widths, rng));
         load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
         backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));

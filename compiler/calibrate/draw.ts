@@ -21,6 +21,15 @@ export interface Draw {
   readonly mixtures: number;
 }
 
+/**
+ * Whether a bit group takes part in the step of batch `batch` in epoch `epoch`: one of several widths only in every `sharedEvery`th,
+ * shifted by one per epoch, so that all batches are seen equally often.
+ */
+export const takesPart = (
+  widths: readonly Width[],
+  { batch, epoch, sharedEvery }: { readonly batch: number; readonly epoch: number; readonly sharedEvery: number },
+): boolean => widths.length === 1 || (batch + epoch) % sharedEvery === 0;
+
 /** Widths of all sites for one step. */
 export function drawWidths({ widths, sites, recipe, uniform, mixtures }: Draw, rng: Random): LocalWidths {
   const width = widths[rng.int(widths.length)] as Width, same = uniform(width);

@@ -1,5 +1,6 @@
 /** Hands a block and its training to peers/elastic_calibration.py. */
 import type { Backend } from "../../../backends/backend.ts";
+import { takesPart } from "../../../compiler/calibrate/draw.ts";
 import type { Plan } from "../../../compiler/plan.ts";
 import { random } from "../../../ir/random.ts";
 import type { BenchBlock } from "./block.ts";
@@ -90,10 +91,10 @@ async function describe({ backend, block, plan: { recipe, settings }, seed, thre
       weights: add(tokenWeights, [B, T, 1]),
     })),
     // The widths that the block's own training draws.
-    passes: batches.list.map(() =>
-      recipe.bitGroups.map((group) =>
-        Object.fromEntries(Object.entries(opened.draw(group, rng)).filter(([site]) => sites.includes(site)))
-      )
+    passes: batches.list.map((_, batch) =>
+      recipe.bitGroups.filter((group) => takesPart(group, { batch, epoch: 0, sharedEvery: settings.sharedEvery })).map((
+        group,
+      ) => Object.fromEntries(Object.entries(opened.draw(group, rng)).filter(([site]) => sites.includes(site))))
     ),
   };
   const data = new Float32Array(offset);
