@@ -89,7 +89,10 @@ export function planSteps(
       const caches = leavesOf(bound, "input").map(nameOf).filter((leaf) =>
         bound.outputs.some(({ name }) => name === leaf)
       );
-      const lowered = lowerGraph(bound, { inPlace: Object.fromEntries(caches.map((leaf) => [leaf, leaf])) });
+      const lowered = lowerGraph(bound, {
+        inPlace: Object.fromEntries(caches.map((leaf) => [leaf, leaf])),
+        storeCodes: true,
+      });
       const { arenaBytes, entries } = planSlots(lowered, bytesOf);
       return {
         function: name,

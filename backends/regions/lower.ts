@@ -17,6 +17,8 @@ export interface LowerOptions {
   readonly inPlace?: Readonly<Record<string, string>>;
   /** Most buffers that one kernel may bind; the portable WebGPU limit by default. */
   readonly maxBuffers?: number;
+  /** Whether integers that contractions read are written as codes once, rather than made again in every workgroup. */
+  readonly storeCodes?: boolean;
   /** Whether one kernel computes all gradients of attention: probabilities once, but as few chunks as there are heads. */
   readonly gradientsTogether?: boolean;
 }
@@ -32,7 +34,7 @@ const LOWERINGS: Readonly<Record<Unit["kind"], (unit: Unit, context: LoweringCon
 
 /** Lowers a graph with concrete shapes. */
 export function lowerGraph(graph: Graph, options: LowerOptions = {}): LoweredProgram {
-  const { inPlace = {}, maxBuffers = 8, gradientsTogether = false } = options;
+  const { inPlace = {}, maxBuffers = 8, gradientsTogether = false, storeCodes = false } = options;
   const canonical = canonicalize(graph, maxBuffers);
   const order = new Map(canonical.nodes.map((node, i) => [node, i]));
   const position = (node: Node) => order.get(node) ?? -1;
@@ -55,7 +57,7 @@ export function lowerGraph(graph: Graph, options: LowerOptions = {}): LoweredPro
   const forced = new Set<Node>(), alone = new Set<Node>();
   // Each failed attempt adds a constraint; every node can be constrained twice at most.
   for (let attempt = 0; attempt <= 2 * canonical.nodes.length + 2; attempt++) {
-    const parts = partition(canonical, { forced, alone, gradientsTogether });
+    const parts = partition(canonical, { forced, alone, gradientsTogether, storeCodes });
     const context: LoweringContext = { partition: parts, position, alias: (node) => homes.get(node) };
     const kernels: LoweredKernel[] = [], failures: CannotLower[] = [];
     for (const unit of parts.units) {

@@ -7,7 +7,7 @@
  */
 import { type Graph, nameOf, type Node, numberAttr, numbersAttr, usersOf } from "../../ir/node.ts";
 import { isMap, isMovement, isReduce } from "../../ir/ops.ts";
-import { concreteShape, sizeOf } from "../../ir/types.ts";
+import { concreteShape, isNarrow, sizeOf } from "../../ir/types.ts";
 
 /** What one kernel computes: anchors of one kind, and stored elementwise values that hang on them. */
 export interface Unit {
@@ -37,6 +37,8 @@ export interface Constraints {
   readonly alone: ReadonlySet<Node>;
   /** Whether one kernel computes the gradients of attention in queries, keys and values. */
   readonly gradientsTogether: boolean;
+  /** Whether integers that contractions read are written as codes once. */
+  readonly storeCodes: boolean;
 }
 
 /** Elementwise operations that are worth a store and a load when they would be computed twice. */
@@ -66,7 +68,7 @@ export function partition(graph: Graph, constraints: Constraints): Partition {
   const grouped = groupedSums(graph), { alone, gradientsTogether } = constraints, rules = { alone, gradientsTogether };
   // Once with anchors alone, to see which readers will share a kernel; then with what that makes worth storing.
   const sketch = formUnits(graph, { ...rules, grouped, stored: new Set() });
-  const choice = { outputs, forced: constraints.forced, sketch };
+  const choice = { outputs, forced: constraints.forced, storeCodes: constraints.storeCodes, sketch };
   // The second time knowing which readers are stored values themselves, so that what only they read stays within their units.
   const stored = chooseStored(graph, choice, chooseStored(graph, choice, outputs));
   const formed = formUnits(graph, { ...rules, grouped, stored });
@@ -271,6 +273,7 @@ function onlyLargeDot(x: Node, size: number): Node | undefined {
 interface Choice {
   readonly outputs: ReadonlySet<Node>;
   readonly forced: ReadonlySet<Node>;
+  readonly storeCodes: boolean;
   readonly sketch: Formed;
 }
 
@@ -278,7 +281,11 @@ interface Choice {
  * Decides which elementwise values are stored: results, forced ones, and those dearer to recompute than to load. Decided from
  * the sources on, so that a value is judged by what is stored below it.
  */
-function chooseStored(graph: Graph, { outputs, forced, sketch }: Choice, ends: ReadonlySet<Node>): ReadonlySet<Node> {
+function chooseStored(
+  graph: Graph,
+  { outputs, forced, storeCodes, sketch }: Choice,
+  ends: ReadonlySet<Node>,
+): ReadonlySet<Node> {
   const { isAnchor: anchor } = sketch;
   const users = usersOf(graph), readers = readersOf(graph, users, sketch, ends), stored = new Set<Node>();
   for (const node of graph.nodes) {
@@ -293,7 +300,11 @@ function chooseStored(graph: Graph, { outputs, forced, sketch }: Choice, ends: R
       const twice = (readers.get(node)?.size ?? 0) > 1 && !passesOn;
       const operand = readsAsOperand(node, users, anchor);
       const perRow = isPerRow(node, readers.get(node) ?? new Set());
-      if ((twice && !perRow && dear(CHEAP_OPERATIONS)) || (operand && dear(PROLOGUE_OPERATIONS))) stored.add(node);
+      // Codes take a quarter of the memory of what they are made from.
+      const codes = storeCodes && operand && isNarrow(node.type.dtype) && operations > 1;
+      if ((twice && !perRow && dear(CHEAP_OPERATIONS)) || (operand && dear(PROLOGUE_OPERATIONS)) || codes) {
+        stored.add(node);
+      }
     }
   }
   return stored;

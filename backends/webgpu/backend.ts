@@ -73,7 +73,7 @@ export function createBackend(
     name: "webgpu",
     traits: { adapter, software },
     async compile(graph: Graph, options: CompileOptions = {}) {
-      const { values, steps } = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS });
+      const { values, steps } = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS, storeCodes: true });
       const kernels = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
