@@ -35,6 +35,7 @@ import { concreteShape, type TensorType } from "../ir/types.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { checkpointSource } from "./checkpoint_source.ts";
 import { type HeldOut, holdOut } from "./hold_out.ts";
+import { openLossLog } from "./loss_log.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
 import { openOutput } from "./output_folder.ts";
 import { checkSettings, tableSettings, trackOf } from "./precision_table.ts";
@@ -154,6 +155,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     });
   }
 
+  const losses = output && await openLossLog(output.path);
   const learned = await learn({
     checkpoint,
     module,
@@ -165,8 +167,12 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     seed,
     weighting: options.weighting ?? "parameters",
     tie: options.tie ?? false,
-    report,
+    report: (event) => {
+      if (event.kind === "calibration") losses?.add(event.progress);
+      report(event);
+    },
   });
+  await losses?.draw();
   const description: ArtifactDescription = {
     ...learned,
     recipe,
