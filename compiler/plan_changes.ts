@@ -162,6 +162,11 @@ export const PLAN_CHANGES = {
     "part of the steps whose sites take mixed widths",
     (text) => defined("mixtures", numberIn(text, { most: 1 })),
   ),
+  "weight-only": setting(
+    "PART",
+    "part of the steps of --track both that leave activations in full precision",
+    (text) => defined("weightOnly", numberIn(text, { most: 1 })),
+  ),
   balance: setting(
     "on|off",
     "divide each group's loss by its loss before training",

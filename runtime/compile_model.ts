@@ -28,7 +28,7 @@ import { modelSites } from "../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../compiler/pipeline.ts";
 import { type Plan, planOf } from "../compiler/plan.ts";
 import { changePlan } from "../compiler/plan_changes.ts";
-import { defaultRecipe, type Recipe, type RecipeName } from "../compiler/recipe.ts";
+import { defaultRecipe, type Recipe, type RecipeName, type Track } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
 import { concreteShape, type TensorType } from "../ir/types.ts";
@@ -61,6 +61,8 @@ export interface CompileModelOptions {
   readonly seed?: number;
   /** The method: `vernier`, what measures best, unless given; `quept` is the published one. */
   readonly recipe?: RecipeName;
+  /** What the calibration serves; what `bits` asks for unless given. */
+  readonly track?: Track;
   /** How the copy of the weights is stored that all widths are made of; what the recipe says unless given. */
   readonly master?: "int8" | "fp16";
   /** What budgets of mixed precision count bits by; `parameters` unless given, `sites` is the unweighted form of the paper. */
@@ -202,7 +204,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
 
 /** The named plan with the changes that were asked for, cut to what the model can take. */
 function planFor(options: CompileModelOptions, specs: readonly BitSpec[], config: DecoderConfig): Plan {
-  const track = trackOf(specs), width = config.hiddenSize;
+  const track = options.track ?? trackOf(specs), width = config.hiddenSize;
   const named = planOf({ name: options.recipe ?? "vernier", track, seed: options.seed ?? 0, width });
   const master = options.master === undefined ? [] : [`master=${options.master}`];
   const { recipe, settings } = changePlan(named, [...master, ...options.changes ?? []]);

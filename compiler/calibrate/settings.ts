@@ -31,6 +31,11 @@ export interface CalibrationSettings {
   readonly inputs: "fused" | "tracks";
   /** Part of the steps whose sites take mixed widths; see draw.ts. 0: one width per step, as published. */
   readonly mixtures: number;
+  /**
+   * Part of the draws of track `both` that leave activations in full precision; half of the others quantize them at the weights'
+   * width and half at any from 4 to 8. Other tracks take no notice.
+   */
+  readonly weightOnly: number;
   /** Divide each group's loss by its own loss before training, so that low widths do not drown the others. */
   readonly balance: boolean;
   readonly merge: {
@@ -46,7 +51,7 @@ export interface CalibrationSettings {
  * The settings of the published method on a small model: those of the measurements that `--recipe quept` is compared to
  * (quept-method 8.2 has the learning rates of 7B models). Weights of the merge are those of quept-method 5.2.
  */
-export function publishedSettings(track: Track): CalibrationSettings {
+export function publishedSettings(track: Exclude<Track, "both">): CalibrationSettings {
   const activations = track === "activations";
   return {
     sequences: 128,
@@ -61,6 +66,7 @@ export function publishedSettings(track: Track): CalibrationSettings {
     lossPower: 1,
     inputs: "fused",
     mixtures: 0,
+    weightOnly: 0,
     balance: false,
     merge: { kind: "selective", top: 0.5, weights: activations ? [0.3, 0.3, 0.4] : [0.25, 0.25, 0.25, 0.25] },
   };
@@ -84,6 +90,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     lossPower: 1,
     inputs: "tracks",
     mixtures: 0.25,
+    weightOnly: 0.5,
     balance: true,
     // For inputs that are fused after all.
     merge: { kind: "selective", top: 0.5, weights: track === "activations" ? [0.6, 0.4] : [0.25, 0.25, 0.25, 0.25] },
