@@ -1,5 +1,6 @@
 /** @file Plans: the recipe of an elastic module together with the settings of its calibration, by name and with changes. */
 import { type CalibrationSettings, defaultSettings, publishedSettings } from "./calibrate/settings.ts";
+import { UserError } from "../ir/errors.ts";
 import { defaultRecipe, publishedRecipe, type Recipe, type RecipeName, type Track } from "./recipe.ts";
 
 /** Everything that decides what a compilation learns. */
@@ -17,9 +18,19 @@ export interface PlanInput {
   readonly width: number;
 }
 
-/** The plan of a name. */
+/**
+ * The plan of a name.
+ *
+ * @throws {UserError} for the published method with both tracks at once, which it does not know
+ */
 export function planOf({ name, track, seed, width }: PlanInput): Plan {
-  return name === "quept"
-    ? { recipe: publishedRecipe(track, seed, width), settings: publishedSettings(track) }
-    : { recipe: defaultRecipe(track, seed), settings: defaultSettings(track) };
+  if (name === "vernier") return { recipe: defaultRecipe(track, seed), settings: defaultSettings(track) };
+  if (track === "both") {
+    throw new UserError({
+      what: "Expected one track for the recipe quept, which calibrates weights alone and with activations apart",
+      where: "--track",
+      mend: "use weights or activations, or --recipe vernier",
+    });
+  }
+  return { recipe: publishedRecipe(track, seed, width), settings: publishedSettings(track) };
 }

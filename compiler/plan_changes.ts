@@ -167,6 +167,11 @@ export const PLAN_CHANGES = {
     "bit groups of several widths take part in every Nth step",
     (text) => defined("sharedEvery", wholeOf(text, 1)),
   ),
+  "weight-only": setting(
+    "PART",
+    "part of the steps of --track both that leave activations in full precision",
+    (text) => defined("weightOnly", numberIn(text, { most: 1 })),
+  ),
   balance: setting(
     "on|off",
     "divide each group's loss by its loss before training",

@@ -3,8 +3,14 @@ import type { QuantizationScheme } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import { adaptersOf, type RankSchedule } from "./adapters.ts";
 
-/** The track a recipe belongs to. */
-export type Track = "weights" | "activations";
+/**
+ * What a calibration serves: settings of weights alone, settings that quantize activations and the cache as well, or all of them
+ * with one artifact.
+ */
+export const TRACKS = ["weights", "activations", "both"] as const;
+
+/** The track a recipe belongs to; see `TRACKS`. */
+export type Track = typeof TRACKS[number];
 
 /** The published method, or the one that measures best. */
 export const RECIPE_NAMES = ["vernier", "quept"] as const;
@@ -37,7 +43,6 @@ const INDEPENDENT_RANKS = { 2: 32, 3: 32, 4: 32, 5: 16, 6: 16, 7: 16, 8: 16 } as
 
 /** The recipe of a track with the defaults that measurement chose. */
 export function defaultRecipe(track: Track, seed: number): Recipe {
-  const activations = track === "activations";
   return {
     ...commonRecipe(track, seed),
     scheme: {
@@ -46,7 +51,7 @@ export function defaultRecipe(track: Track, seed: number): Recipe {
       master: { kind: "int8", groupSize: 64 },
     },
     // High widths share a draw: they need fewer steps than low ones, and a step costs one pass per group.
-    bitGroups: activations ? [[8, 7, 6, 5], [4]] : [[8, 7, 6, 5], [4], [3], [2]],
+    bitGroups: track === "activations" ? [[8, 7, 6, 5], [4]] : [[8, 7, 6, 5], [4], [3], [2]],
   };
 }
 
@@ -57,7 +62,7 @@ export function defaultRecipe(track: Track, seed: number): Recipe {
  *
  * @param width of the residual stream
  */
-export function publishedRecipe(track: Track, seed: number, width: number): Recipe {
+export function publishedRecipe(track: Exclude<Track, "both">, seed: number, width: number): Recipe {
   const activations = track === "activations";
   const perGroup = Math.max(1, Math.min(16, Math.floor(width / (activations ? 8 : 16))));
   const ranks = (groups: Readonly<Record<Width, number>>): RankSchedule =>
@@ -80,9 +85,9 @@ export function publishedRecipe(track: Track, seed: number, width: number): Reci
 
 const commonRecipe = (track: Track, seed: number) => ({
   track,
-  rotate: track === "activations",
-  activations: track === "activations",
-  cache: track === "activations",
+  rotate: track !== "weights",
+  activations: track !== "weights",
+  cache: track !== "weights",
   seed,
 });
 

@@ -86,6 +86,12 @@ export function widthOf(widths: LocalWidths, name: string, least: Width = 2): Wi
   throw new RangeError(`Expected a width from ${least} to 8, or 16, for site "${name}" but found ${width}`);
 }
 
+/** Narrowest width of each kind of site; signed codes have no fewer than 4 bits. */
+export const LEAST_WIDTHS = { weight: 2, adapter: 2, activation: 4, key: 2, value: 2 } as const satisfies Record<
+  SiteRole,
+  Width
+>;
+
 /** Q_b = 2^b - 1, the top code of an unsigned grid: weights and caches (quept-method 0). */
 export const unsignedTop = (width: Width): number => 2 ** width - 1;
 

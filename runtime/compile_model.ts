@@ -28,13 +28,14 @@ import { modelSites } from "../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../compiler/pipeline.ts";
 import { type Plan, planOf } from "../compiler/plan.ts";
 import { changePlan } from "../compiler/plan_changes.ts";
-import { defaultRecipe, type Recipe, type RecipeName } from "../compiler/recipe.ts";
+import { defaultRecipe, type Recipe, type RecipeName, type Track } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
 import { concreteShape, type TensorType } from "../ir/types.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { checkpointSource } from "./checkpoint_source.ts";
 import { type HeldOut, holdOut } from "./hold_out.ts";
+import { openLossLog } from "./loss_log.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
 import { openOutput } from "./output_folder.ts";
 import { checkSettings, tableSettings, trackOf } from "./precision_table.ts";
@@ -60,6 +61,8 @@ export interface CompileModelOptions {
   readonly seed?: number;
   /** The method: `vernier`, what measures best, unless given; `quept` is the published one. */
   readonly recipe?: RecipeName;
+  /** What the calibration serves; what `bits` asks for unless given. */
+  readonly track?: Track;
   /** How the copy of the weights is stored that all widths are made of; what the recipe says unless given. */
   readonly master?: "int8" | "fp16";
   /** What budgets of mixed precision count bits by; `parameters` unless given, `sites` is the unweighted form of the paper. */
@@ -154,6 +157,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     });
   }
 
+  const losses = output && await openLossLog(output.path);
   const learned = await learn({
     checkpoint,
     module,
@@ -165,8 +169,12 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     seed,
     weighting: options.weighting ?? "parameters",
     tie: options.tie ?? false,
-    report,
+    report: (event) => {
+      if (event.kind === "calibration") losses?.add(event.progress);
+      report(event);
+    },
   });
+  await losses?.draw();
   const description: ArtifactDescription = {
     ...learned,
     recipe,
@@ -196,7 +204,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
 
 /** The named plan with the changes that were asked for, cut to what the model can take. */
 function planFor(options: CompileModelOptions, specs: readonly BitSpec[], config: DecoderConfig): Plan {
-  const track = trackOf(specs), width = config.hiddenSize;
+  const track = options.track ?? trackOf(specs), width = config.hiddenSize;
   const named = planOf({ name: options.recipe ?? "vernier", track, seed: options.seed ?? 0, width });
   const master = options.master === undefined ? [] : [`master=${options.master}`];
   const { recipe, settings } = changePlan(named, [...master, ...options.changes ?? []]);

@@ -2,7 +2,7 @@
 import { type BitSpec, parseBitSpec } from "../compiler/bit_spec.ts";
 import type { Recipe, Track } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
-import { FULL_WIDTH } from "../ir/sites.ts";
+import { FULL_WIDTH, LEAST_WIDTHS } from "../ir/sites.ts";
 
 /** The recipe that settings need: weights and activations as soon as one of them quantizes activations or the cache. */
 export function trackOf(specs: readonly BitSpec[]): Track {
@@ -28,7 +28,7 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
         track === "activations" ? " beside quantized activations" : ""
       } but found ${quote(spec.text)}`,
       where: "--bits",
-      mend: "compile settings of weights alone without settings such as w4a4",
+      mend: "compile with --track both, or settings of weights alone without settings such as w4a4",
     });
   }
 }
@@ -43,7 +43,9 @@ export function tableSettings(
     return specs.find((spec) => sameWidths(spec, usual)) ?? usual;
   };
   const widths = bitGroups.flat().sort((a, b) => b - a);
-  const usual = widths.map((width) => wording(track === "activations" ? `w${width}a${width}` : String(width)));
+  const alone = track === "activations" ? [] : widths.map((width) => wording(String(width)));
+  const quantized = track === "weights" ? [] : widths.filter((width) => width >= LEAST_WIDTHS.activation);
+  const usual = [...alone, ...quantized.map((width) => wording(`w${width}a${width}`))];
   const full = wording(String(FULL_WIDTH));
   return [full, ...usual, ...specs.filter((spec) => spec !== full && !usual.includes(spec))];
 }

@@ -12,7 +12,7 @@ import { verifyModule } from "../../ir/verify_module.ts";
 import { type Fields, fieldsOf } from "../frontends/fields.ts";
 import { isJsonObject, type JsonObject, parseJsonObject } from "../frontends/json.ts";
 import { type ModelSite, modelSites } from "../model_sites.ts";
-import type { Recipe } from "../recipe.ts";
+import { type Recipe, TRACKS } from "../recipe.ts";
 
 /** Metadata key of the description in the file. */
 export const METADATA_KEY = "vernier";
@@ -110,8 +110,8 @@ function readModule(text: string, where: string): Module {
 }
 
 function readRecipe(fields: Fields): Recipe {
-  const track = fields.raw("track"), groups = fields.raw("bitGroups");
-  if (track !== "weights" && track !== "activations") throw fields.error("track", '"weights" or "activations"');
+  const track = TRACKS.find((known) => known === fields.raw("track")), groups = fields.raw("bitGroups");
+  if (track === undefined) throw fields.error("track", '"weights", "activations" or "both"');
   const isGroups = (value: unknown): value is Width[][] =>
     Array.isArray(value) && value.every((group) => Array.isArray(group) && group.every(isWidth));
   if (!isGroups(groups)) throw fields.error("bitGroups", "lists of widths from 2 to 8");

@@ -2,7 +2,15 @@
 import type { Executable, Tensor } from "../../backends/backend.ts";
 import type { Graph } from "../../ir/node.ts";
 import type { Random } from "../../ir/random.ts";
-import { type LocalWidths, type Site, sitesOf, symmetricTop, unsignedTop } from "../../ir/sites.ts";
+import {
+  LEAST_WIDTHS,
+  type LocalWidths,
+  type Site,
+  sitesOf,
+  symmetricTop,
+  unsignedTop,
+  widthOf,
+} from "../../ir/sites.ts";
 import { bindSymbols } from "../../ir/symbols.ts";
 import { type TensorType, tensorType, type Width } from "../../ir/types.ts";
 import { trainFunction } from "../pipeline.ts";
@@ -108,7 +116,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   };
   const siteTops = (widths: LocalWidths): Record<string, Tensor> =>
     Object.fromEntries(sites.flatMap(({ name, role }) => {
-      const width = widths[name] as Width | undefined;
+      const width = widthOf(widths, name);
       if (width === undefined || role === "adapter") return [];
       return [[topName(name), topOf(role === "activation" ? symmetricTop(width) : unsignedTop(width))]];
     }));
@@ -155,8 +163,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     return sum;
   };
 
-  const draw: ElasticBlock["draw"] = (widths, rng) =>
-    drawWidths({ widths, sites, recipe, uniform, mixtures: settings.mixtures }, rng);
+  const draw: ElasticBlock["draw"] = (widths, rng) => drawWidths({ widths, sites, recipe, uniform, ...settings }, rng);
 
   const forward: ElasticBlock["forward"] = async (input, widths) => {
     const { run, leaves } = await program("forward", widths);
@@ -222,17 +229,20 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   };
 }
 
-/** Every weight at one width, and every activation where the recipe quantizes them; the cache stays as it is. */
+/**
+ * Every weight at one width, and every activation where the recipe quantizes them, at the nearest width that activations have;
+ * the cache stays as it is.
+ */
 export function widthsAt(graph: Graph, { activations }: Recipe, width: Width): LocalWidths {
   const sites = sitesOf(graph).filter(({ role }) =>
     role === "weight" || role === "adapter" || (activations && role === "activation")
   );
-  return Object.fromEntries(sites.map(({ name }) => [name, width]));
+  return Object.fromEntries(sites.map(({ name, role }) => [name, Math.max(width, LEAST_WIDTHS[role])]));
 }
 
 /** What a site's width says about the shapes of train programs. */
 function shapeAt({ name, role }: Site, widths: LocalWidths, { scheme }: Recipe): string {
-  const width = widths[name] as Width | undefined;
+  const width = widthOf(widths, name);
   if (width === undefined) return "-";
   if (role === "adapter") return `r${scheme.adapters.uses[width].rank}`;
   return role === "weight" ? `g${scheme.groupSizes[width]}` : "q";

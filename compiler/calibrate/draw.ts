@@ -4,7 +4,7 @@
  * next width up or down, as far as one program serves both (equal ranks and group sizes).
  */
 import type { Random } from "../../ir/random.ts";
-import { type LocalWidths, type Site, WIDTHS } from "../../ir/sites.ts";
+import { FULL_WIDTH, LEAST_WIDTHS, type LocalWidths, type Site, WIDTHS } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Recipe } from "../recipe.ts";
 
@@ -19,6 +19,8 @@ export interface Draw {
   readonly uniform: (width: Width) => LocalWidths;
   /** Part of the draws that are mixtures. */
   readonly mixtures: number;
+  /** Part of the draws of track `both` without quantized activations. */
+  readonly weightOnly: number;
 }
 
 /**
@@ -31,8 +33,9 @@ export const takesPart = (
 ): boolean => widths.length === 1 || (batch + epoch) % sharedEvery === 0;
 
 /** Widths of all sites for one step. */
-export function drawWidths({ widths, sites, recipe, uniform, mixtures }: Draw, rng: Random): LocalWidths {
-  const width = widths[rng.int(widths.length)] as Width, same = uniform(width);
+export function drawWidths(draw: Draw, rng: Random): LocalWidths {
+  const { widths, sites, recipe, uniform, mixtures } = draw;
+  const width = widths[rng.int(widths.length)] as Width, same = drawActivations(draw, uniform(width), rng);
   // Draws of recipes without mixtures take nothing else from the generator.
   if (mixtures === 0 || rng.uniform() >= mixtures) return same;
   const near = WIDTHS.filter((other) => Math.abs(other - width) <= 1 && isLike(recipe, width, other));
@@ -41,6 +44,19 @@ export function drawWidths({ widths, sites, recipe, uniform, mixtures }: Draw, r
     if (role === "weight" && same[name] !== undefined) mixed[name] = near[rng.int(near.length)] as Width;
   }
   return mixed;
+}
+
+/**
+ * The activations of track `both`, so that one calibration serves weights alone and any pair of widths: in full precision, at the
+ * weights' width, or at any other. Other tracks draw nothing here.
+ */
+function drawActivations({ sites, recipe, weightOnly }: Draw, same: LocalWidths, rng: Random): LocalWidths {
+  if (recipe.track !== "both") return same;
+  const part = rng.uniform(), known = WIDTHS.filter((width) => width >= LEAST_WIDTHS.activation);
+  const other = part < weightOnly ? FULL_WIDTH : known[rng.int(known.length)] as Width;
+  if (part >= (1 + weightOnly) / 2) return same;
+  const drawn = sites.filter(({ name, role }) => role === "activation" && same[name] !== undefined);
+  return { ...same, ...Object.fromEntries(drawn.map(({ name }) => [name, other])) };
 }
 
 /** Whether two calibrated widths have train programs in common. */

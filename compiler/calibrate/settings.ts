@@ -36,6 +36,11 @@ export interface CalibrationSettings {
    * as published.
    */
   readonly sharedEvery: number;
+  /**
+   * Part of the draws of track `both` that leave activations in full precision; half of the others quantize them at the weights'
+   * width and half at any from 4 to 8. Other tracks take no notice.
+   */
+  readonly weightOnly: number;
   /** Divide each group's loss by its own loss before training, so that low widths do not drown the others. */
   readonly balance: boolean;
   readonly merge: {
@@ -51,7 +56,7 @@ export interface CalibrationSettings {
  * The settings of the published method on a small model: those of the measurements that `--recipe quept` is compared to
  * (quept-method 8.2 has the learning rates of 7B models). Weights of the merge are those of quept-method 5.2.
  */
-export function publishedSettings(track: Track): CalibrationSettings {
+export function publishedSettings(track: Exclude<Track, "both">): CalibrationSettings {
   const activations = track === "activations";
   return {
     sequences: 128,
@@ -67,6 +72,7 @@ export function publishedSettings(track: Track): CalibrationSettings {
     inputs: "fused",
     mixtures: 0,
     sharedEvery: 1,
+    weightOnly: 0,
     balance: false,
     merge: { kind: "selective", top: 0.5, weights: activations ? [0.3, 0.3, 0.4] : [0.25, 0.25, 0.25, 0.25] },
   };
@@ -92,6 +98,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     mixtures: 0.25,
     // stories260K, W5 … W8: 3.833, 3.784, 3.768, 3.766 instead of 3.821, 3.776, 3.768, 3.765, at 5/6 of the cost of a step.
     sharedEvery: track === "weights" ? 3 : 1,
+    weightOnly: 0.5,
     balance: true,
     // For inputs that are fused after all.
     merge: { kind: "selective", top: 0.5, weights: track === "activations" ? [0.6, 0.4] : [0.25, 0.25, 0.25, 0.25] },

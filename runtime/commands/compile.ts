@@ -20,7 +20,7 @@ const FIRST_TRY_EPOCHS = 4;
  * @throws {UserError} on anything wrong with what was given
  */
 export async function compileCommand(options: CompileOptions, host: Host): Promise<void> {
-  const { out, bits, seed, master, recipe, changes, weighting, tie, pins, settings, json } = options,
+  const { out, bits, seed, master, recipe, track, changes, weighting, tie, pins, settings, json } = options,
     { bundled, progress } = host;
   if (options.model !== undefined && options.calibration === undefined) {
     throw new UserError({ what: "Expected a text to calibrate on but found none", mend: "give one with --calib FILE" });
@@ -49,6 +49,7 @@ export async function compileCommand(options: CompileOptions, host: Host): Promi
     seed,
     recipe,
     changes,
+    ...(track === undefined ? {} : { track }),
     ...(master === undefined ? {} : { master }),
     weighting,
     tie,

@@ -2,7 +2,7 @@
 import type { CalibrationSettings } from "../../compiler/calibrate/settings.ts";
 import { parsePin, type Pin } from "../../compiler/pins.ts";
 import { PLAN_CHANGES } from "../../compiler/plan_changes.ts";
-import { RECIPE_NAMES, type RecipeName } from "../../compiler/recipe.ts";
+import { RECIPE_NAMES, type RecipeName, type Track, TRACKS } from "../../compiler/recipe.ts";
 import { type Arguments, optionLines, type OptionTable, readArguments } from "./arguments.ts";
 import { type DeviceName, DEVICES } from "./devices.ts";
 
@@ -23,6 +23,7 @@ export interface CompileOptions extends DeviceOptions, PinOptions {
   readonly out?: string;
   readonly seed: number;
   readonly recipe: RecipeName;
+  readonly track?: Track;
   readonly master?: "int8" | "fp16";
   /** Changes of the recipe, `NAME=VALUE`. */
   readonly changes: readonly string[];
@@ -125,6 +126,11 @@ const TABLES = {
     sequences: { value: "N", doc: "calibration sequences at most" },
     tokens: { value: "N", doc: "tokens per calibration sequence at most" },
     recipe: { value: "NAME", doc: "vernier, what measures best, or quept, the published method (vernier)" },
+    track: {
+      value: "NAME",
+      doc:
+        "what one calibration serves: weights, activations (with quantized activations and cache) or both (what --bits needs)",
+    },
     set: {
       value: "NAME=VALUE",
       doc: "change one part of the recipe; may be given several times; see the end of this text",
@@ -212,6 +218,7 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...device(read),
     seed: read.integer("seed", 0) ?? 0,
     recipe: read.oneOf("recipe", RECIPE_NAMES) ?? "vernier",
+    ...given("track", read.oneOf("track", TRACKS)),
     ...given("master", read.oneOf<"int8" | "fp16">("master", ["int8", "fp16"])),
     changes: read.list("set"),
     weighting: read.oneOf("weighting", ["parameters", "sites"]) ?? "parameters",

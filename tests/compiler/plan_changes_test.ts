@@ -16,6 +16,16 @@ Deno.test("the published recipe has the cascade of the supplement, and a narrowe
   assertEquals([both.uses[4].rank, both.uses[6].rank, both.uses[8].rank], [24, 16, 8]);
 });
 
+Deno.test("one calibration for both tracks is ours, not the published method", () => {
+  const { recipe } = planOf({ name: "vernier", track: "both", seed: 0, width: 64 });
+  assertEquals([recipe.activations, recipe.cache, recipe.bitGroups.flat().length], [true, true, 7]);
+  assertThrows(
+    () => planOf({ name: "quept", track: "both", seed: 0, width: 64 }),
+    UserError,
+    "Expected one track for the recipe quept",
+  );
+});
+
 Deno.test("adaptersOf() shares pairs of factors as its kind says", () => {
   assertEquals(adaptersOf("cascaded", RANKS).pairs, { common: 64 });
   assertEquals(adaptersOf("cascaded", RANKS).uses[4], { pair: "common", rank: 48 });

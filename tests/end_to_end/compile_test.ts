@@ -35,6 +35,8 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
     const names = [
       "config.json",
       "kernels",
+      "loss.jsonl",
+      "loss.svg",
       "model.safetensors",
       "plan.json",
       "tokenizer.json",

@@ -57,6 +57,12 @@ Deno.test("a stopped compilation goes on from its finished blocks to the same by
   assertEquals([...blocks], [1]);
   assert(notes.includes("Going on from an interrupted run: 2 of 4 calls are finished"), notes.join("\n"));
   assertEquals(await bytesOf(place, "stopped"), await bytesOf(place, "whole"));
+  for (const file of ["loss.jsonl", "loss.svg"]) {
+    assertEquals(
+      await Deno.readTextFile(`${place.root}/stopped/${file}`),
+      await Deno.readTextFile(`${place.root}/whole/${file}`),
+    );
+  }
   assertEquals((await namesIn(`${place.root}/stopped`)).includes(".calibration"), false);
 });
 

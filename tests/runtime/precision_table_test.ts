@@ -28,6 +28,15 @@ Deno.test("tableSettings() shows full precision, all widths from the highest, an
   assertEquals(table("w4a4,w4a8kv4,4"), "16 w8a8 w7a7 w6a6 w5a5 w4a4 w4a8kv4 4");
 });
 
+Deno.test("a calibration for both tracks serves and shows both", () => {
+  const recipe = defaultRecipe("both", 0), specs = parseBitSpecs("2,w4a8kv4,w2a8,mixed@2.5");
+  checkSettings(specs, recipe);
+  assertEquals(
+    tableSettings(specs, recipe).map(({ text }) => text).join(" "),
+    "16 8 7 6 5 4 3 2 w8a8 w7a7 w6a6 w5a5 w4a4 w4a8kv4 w2a8 mixed@2.5",
+  );
+});
+
 Deno.test("checkSettings() refuses widths and budgets that are not calibrated", () => {
   const check = (bits: string) => () =>
     checkSettings(parseBitSpecs(bits), defaultRecipe(trackOf(parseBitSpecs(bits)), 0));

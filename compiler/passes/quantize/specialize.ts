@@ -11,6 +11,7 @@ import { type Graph, nameOf, type Node, stringAttr } from "../../../ir/node.ts";
 import { type SiteRole, siteRoleOf } from "../../../ir/ops/state.ts";
 import { rewrite } from "../../../ir/rewrite.ts";
 import {
+  LEAST_WIDTHS,
   type LocalWidths,
   type QuantizationScheme,
   sitesOf,
@@ -26,9 +27,6 @@ export type Mode = "train" | "deploy";
 
 /** The input f32[1] of train programs that holds the top code of a site's grid. */
 export const topName = (site: string): string => `${site}.top`;
-
-/** Narrowest width of each kind of site; signed codes have no fewer than 4 bits. */
-const LEAST = { weight: 2, adapter: 2, activation: 4, key: 2, value: 2 } as const satisfies Record<SiteRole, Width>;
 
 /**
  * Replaces every site by its quantizer or adapter. Sites not named, or of width 16, stay in full precision.
@@ -49,7 +47,7 @@ export function specialize(graph: Graph, widths: LocalWidths, scheme: Quantizati
   const concrete = rewrite(graph, (node, b) => {
     if (node.op !== "site") return undefined;
     const x = node.inputs[0] as Node, name = nameOf(node), role = siteRoleOf(stringAttr(node.attrs, "role"));
-    const width = widthOf(widths, name, LEAST[role]);
+    const width = widthOf(widths, name, LEAST_WIDTHS[role]);
     if (width !== undefined) return QUANTIZERS[role](b, x, { name, width, scheme, mode });
     return mode === "deploy" && (role === "key" || role === "value") ? b.hold(x, "token", name) : x;
   });

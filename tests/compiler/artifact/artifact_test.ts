@@ -142,7 +142,7 @@ Deno.test("damaged descriptions are refused by name of what is wrong", async () 
     [(json) => Object.assign(json, { recipe: 3 }), /^Expected "recipe" to be an object but found 3/],
     [
       (json) => Object.assign(json.recipe ?? {}, { track: "x" }),
-      /^Expected "recipe\.track" to be "weights" or "activations" but found "x"/,
+      /^Expected "recipe\.track" to be "weights", "activations" or "both" but found "x"/,
     ],
     [
       (json) => Object.assign(json.recipe ?? {}, { bitGroups: [[1]] }),

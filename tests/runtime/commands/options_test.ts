@@ -19,9 +19,20 @@ Deno.test("readCommand() without arguments compiles the bundled model for a mixt
 });
 
 Deno.test("readCommand() collects changes of the recipe in order", () => {
-  const command = readCommand(["--set", "loss=2", "--recipe", "quept", "--set=top=0.25", "--master=fp16"]);
+  const command = readCommand([
+    "--set",
+    "loss=2",
+    "--recipe",
+    "quept",
+    "--set=top=0.25",
+    "--master=fp16",
+    "--track=both",
+  ]);
   const changes = ["loss=2", "top=0.25"];
-  assertEquals(command, { ...readCommand([]), changes, recipe: "quept", master: "fp16" } as typeof command);
+  assertEquals(
+    command,
+    { ...readCommand([]), changes, recipe: "quept", master: "fp16", track: "both" } as typeof command,
+  );
 });
 
 Deno.test("readCommand() takes options in any order, with blanks or equals signs", () => {

@@ -1,0 +1,63 @@
+/** @file Loss curves of a calibration as SVG: one line per block, so that a block that has not converged is seen at a glance. */
+
+/** Mean loss over the steps since the point before, as a line of `loss.jsonl`. */
+export interface LossPoint {
+  /** Counted from 0. */
+  readonly block: number;
+  /** Optimiser steps of this block so far. */
+  readonly step: number;
+  readonly loss: number;
+}
+
+const WIDTH = 720, HEIGHT = 400, LEFT = 64, RIGHT = 96, TOP = 24, BOTTOM = 44;
+const INNER = { width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM };
+/** Room between two entries of the legend, and how many of them fit. */
+const LINE = 16, MOST_NAMES = Math.floor(INNER.height / LINE);
+
+/**
+ * The chart. The loss axis is logarithmic, since blocks differ by orders of magnitude; points whose loss is not positive have no
+ * place on it and are left out.
+ */
+export function lossChart(points: readonly LossPoint[]): string {
+  const shown = points.filter(({ loss }) => Number.isFinite(loss) && loss > 0);
+  const steps = shown.reduce((most, { step }) => Math.max(most, step), 1);
+  const low = Math.floor(Math.log10(shown.reduce((least, { loss }) => Math.min(least, loss), Infinity)));
+  const high = Math.ceil(Math.log10(shown.reduce((most, { loss }) => Math.max(most, loss), 0)));
+  const from = Number.isFinite(low) ? low : 0, to = Math.max(Number.isFinite(high) ? high : 0, from + 1);
+  const x = (step: number) => (LEFT + step / steps * INNER.width).toFixed(1);
+  const y = (loss: number) => (TOP + (to - Math.log10(loss)) / (to - from) * INNER.height).toFixed(1);
+
+  const decades = Array.from({ length: to - from + 1 }, (_, i) => 10 ** (from + i));
+  const grid = decades.map((loss) =>
+    `<line x1="${LEFT}" x2="${LEFT + INNER.width}" y1="${y(loss)}" y2="${y(loss)}" stroke="#ddd"/>` +
+    `<text x="${LEFT - 6}" y="${y(loss)}" text-anchor="end" dominant-baseline="middle">${loss.toPrecision(1)}</text>`
+  );
+  const ticks = [0, steps / 2, steps].map((step) =>
+    `<text x="${x(step)}" y="${TOP + INNER.height + 16}" text-anchor="middle">${Math.round(step)}</text>`
+  );
+  const blocks = [...new Set(shown.map(({ block }) => block))].sort((a, b) => a - b);
+  const colour = (i: number) => `hsl(${Math.round(i / Math.max(blocks.length, 1) * 300)} 65% 42%)`;
+  const every = Math.max(1, Math.ceil(blocks.length / MOST_NAMES));
+  const curves = blocks.map((block, i) => {
+    const line = shown.filter((point) => point.block === block).map(({ step, loss }) => `${x(step)},${y(loss)}`);
+    return `<polyline points="${line.join(" ")}" fill="none" stroke="${colour(i)}" stroke-width="1.5"/>`;
+  });
+  const names = blocks.flatMap((block, i) =>
+    i % every > 0 ? [] : [
+      `<text x="${WIDTH - RIGHT + 8}" y="${TOP + (i / every + 1) * LINE}" fill="${colour(i)}">block ${
+        block + 1
+      }</text>`,
+    ]
+  );
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
+    `<rect width="${WIDTH}" height="${HEIGHT}" fill="white"/>`,
+    `<title>Loss of calibration by block</title>`,
+    ...grid,
+    ...ticks,
+    `<text x="${LEFT + INNER.width / 2}" y="${HEIGHT - 8}" text-anchor="middle">optimiser steps</text>`,
+    ...curves,
+    ...names,
+    "</svg>\n",
+  ].join("\n");
+}
