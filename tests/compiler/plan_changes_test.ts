@@ -46,6 +46,7 @@ Deno.test("changePlan() changes one thing at a time, in order", () => {
   );
   assertEquals(change("ranks=2:80").recipe.scheme.adapters, adaptersOf("cascaded", { ...RANKS, 2: 80 }));
   assertEquals(change("adapters=off").recipe.scheme.adapters.pairs, {});
+  assertEquals(change("adapter-space=scale").recipe.scheme.adapterSpace, "scale");
   assertEquals(change("groups=8,7,6,5/4").recipe.bitGroups, [[8, 7, 6, 5], [4]]);
   assertEquals(change("group-size=2:128,3:64").recipe.scheme.groupSizes, {
     ...PUBLISHED.recipe.scheme.groupSizes,
