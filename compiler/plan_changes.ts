@@ -109,6 +109,7 @@ const kindOf = ({ scheme: { adapters: { pairs, uses } } }: Recipe): AdapterKind 
   const used = WIDTHS.filter((width) => uses[width].rank > 0);
   if (used.length === 0) return "off";
   if (Object.keys(pairs).length > 1) return "independent";
+  if (used.some((width) => uses[width].kept !== undefined)) return "protected";
   return used.every((width) => uses[width].rank === Math.max(...Object.values(pairs))) ? "shared" : "cascaded";
 };
 

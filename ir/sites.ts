@@ -26,6 +26,8 @@ export type MasterScheme = { readonly kind: "int8"; readonly groupSize: number }
 export interface AdapterUse {
   readonly pair: string;
   readonly rank: number;
+  /** So many of these columns belong to higher widths, and are not moved by this one; none unless given. */
+  readonly kept?: number;
 }
 
 /**

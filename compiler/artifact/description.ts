@@ -164,7 +164,8 @@ function readAdapters(fields: Fields): AdapterScheme {
   const pairs = Object.fromEntries(columns.names().map((name) => [name, columns.count(name)]));
   const use = (width: Width): AdapterUse => {
     const table = required(uses, String(width)), pair = table.string("pair"), rank = integer(table, "rank", 0);
-    if (rank <= (pairs[pair] ?? 0)) return { pair, rank };
+    const kept = table.raw("kept") === undefined ? {} : { kept: integer(table, "kept", 0) };
+    if (rank <= (pairs[pair] ?? 0)) return { pair, rank, ...kept };
     throw table.error("rank", `at most ${pairs[pair] ?? 0}, the columns of the adapter ${quote(pair)}`);
   };
   return { pairs, uses: Object.fromEntries(WIDTHS.map((width) => [width, use(width)])) as AdapterScheme["uses"] };

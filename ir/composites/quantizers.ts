@@ -154,15 +154,18 @@ export interface LowRankOptions {
   readonly right: Node;
   /** r(b): the first r columns of B and rows of A. */
   readonly rank: number;
+  /** The first columns, which get no gradient: those of higher widths where they are protected; none unless given. */
+  readonly kept?: number;
 }
 
 /** B[:, :r]·A[:r, :] f32 [p,q], the adapter cascade: lower widths extend the prefix (4.1). */
-export function lowRankProduct(b: Builder, { left, right, rank }: LowRankOptions): Node {
-  const [rows] = matrixShape(left), [, columns] = matrixShape(right);
-  return b.dot(b.slice(left, [0, 0], [rows, rank]), b.slice(right, [0, 0], [rank, columns]), {
-    lhsContract: [1],
-    rhsContract: [0],
-  });
+export function lowRankProduct(b: Builder, { left, right, rank, kept = 0 }: LowRankOptions): Node {
+  const [rows] = matrixShape(left), [, columns] = matrixShape(right), axes = { lhsContract: [1], rhsContract: [0] };
+  const from = (start: number) =>
+    b.dot(b.slice(left, [0, start], [rows, rank - start]), b.slice(right, [start, 0], [rank - start, columns]), axes);
+  const whole = from(0);
+  if (kept === 0) return whole;
+  return b.straightThrough(whole, kept < rank ? from(kept) : b.constant(0, whole.type));
 }
 
 /** W + B[:, :r]·A[:r, :], the adapter in weight space (4.4 type 1). */

@@ -97,7 +97,7 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
 
 /** The factors that a width uses of its adapter; none of rank 0. */
 function factorsOf(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptions): LowRankOptions | undefined {
-  const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank } = scheme.adapters.uses[width];
+  const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank, kept = 0 } = scheme.adapters.uses[width];
   if (rank === 0) return undefined;
   const whole = scheme.adapters.pairs[pair] ?? 0;
   if (rank > whole) {
@@ -108,7 +108,7 @@ function factorsOf(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptio
   const [prefix, size] = mode === "train" ? [`${name}.adapter`, rank] : [`${name}.adapter.${pair}`, whole];
   const left = b.param(`${prefix}.b`, tensorType("f32", [rows, size]), "calibration");
   const right = b.param(`${prefix}.a`, tensorType("f32", [size, columns]), "calibration");
-  return { left, right, rank };
+  return { left, right, rank, ...(mode === "train" ? { kept } : {}) };
 }
 
 function quantizeCached(b: Builder, x: Node, { name, width, scheme, mode }: SiteOptions): Node {
