@@ -6,7 +6,7 @@ import { type AdapterScheme, type AdapterUse, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 
 /** How widths share adapters. */
-export const ADAPTER_KINDS = ["independent", "cascaded", "shared", "off"] as const;
+export const ADAPTER_KINDS = ["independent", "cascaded", "protected", "shared", "off"] as const;
 
 /** How widths share adapters; see `ADAPTER_KINDS`. */
 export type AdapterKind = typeof ADAPTER_KINDS[number];
@@ -21,6 +21,7 @@ const COMMON = "common";
  * The adapters of a kind.
  *
  * - `cascaded`: one pair; each width uses a prefix as long as its rank, so that lower widths extend what higher ones use
+ * - `protected`: a cascade in which a width learns only the columns that no higher width uses
  * - `shared`: one pair, as wide as the largest rank, used whole by every width
  * - `independent`: every width has a pair of its own
  * - `off`: none
@@ -30,6 +31,11 @@ export function adaptersOf(kind: AdapterKind, ranks: RankSchedule): AdapterSchem
   switch (kind) {
     case "cascaded":
       return { pairs, uses: usesOf((width) => ({ pair: COMMON, rank: ranks[width] })) };
+    case "protected": {
+      const keptBy = (width: Width) =>
+        Math.max(0, ...WIDTHS.filter((b) => ranks[b] < ranks[width]).map((b) => ranks[b]));
+      return { pairs, uses: usesOf((width) => ({ pair: COMMON, rank: ranks[width], kept: keptBy(width) })) };
+    }
     case "shared":
       return { pairs, uses: usesOf(() => ({ pair: COMMON, rank: most })) };
     case "independent": {

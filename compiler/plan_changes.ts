@@ -3,7 +3,7 @@
  * other numbers than the defaults. One table says what there is; reading, checking and the help text follow from it.
  */
 import { quote, UserError } from "../ir/errors.ts";
-import { WIDTHS } from "../ir/sites.ts";
+import { ADAPTER_SPACES, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import { ADAPTER_KINDS, type AdapterKind, adaptersOf, type RankSchedule } from "./adapters.ts";
 import type { CalibrationSettings, MergeKind } from "./calibrate/settings.ts";
@@ -109,6 +109,7 @@ const kindOf = ({ scheme: { adapters: { pairs, uses } } }: Recipe): AdapterKind 
   const used = WIDTHS.filter((width) => uses[width].rank > 0);
   if (used.length === 0) return "off";
   if (Object.keys(pairs).length > 1) return "independent";
+  if (used.some((width) => uses[width].kept !== undefined)) return "protected";
   return used.every((width) => uses[width].rank === Math.max(...Object.values(pairs))) ? "shared" : "cascaded";
 };
 
@@ -126,6 +127,14 @@ export const PLAN_CHANGES = {
     const ranks = ranksOf(text, now), kind = kindOf(now);
     return ranks && withAdapters(now, kind === "off" ? "cascaded" : kind, ranks);
   }),
+  "adapter-space": recipe(
+    ADAPTER_SPACES.join("|"),
+    "what adapters are added to: the weight, the weight in steps of its grid, or the choice of rounding up or down",
+    (text, { scheme }) => {
+      const adapterSpace = oneOf(text, ADAPTER_SPACES);
+      return adapterSpace && { scheme: { ...scheme, adapterSpace } };
+    },
+  ),
   groups: recipe(
     "8,7/6,5/4",
     "bit groups: widths that share a draw per step and their inputs, highest first",

@@ -92,6 +92,7 @@ const commonRecipe = (track: Track, seed: number) => ({
 });
 
 const COMMON_SCHEME = {
+  adapterSpace: "weight",
   groupSizes: { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 },
   // Published: 0.95, for heads of 128. Unclipped is better from 4 bits up: W8A8KV8 of stories260K 3.769 instead of 3.880.
   cacheClip: 1,

@@ -26,6 +26,8 @@ export type MasterScheme = { readonly kind: "int8"; readonly groupSize: number }
 export interface AdapterUse {
   readonly pair: string;
   readonly rank: number;
+  /** So many of these columns belong to higher widths, and are not moved by this one; none unless given. */
+  readonly kept?: number;
 }
 
 /**
@@ -38,11 +40,21 @@ export interface AdapterScheme {
   readonly uses: Readonly<Record<Width, AdapterUse>>;
 }
 
+/**
+ * Where the adapter's product B·A enters (quept-method 4.4): the weight itself, the weight in units of its grid's step before it is
+ * rounded, or the choice between rounding down and up.
+ */
+export const ADAPTER_SPACES = ["weight", "scale", "rounding"] as const;
+
+/** See `ADAPTER_SPACES`. */
+export type AdapterSpace = typeof ADAPTER_SPACES[number];
+
 /** Everything but the widths that shapes quantizers; one artifact has one scheme. */
 export interface QuantizationScheme {
   /** Columns that share a scale, per weight width; -1: the whole row. */
   readonly groupSizes: Readonly<Record<Width, number>>;
   readonly adapters: AdapterScheme;
+  readonly adapterSpace: AdapterSpace;
   readonly master: MasterScheme;
   /** Part of a cached vector's range that its grid spans. */
   readonly cacheClip: number;

@@ -6,7 +6,13 @@ import type { Frontier, FrontierPoint } from "../allocate/frontier.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import type { Module } from "../../ir/module.ts";
 import { parseModule, printModule } from "../../ir/module_text.ts";
-import { type AdapterScheme, type AdapterUse, type QuantizationScheme, WIDTHS } from "../../ir/sites.ts";
+import {
+  ADAPTER_SPACES,
+  type AdapterScheme,
+  type AdapterUse,
+  type QuantizationScheme,
+  WIDTHS,
+} from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import { verifyModule } from "../../ir/verify_module.ts";
 import { type Fields, fieldsOf } from "../frontends/fields.ts";
@@ -134,6 +140,8 @@ function readRecipe(fields: Fields): Recipe {
 function readScheme(fields: Fields): QuantizationScheme {
   const master = required(fields, "master"), kind = master.string("kind");
   if (kind !== "int8" && kind !== "fp16") throw master.error("kind", '"int8" or "fp16"');
+  const adapterSpace = ADAPTER_SPACES.find((known) => known === fields.raw("adapterSpace"));
+  if (adapterSpace === undefined) throw fields.error("adapterSpace", '"weight", "scale" or "rounding"');
   const perWidth = (key: string, least: number): QuantizationScheme["groupSizes"] => {
     const table = required(fields, key);
     const entries = WIDTHS.map((width) => [width, integer(table, String(width), least)] as const);
@@ -144,6 +152,7 @@ function readScheme(fields: Fields): QuantizationScheme {
   return {
     groupSizes,
     adapters: readAdapters(required(fields, "adapters")),
+    adapterSpace,
     master: kind === "int8" ? { kind, groupSize: master.count("groupSize") } : { kind },
     cacheClip: fields.positive("cacheClip"),
     activationClip: fields.positive("activationClip"),
@@ -155,7 +164,8 @@ function readAdapters(fields: Fields): AdapterScheme {
   const pairs = Object.fromEntries(columns.names().map((name) => [name, columns.count(name)]));
   const use = (width: Width): AdapterUse => {
     const table = required(uses, String(width)), pair = table.string("pair"), rank = integer(table, "rank", 0);
-    if (rank <= (pairs[pair] ?? 0)) return { pair, rank };
+    const kept = table.raw("kept") === undefined ? {} : { kept: integer(table, "kept", 0) };
+    if (rank <= (pairs[pair] ?? 0)) return { pair, rank, ...kept };
     throw table.error("rank", `at most ${pairs[pair] ?? 0}, the columns of the adapter ${quote(pair)}`);
   };
   return { pairs, uses: Object.fromEntries(WIDTHS.map((width) => [width, use(width)])) as AdapterScheme["uses"] };

@@ -244,7 +244,7 @@ export function widthsAt(graph: Graph, { activations }: Recipe, width: Width): L
 function shapeAt({ name, role }: Site, widths: LocalWidths, { scheme }: Recipe): string {
   const width = widthOf(widths, name);
   if (width === undefined) return "-";
-  if (role === "adapter") return `r${scheme.adapters.uses[width].rank}`;
+  if (role === "adapter") return `r${scheme.adapters.uses[width].rank}-${scheme.adapters.uses[width].kept ?? 0}`;
   return role === "weight" ? `g${scheme.groupSizes[width]}` : "q";
 }
 

@@ -61,5 +61,6 @@ function drawActivations({ sites, recipe, weightOnly }: Draw, same: LocalWidths,
 
 /** Whether two calibrated widths have train programs in common. */
 function isLike({ scheme: { adapters: { uses }, groupSizes }, bitGroups }: Recipe, a: Width, b: Width): boolean {
-  return bitGroups.flat().includes(b) && uses[a].rank === uses[b].rank && groupSizes[a] === groupSizes[b];
+  return bitGroups.flat().includes(b) && uses[a].rank === uses[b].rank && uses[a].kept === uses[b].kept &&
+    groupSizes[a] === groupSizes[b];
 }

@@ -90,7 +90,9 @@ export async function openOptimizer(
   const parts = [await part(0, layout.clips, settings.clipRate)];
   for (const { pair, offset, length } of layout.pairs) {
     const width = narrowestUser(recipe.scheme.adapters, pair) ?? 2;
-    const factor = 2 ** (-settings.rateSlope * Math.max(0, width - 4));
+    // What is added to the weight in steps of its grid is as long at every width already.
+    const slope = recipe.scheme.adapterSpace === "weight" ? settings.rateSlope : 0;
+    const factor = 2 ** (-slope * Math.max(0, width - 4));
     parts.push(await part(offset, length, settings.adapterRate * factor));
   }
   return (step, steps) => parts.forEach((advance) => advance(step, steps));

@@ -57,25 +57,39 @@ export interface AffineOptions {
   readonly low: Node;
   /** Q = 2^b - 1. */
   readonly top: Top;
+  /** B·A [p,q] of an adapter that acts on the grid, not on the weight. */
+  readonly adapter?: { readonly space: "scale" | "rounding"; readonly product: Node };
   readonly store?: Stored;
 }
+
+/** ζ - γ of the stretched sigmoid that chooses between rounding down and up (quept-method 4.4): both ends can be reached. */
+const STRETCH = 1.2;
 
 /**
  * The asymmetric weight quantizer with learned clipping (2.1 to 2.4), f32 [p,q] -> [p,q]. The range is forced to include
  * zero before it is clipped, so that zero is on the grid and the zero point z is an integer in [0, Q]:
  *
  *     lo = σ(β)·min(V, 0), hi = σ(α)·max(V, 0), s = clamp((hi - lo)/Q), z = -⌊lo/s⌉, c = clamp(⌊V/s⌉ + z, 0, Q), V̂ = (c - z)·s
+ *
+ * An adapter in scale space makes that ⌊V/s + BA⌉, in the space of rounding policies ⌊V/s⌋ + ⌊ΔW⌉ with
+ * ΔW = clip(frac(V/s) + (σ(BA) - ½)(ζ - γ), 0, 1). The published ΔW lacks frac(V/s), so that BA = 0 would be ½ for every weight; with
+ * it, calibration starts at rounding to nearest, and ΔW needs no loss that pulls it to 0 or 1.
  */
-export function affineQuantizer(b: Builder, w: Node, { groupSize, high, low, top, store }: AffineOptions): Node {
-  const [, columns] = matrixShape(w);
-  const v = toGroups(b, w, groupingOf(columns, groupSize));
+export function affineQuantizer(b: Builder, w: Node, options: AffineOptions): Node {
+  const { groupSize, high, low, top, adapter, store } = options;
+  const [, columns] = matrixShape(w), grouping = groupingOf(columns, groupSize);
+  const v = toGroups(b, w, grouping);
   const lo = b.mul(b.sigmoid(low), b.minimum(b.min(v, [2]), 0));
   const hi = b.mul(b.sigmoid(high), b.maximum(b.max(v, [2]), 0));
   const step = b.div(b.sub(hi, lo), top);
   const scale = straight(b, b.minimum(b.maximum(step, 1e-5), 1e4), step, store);
   const zero = b.mul(b.round(b.div(lo, scale)), -1);
   const u = b.div(v, scale);
-  const codes = clamp(b, b.add(straight(b, b.round(u), u, store), zero), 0, top);
+  const product = adapter && toGroups(b, adapter.product, grouping);
+  const rounded = product && adapter.space === "rounding"
+    ? chosenRounding(b, u, product, store)
+    : nearest(b, product ? b.add(u, product) : u, store);
+  const codes = clamp(b, b.add(rounded, zero), 0, top);
   return fromGroups(b, dequantize(b, stored(b, { codes, scale, zero }, store)), columns);
 }
 
@@ -140,18 +154,23 @@ export interface LowRankOptions {
   readonly right: Node;
   /** r(b): the first r columns of B and rows of A. */
   readonly rank: number;
+  /** The first columns, which get no gradient: those of higher widths where they are protected; none unless given. */
+  readonly kept?: number;
 }
 
-/** W + B[:, :r]·A[:r, :], the adapter cascade in weight space (4.1, 4.4 type 1): lower widths extend the prefix. */
-export function lowRankDelta(b: Builder, w: Node, { left, right, rank }: LowRankOptions): Node {
-  const [rows, columns] = matrixShape(w);
-  if (rank === 0) return w;
-  const prefix = b.dot(b.slice(left, [0, 0], [rows, rank]), b.slice(right, [0, 0], [rank, columns]), {
-    lhsContract: [1],
-    rhsContract: [0],
-  });
-  return b.add(w, prefix);
+/** B[:, :r]·A[:r, :] f32 [p,q], the adapter cascade: lower widths extend the prefix (4.1). */
+export function lowRankProduct(b: Builder, { left, right, rank, kept = 0 }: LowRankOptions): Node {
+  const [rows] = matrixShape(left), [, columns] = matrixShape(right), axes = { lhsContract: [1], rhsContract: [0] };
+  const from = (start: number) =>
+    b.dot(b.slice(left, [0, start], [rows, rank - start]), b.slice(right, [start, 0], [rank - start, columns]), axes);
+  const whole = from(0);
+  if (kept === 0) return whole;
+  return b.straightThrough(whole, kept < rank ? from(kept) : b.constant(0, whole.type));
 }
+
+/** W + B[:, :r]·A[:r, :], the adapter in weight space (4.4 type 1). */
+export const lowRankDelta = (b: Builder, w: Node, options: LowRankOptions): Node =>
+  options.rank === 0 ? w : b.add(w, lowRankProduct(b, options));
 
 /** How the int8 master is stored. */
 export interface MasterOptions {
@@ -201,6 +220,15 @@ function stored(b: Builder, { codes, scale, zero }: Grid, store: Stored | undefi
 }
 
 const dequantize = (b: Builder, { codes, scale, zero }: Grid): Node => b.mul(b.sub(codes, zero), scale);
+
+const nearest = (b: Builder, u: Node, store: Stored | undefined): Node => straight(b, b.round(u), u, store);
+
+/** ⌊u⌋ + ⌊ΔW⌉: the product decides whether to round up. Gradients of u and of the product are those of ΔW. */
+function chosenRounding(b: Builder, u: Node, product: Node, store: Stored | undefined): Node {
+  const down = b.floor(u), policy = b.mul(b.sub(b.sigmoid(product), 0.5), STRETCH);
+  const up = clamp(b, b.add(b.sub(u, down), policy), 0, 1);
+  return straight(b, b.add(down, b.round(up)), up, store);
+}
 
 /** Straight-through in the train form; the deploy form needs no gradient and stays smaller. */
 const straight = (b: Builder, value: Node, through: Node, store: Stored | undefined): Node =>

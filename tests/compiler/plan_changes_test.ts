@@ -33,6 +33,16 @@ Deno.test("adaptersOf() shares pairs of factors as its kind says", () => {
   assertEquals(adaptersOf("independent", RANKS).pairs, { 2: 64, 3: 48, 4: 48, 5: 32, 6: 32, 7: 16, 8: 16 });
   assertEquals(adaptersOf("independent", { ...RANKS, 8: 0 }).uses[8], { pair: "8", rank: 0 });
   assertEquals(adaptersOf("off", RANKS).pairs, {});
+  const kept = adaptersOf("protected", RANKS).uses;
+  assertEquals(WIDTHS.map((width) => [kept[width].rank, kept[width].kept]), [
+    [64, 48],
+    [48, 32],
+    [48, 32],
+    [32, 16],
+    [32, 16],
+    [16, 0],
+    [16, 0],
+  ]);
   assertEquals(narrowestUser(adaptersOf("cascaded", RANKS), "common"), 2);
   assertEquals(narrowestUser(adaptersOf("independent", RANKS), "6"), 6);
 });
@@ -46,6 +56,11 @@ Deno.test("changePlan() changes one thing at a time, in order", () => {
   );
   assertEquals(change("ranks=2:80").recipe.scheme.adapters, adaptersOf("cascaded", { ...RANKS, 2: 80 }));
   assertEquals(change("adapters=off").recipe.scheme.adapters.pairs, {});
+  assertEquals(
+    change("adapters=protected", "ranks=16").recipe.scheme.adapters,
+    adaptersOf("protected", { 2: 16, 3: 16, 4: 16, 5: 16, 6: 16, 7: 16, 8: 16 }),
+  );
+  assertEquals(change("adapter-space=scale").recipe.scheme.adapterSpace, "scale");
   assertEquals(change("groups=8,7,6,5/4").recipe.bitGroups, [[8, 7, 6, 5], [4]]);
   assertEquals(change("group-size=2:128,3:64").recipe.scheme.groupSizes, {
     ...PUBLISHED.recipe.scheme.groupSizes,

@@ -176,13 +176,14 @@ Deno.test("affineQuantizer() has the gradients of quept-method 2.4 at every widt
   }
 });
 
-const adapted = (rank: number) => (b: Builder) =>
+const adapted = (rank: number, kept = 0) => (b: Builder) =>
   affineQuantizer(
     b,
     lowRankDelta(b, b.param("w", f32(3, 6), "checkpoint"), {
       left: b.param("left", f32(3, 4), "calibration"),
       right: b.param("right", f32(4, 6), "calibration"),
       rank,
+      kept,
     }),
     {
       groupSize: -1,
@@ -210,6 +211,18 @@ Deno.test("lowRankDelta() has the gradients of quept-method 2.4, exactly zero ou
     right: leaves.right.map((x, i) => i < 12 ? x : -7),
   };
   assertEquals(differentiate(adapted(2), moved, dy)("y"), get("y"));
+});
+
+Deno.test("lowRankDelta() gives protected columns no gradient, and the others that of the whole adapter", () => {
+  const draw = random(7, "test"), fill = (n: number) => Array.from({ length: n }, draw.normal);
+  const leaves = { w: fill(18), left: fill(12), right: fill(24), high: [1, 1, 1], low: [1, 1, 1] }, dy = fill(18);
+  const whole = differentiate(adapted(4), leaves, dy);
+  for (const kept of [1, 3, 4]) {
+    const get = differentiate(adapted(4, kept), leaves, dy);
+    assertEquals(get("y"), whole("y"));
+    assertEquals(get("d.left"), whole("d.left").map((slope, i) => i % 4 < kept ? 0 : slope));
+    assertEquals(get("d.right"), whole("d.right").map((slope, i) => i < kept * 6 ? 0 : slope));
+  }
 });
 
 Deno.test("lowRankDelta() with B = 0 leaves A without gradient", () => {

@@ -20,6 +20,7 @@ import { VARIANTS } from "./random_decoder.ts";
 export const SCHEME: QuantizationScheme = {
   groupSizes: { 2: 8, 3: 5, 4: -1, 5: -1, 6: 8, 7: 5, 8: -1 },
   adapters: adaptersOf("cascaded", { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 0 }),
+  adapterSpace: "weight",
   master: { kind: "int8", groupSize: 10 },
   cacheClip: 0.95,
   activationClip: 1,

@@ -5,6 +5,8 @@ import {
   cacheQuantizer,
   groupingOf,
   lowRankDelta,
+  type LowRankOptions,
+  lowRankProduct,
   perTokenQuantizer,
 } from "../../../ir/composites/quantizers.ts";
 import { type Graph, nameOf, type Node, stringAttr } from "../../../ir/node.ts";
@@ -62,30 +64,24 @@ interface SiteOptions {
 }
 
 const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) => Node> = {
-  weight: (b, w, { name, width, scheme, mode }) => {
+  weight: (b, w, options) => {
+    const { name, width, scheme, mode } = options;
     const groupSize = scheme.groupSizes[width], [rows = 1, columns = 1] = w.type.shape.map(Number);
     const clip = (end: "high" | "low") => {
       const type = tensorType("f32", [rows, groupingOf(columns, groupSize).groups, 1]);
       return b.param(`${name}.clip.${end}${mode === "deploy" ? `.${width}` : ""}`, type, "calibration");
     };
-    const range = { groupSize, high: clip("high"), low: clip("low") };
+    const { adapterSpace: space } = scheme, factors = space === "weight" ? undefined : factorsOf(b, w, options);
+    const adapter = factors && space !== "weight" ? { adapter: { space, product: lowRankProduct(b, factors) } } : {};
+    const range = { groupSize, high: clip("high"), low: clip("low"), ...adapter };
     if (mode === "train") return affineQuantizer(b, w, { ...range, top: topInput(b, name) });
     const store = { name, time: "configuration", dtype: unsignedType(width) } as const;
     return affineQuantizer(b, w, { ...range, top: unsignedTop(width), store });
   },
-  adapter: (b, w, { name, width, scheme, mode }) => {
-    const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank } = scheme.adapters.uses[width];
-    if (rank === 0) return w;
-    const whole = scheme.adapters.pairs[pair] ?? 0;
-    if (rank > whole) {
-      throw new RangeError(
-        `Expected at most ${whole} columns of the adapter "${pair}" at ${width} bits but found ${rank}`,
-      );
-    }
-    const [prefix, size] = mode === "train" ? [`${name}.adapter`, rank] : [`${name}.adapter.${pair}`, whole];
-    const left = b.param(`${prefix}.b`, tensorType("f32", [rows, size]), "calibration");
-    const right = b.param(`${prefix}.a`, tensorType("f32", [size, columns]), "calibration");
-    return lowRankDelta(b, w, { left, right, rank });
+  adapter: (b, w, options) => {
+    // In other spaces the quantizer that follows takes the adapter: it acts on its grid.
+    const factors = options.scheme.adapterSpace === "weight" ? factorsOf(b, w, options) : undefined;
+    return factors ? lowRankDelta(b, w, factors) : w;
   },
   activation: (b, x, { name, width, scheme, mode }) =>
     mode === "train"
@@ -98,6 +94,22 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
   key: quantizeCached,
   value: quantizeCached,
 };
+
+/** The factors that a width uses of its adapter; none of rank 0. */
+function factorsOf(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptions): LowRankOptions | undefined {
+  const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank, kept = 0 } = scheme.adapters.uses[width];
+  if (rank === 0) return undefined;
+  const whole = scheme.adapters.pairs[pair] ?? 0;
+  if (rank > whole) {
+    throw new RangeError(
+      `Expected at most ${whole} columns of the adapter "${pair}" at ${width} bits but found ${rank}`,
+    );
+  }
+  const [prefix, size] = mode === "train" ? [`${name}.adapter`, rank] : [`${name}.adapter.${pair}`, whole];
+  const left = b.param(`${prefix}.b`, tensorType("f32", [rows, size]), "calibration");
+  const right = b.param(`${prefix}.a`, tensorType("f32", [size, columns]), "calibration");
+  return { left, right, rank, ...(mode === "train" ? { kept } : {}) };
+}
 
 function quantizeCached(b: Builder, x: Node, { name, width, scheme, mode }: SiteOptions): Node {
   const grid = { top: unsignedTop(width), clip: scheme.cacheClip };

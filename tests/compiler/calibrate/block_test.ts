@@ -17,18 +17,29 @@ import { bindSymbols } from "../../../ir/symbols.ts";
 import { randomParameters, VARIANTS } from "../../support/random_decoder.ts";
 
 const CONFIG = { ...VARIANTS["tied, grouped queries"], hiddenSize: 8, intermediateSize: 12, heads: 2, kvHeads: 1 };
-const BATCH = 2, TOKENS = 6;
+const BATCH = 2, TOKENS = 6, RANKS = { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 };
 
-for (const track of ["weights", "activations"] as const) {
-  Deno.test(`train() lowers the balanced loss, and that of the lowest widths most (${track})`, async () => {
+/** A scale-space or rounding product counts steps of the grid, so it moves further than one that counts weights. */
+const CASES = [
+  { track: "weights", kind: "cascaded", adapterSpace: "weight", adapterRate: 5e-3 },
+  { track: "activations", kind: "cascaded", adapterSpace: "weight", adapterRate: 5e-3 },
+  { track: "both", kind: "cascaded", adapterSpace: "weight", adapterRate: 5e-3 },
+  { track: "weights", kind: "protected", adapterSpace: "weight", adapterRate: 5e-3 },
+  { track: "weights", kind: "cascaded", adapterSpace: "scale", adapterRate: 2e-2 },
+  { track: "weights", kind: "cascaded", adapterSpace: "rounding", adapterRate: 2e-2 },
+] as const;
+
+for (const { track, kind, adapterSpace, adapterRate } of CASES) {
+  const name = `${track}, ${kind} in ${adapterSpace} space`;
+  Deno.test(`train() lowers the balanced loss, and that of the lowest widths most (${name})`, async () => {
     const base = defaultRecipe(track, 1), module = decoderModule(CONFIG), backend = openReference();
     const recipe = {
       ...base,
-      scheme: { ...base.scheme, adapters: adaptersOf("cascaded", { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 1 }) },
+      scheme: { ...base.scheme, adapters: adaptersOf(kind, RANKS), adapterSpace },
     };
     const graph = elasticModule(module, recipe).functions.block as Graph,
       exact = structureModule(module, recipe).functions.block as Graph;
-    const settings = { ...defaultSettings(track), epochs: 30, batch: BATCH, adapterRate: 5e-3 };
+    const settings = { ...defaultSettings(track), epochs: 30, batch: BATCH, adapterRate };
 
     const prepare = async (from: Graph) => {
       const program = await backend.compile(prepareGraph(from)), leaves = leavesOf(prepareGraph(from), "param");

@@ -9,7 +9,7 @@ import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf } from "../../../ir/node.ts";
 import { print } from "../../../ir/print.ts";
-import { type LocalWidths, sitesOf, WIDTHS } from "../../../ir/sites.ts";
+import { ADAPTER_SPACES, type LocalWidths, sitesOf, WIDTHS } from "../../../ir/sites.ts";
 import { bindSymbols } from "../../../ir/symbols.ts";
 import { tensorType, type Width } from "../../../ir/types.ts";
 import {
@@ -122,16 +122,19 @@ function trainLeaves(
   return given;
 }
 
-Deno.test("specialize() gives train and deploy programs of one value at every width", () => {
+Deno.test("specialize() gives train and deploy programs of one value at every width, wherever adapters act", () => {
   const block = quantizableBlock();
-  for (const width of WIDTHS) {
-    for (const [activation, cache] of [[16, 16], [Math.max(width, 4), width]] as const) {
-      const widths = uniformWidths(block, width, activation, cache);
-      const train = result(specialize(block, widths, SCHEME, "train"), trainLeaves(block, widths, width, activation));
-      const deploy = result(specialize(block, widths, SCHEME, "deploy"));
-      // Padded columns change the order of sums; a code that lies on a rounding boundary may then flip.
-      const different = Array.from(deploy).filter((x, i) => Math.abs(x - (train[i] ?? NaN)) > 1e-4).length;
-      assertEquals(different, 0, `${width} bits, activations ${activation}`);
+  for (const adapterSpace of ADAPTER_SPACES) {
+    const scheme = { ...SCHEME, adapterSpace };
+    for (const width of WIDTHS) {
+      for (const [activation, cache] of [[16, 16], [Math.max(width, 4), width]] as const) {
+        const widths = uniformWidths(block, width, activation, cache);
+        const train = result(specialize(block, widths, scheme, "train"), trainLeaves(block, widths, width, activation));
+        const deploy = result(specialize(block, widths, scheme, "deploy"));
+        // Padded columns change the order of sums; a code that lies on a rounding boundary may then flip.
+        const different = Array.from(deploy).filter((x, i) => Math.abs(x - (train[i] ?? NaN)) > 1e-4).length;
+        assertEquals(different, 0, `${width} bits, activations ${activation}, adapters in ${adapterSpace} space`);
+      }
     }
   }
 });
