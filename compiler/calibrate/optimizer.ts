@@ -4,8 +4,10 @@ import { createBuilder } from "../../ir/builder.ts";
 import { type Graph, graphOf } from "../../ir/node.ts";
 import { tensorType } from "../../ir/types.ts";
 import { narrowestUser } from "../adapters.ts";
-import type { BlockInput } from "./block.ts";
+import type { Recipe } from "../recipe.ts";
+import type { LearnedLayout } from "./learned.ts";
 import type { Programs, TensorPool } from "./programs.ts";
+import type { CalibrationSettings } from "./settings.ts";
 
 const BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
 
@@ -60,11 +62,18 @@ export const ADAM_IN_PLACE = {
 /** The flat arrays of a block that Adam works on. */
 export type OptimizerState = Readonly<Record<"learned" | "moment1" | "moment2" | "gradient", Tensor>>;
 
+/** What decides the parts and their rates. */
+export interface OptimizerInput {
+  readonly layout: LearnedLayout;
+  readonly settings: CalibrationSettings;
+  readonly recipe: Recipe;
+}
+
 /** Adam on the parts of the flat arrays: the clips, and the adapters pair by pair, each with a rate of its own. */
 export async function openOptimizer(
   programs: Programs,
   pool: TensorPool,
-  { layout, settings, recipe }: Pick<BlockInput, "layout" | "settings" | "recipe">,
+  { layout, settings, recipe }: OptimizerInput,
   flat: OptimizerState,
 ): Promise<(step: number, steps: number) => void> {
   const { backend } = programs, type = tensorType("f32", [1]);

@@ -1,7 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { type AllocationItem, frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
+import { greedyAllocation } from "../../../compiler/allocate/greedy.ts";
 import { undominated } from "../../../compiler/allocate/search.ts";
+import { random } from "../../../ir/random.ts";
 
 const WIDTHS = [2, 3, 4, 8];
 
@@ -91,4 +93,25 @@ Deno.test("undominated() keeps points that no cheaper one beats, by rising bits 
     point(3, 0.4),
   ]);
   assertEquals(kept.map(({ meanBits, loss }) => [meanBits, loss]), [[2, 3], [3, 0.4], [4, 0.2]]);
+});
+
+Deno.test("greedyAllocation() takes the step that saves most per bit, and never beats the knapsack", () => {
+  const items: AllocationItem[] = [
+    { site: "a", parameters: 1, loss: { 2: 10, 3: 4, 4: 3 } },
+    { site: "b", parameters: 2, loss: { 2: 9, 3: 5, 4: 0 } },
+  ];
+  assertEquals(greedyAllocation(items, 2).widths, "22");
+  assertEquals(greedyAllocation(items, 2.34).widths, "32");
+  assertEquals(greedyAllocation(items, 4), { meanBits: 4, loss: 3, widths: "44" });
+  for (let seed = 0; seed < 20; seed++) {
+    const rng = random(seed, "greedy");
+    const many = Array.from({ length: 6 }, (_, i): AllocationItem => {
+      const scale = Math.exp(rng.normal());
+      return { site: `${i}`, parameters: 1 + rng.int(4), loss: { 2: scale, 3: scale / 4, 4: scale / 16 } };
+    });
+    for (const budget of [2.25, 2.5, 3, 3.5]) {
+      const greedy = greedyAllocation(many, budget), best = lookUp(frontierOf(many), budget);
+      assert(greedy.meanBits <= budget + 1e-9 && greedy.loss >= (best?.loss ?? NaN) - 1e-9);
+    }
+  }
 });

@@ -1,0 +1,29 @@
+/** The parts of the method that are switched one at a time: what each run changes of the recipe. */
+
+/** One run. */
+export interface Variant {
+  readonly name: string;
+  /** Changes of the recipe, `NAME=VALUE`. */
+  readonly changes: readonly string[];
+}
+
+const each = (name: string, values: readonly string[], ...also: readonly string[]): readonly Variant[] =>
+  values.map((value) => ({ name: `${name}=${value}`, changes: [...also, `${name}=${value}`] }));
+
+/** Runs by part. `default` stands for the recipe as it is, which every part is compared with. */
+export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
+  default: [{ name: "default", changes: [] }],
+  adapters: each("adapters", ["cascaded", "protected", "shared", "off"]),
+  space: each("adapter-space", ["scale", "rounding"], "adapter-rate=0.01"),
+  ranks: each("ranks", ["4", "8", "16", "32"]),
+  merging: [
+    ...each("merge", ["selective", "uniform", "random", "none"], "inputs=fused"),
+    ...each("top", ["0", "0.25", "0.75", "1"], "inputs=fused", "merge=selective"),
+  ],
+  groups: each("groups", ["8,7/6,5/4,3/2", "8,7/6,5/4/3/2", "8/7/6/5/4/3/2"]),
+  draws: [...each("mixtures", ["0", "0.5"]), ...each("shared-every", ["1"])],
+  loss: each("loss", ["2"]),
+  optimiser: [...each("average", ["0"]), ...each("rate-slope", ["0"]), ...each("balance", ["off"])],
+  master: each("master", ["fp16"]),
+  rotation: each("rotate", ["on"]),
+};
