@@ -73,8 +73,13 @@ for (const [name, median, unit] of ceilings) {
   report({ name, backend: "wasm", threads, median, unit, roofline: null, peer: null, ratio: null });
 }
 
-/** Seconds of one run of some that take about 20 ms together. */
+/** Threads of others that still spin go to sleep within this time, in milliseconds. */
+const REST = 50;
+
+/** Seconds of one run of some that take about 20 ms together, after a rest. */
 async function secondsOf(run: () => unknown): Promise<number> {
+  await new Promise((resolve) => setTimeout(resolve, REST));
+  await run();
   let count = 0, seconds = 0;
   const start = performance.now();
   while (seconds < 0.02) {

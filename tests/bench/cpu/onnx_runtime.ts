@@ -29,7 +29,9 @@ export async function openPeers(threads: number): Promise<readonly Peer[]> {
       // Not a literal: neither type checks nor tests should fetch the packages.
       const runtime: OnnxRuntime = await import(`npm:${name}@${VERSION}`);
       if (kind === "web") runtime.env.wasm.numThreads = threads;
-      const options = kind === "web" ? { executionProviders: ["wasm"] } : { intraOpNumThreads: threads };
+      // Their threads would go on spinning while ours are timed.
+      const extra = { session: { intra_op: { allow_spinning: "0" } } };
+      const options = kind === "web" ? { executionProviders: ["wasm"], extra } : { intraOpNumThreads: threads, extra };
       peers.push({
         name: `${name} ${VERSION}`,
         open: async (model, m, k) => {
