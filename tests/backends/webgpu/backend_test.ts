@@ -114,6 +114,44 @@ Deno.test("an update writes rows into the cache that it is given", async () => {
   await backend[Symbol.asyncDispose]();
 });
 
+Deno.test("runs are gathered, and what is written, freed or read between them keeps its order", async () => {
+  const gpu = await openTestGpu();
+  if (!gpu) return;
+  let submissions = 0;
+  const submit = gpu.queue.submit.bind(gpu.queue);
+  gpu.queue.submit = (buffers) => {
+    submissions++;
+    return submit(buffers);
+  };
+  const backend = createBackend({
+    gpu,
+    ...describeAdapter(gpu.adapterInfo),
+    adapter: "test",
+    owned: true,
+    traits: PORTABLE,
+  });
+  const b = createBuilder(), x = b.input("x", f32(4)), program = await backend.compile(graphOf({ y: b.mul(x, 2) }));
+  const upload = (...values: number[]) => backend.upload(f32(4), Float32Array.from(values));
+  // A chain of a hundred runs is one submission, beside that of the copy which reads the result.
+  let value = upload(1, 2, 3, 4);
+  const before = submissions;
+  for (let i = 0; i < 100; i++) value = backend.run(program, { x: value }).y as typeof value;
+  assertEquals([...await backend.download(value)], [1, 2, 3, 4].map((each) => each * 2 ** 100));
+  assertEquals(submissions - before, 2);
+  // Values that a run has read may be overwritten, and tensors freed, before anything was waited for.
+  const input = upload(1, 1, 1, 1), first = backend.run(program, { x: input }).y as typeof value;
+  backend.write(input, Float32Array.of(5, 6, 7, 8));
+  const second = backend.run(program, { x: input }).y as typeof value;
+  backend.free(input);
+  assertEquals([[...await backend.download(first)], [...await backend.download(second)]], [[2, 2, 2, 2], [
+    10,
+    12,
+    14,
+    16,
+  ]]);
+  await backend[Symbol.asyncDispose]();
+});
+
 Deno.test("equal kernels under other names share a pipeline; errors of the shader compiler name kernel and line", async () => {
   const device = await openTestGpu();
   if (!device) return;
