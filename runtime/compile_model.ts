@@ -108,7 +108,7 @@ const SENSITIVITY_TOKENS = 2048;
  */
 export async function compileModel(options: CompileModelOptions): Promise<CompiledModel> {
   const { model, seed = 0, out, report = () => {} } = options;
-  const specs = withPins(parseBitSpecs(options.bits ?? "mixed"), options.pins ?? []);
+  const asked = parseBitSpecs(options.bits ?? "mixed"), pins = options.pins ?? [], specs = withPins(asked, pins);
   if (await isArtifact(model)) {
     throw new UserError({
       what: `Expected a checkpoint but found the artifact in ${quote(model.name)}`,
@@ -188,7 +188,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
 
   const runner = createRunner(backend), elastic = artifactSource(artifact, runner);
   const original = checkpointSource(checkpoint, runner, defaultRecipe("weights", seed));
-  const [full, ...others] = tableSettings(specs, recipe), rows: ResultRow[] = [];
+  const [full, ...usual] = tableSettings(asked, recipe), others = withPins(usual, pins), rows: ResultRow[] = [];
   await scoreSettings({
     reference: original,
     settings: [settingOf(original, full), ...others.map((spec) => settingOf(elastic, spec))],
