@@ -1,10 +1,10 @@
 /** @file Bit specifications, the short texts by which users say precision: `4`, `w4a4kv4`, `2-8`, `mixed@3.25`. */
 import { quote, UserError } from "../ir/errors.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
-import { type BitConfig, FULL_WIDTH, type QuantizationScheme, WIDTHS } from "../ir/sites.ts";
+import { type BitConfig, FULL_WIDTH, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import type { Frontier } from "./allocate/frontier.ts";
-import { type Budget, chooseMixture, parseBudget, type SizeModel, weightBytes } from "./budget.ts";
+import { type Budget, chooseMixture, parseBudget, type SizeModel } from "./budget.ts";
 import type { ModelSite } from "./model_sites.ts";
 import { type Pin, pinnedWidths } from "./pins.ts";
 
@@ -173,14 +173,3 @@ function mixedWidths(
     mend: `use "mixed@${cheapest}"`,
   });
 }
-
-/**
- * Bytes that the weights of all sites take when stored at a configuration: codes of b bits, and a scale in f16 and a zero
- * point of b bits per group; weights in full precision count as f16. Embeddings, norms and biases, which are the same in every
- * configuration, are not counted.
- */
-export const storageBytes = (
-  config: BitConfig,
-  sites: readonly ModelSite[],
-  scheme: Pick<QuantizationScheme, "groupSizes">,
-): number => weightBytes(config, sites, scheme);

@@ -1,7 +1,8 @@
 /** @file Budgets of mixed precision: mean bits per weight, or bytes, and the point of a frontier that fits one best. */
 import { type BitConfig, FULL_WIDTH, type QuantizationScheme, WIDTHS } from "../ir/sites.ts";
 import type { Frontier } from "./allocate/frontier.ts";
-import { meanBits, type ModelSite } from "./model_sites.ts";
+import { meanBits, type ModelSite, unquantizedParameters } from "./model_sites.ts";
+import type { Module } from "../ir/module.ts";
 
 /** What a mixture may cost. */
 export type Budget =
@@ -14,6 +15,17 @@ export type Budget =
 export interface SizeModel extends Pick<QuantizationScheme, "groupSizes"> {
   /** Parameters that are never quantized: embeddings, norms, biases. */
   readonly unquantized: number;
+}
+
+/** The size model of an elastic module. Parameters are counted when a budget in bytes asks, and once. */
+export function sizeModelOf(module: Module, { groupSizes }: Pick<QuantizationScheme, "groupSizes">): SizeModel {
+  let counted: number | undefined;
+  return {
+    groupSizes,
+    get unquantized() {
+      return counted ??= unquantizedParameters(module);
+    },
+  };
 }
 
 const UNITS = { B: 1, KB: 1e3, MB: 1e6, GB: 1e9, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 } as const;
@@ -29,7 +41,8 @@ export function parseBudget(text: string): Budget | undefined {
 
 /**
  * Bytes that the weights of all sites take at a configuration: codes of b bits, and per group a scale and a zero point, in a file as
- * f16 and b bits, in memory as f32 both. Weights in full precision count as f16 and f32.
+ * f16 and b bits, in memory as f32 both. Weights in full precision count as f16 and f32. Embeddings, norms and biases, which are the
+ * same in every configuration, are not counted.
  */
 export function weightBytes(
   config: BitConfig,

@@ -1,7 +1,6 @@
 /** @file From what a user asks for to the widths of every site, checked against what a model can do. */
 import { type BitSpec, configOf, parseBitSpec } from "../compiler/bit_spec.ts";
-import type { SizeModel } from "../compiler/budget.ts";
-import { unquantizedParameters } from "../compiler/model_sites.ts";
+import { sizeModelOf } from "../compiler/budget.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import { type BitConfig, FULL_WIDTH } from "../ir/sites.ts";
 import type { ElasticSource } from "./elastic_source.ts";
@@ -16,7 +15,9 @@ export type Precision = string | BitSpec | BitConfig;
  */
 export function configurationOf(source: ElasticSource, precision: Precision): BitConfig {
   const spec = typeof precision === "string" ? parseBitSpec(precision) : precision;
-  const config = isSpec(spec) ? configOf(spec, source.sites, source.frontier, sizeModelOf(source)) : spec;
+  const config = isSpec(spec)
+    ? configOf(spec, source.sites, source.frontier, sizeModelOf(source.module, source.scheme))
+    : spec;
   const roles = new Map(source.sites.map(({ name, role }) => [name, role]));
   for (const [name, width] of Object.entries(config)) {
     const role = roles.get(name);
@@ -33,12 +34,6 @@ export function configurationOf(source: ElasticSource, precision: Precision): Bi
   }
   return Object.fromEntries(source.sites.map(({ name }) => [name, config[name] ?? FULL_WIDTH]));
 }
-
-/** What configurations of a source take beside their codes. */
-const sizeModelOf = ({ scheme, module }: ElasticSource): SizeModel => ({
-  groupSizes: scheme.groupSizes,
-  unquantized: unquantizedParameters(module),
-});
 
 /** Widths that need nothing learned. */
 const WIDTHS_OF: Readonly<Record<string, readonly number[]>> = {

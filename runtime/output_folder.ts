@@ -2,11 +2,12 @@
 import { ARTIFACT_FILE, type ArtifactTensor, isArtifact, writeArtifact } from "../compiler/artifact/artifact.ts";
 import { writeAtomically } from "../compiler/artifact/atomic_write.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
-import { type BitSpec, configOf, storageBytes } from "../compiler/bit_spec.ts";
+import { type BitSpec, configOf } from "../compiler/bit_spec.ts";
+import { sizeModelOf, weightBytes } from "../compiler/budget.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
 import { parseDecoderConfig } from "../compiler/frontends/config.ts";
 import { explain, type Folder, localFolder } from "../compiler/frontends/source.ts";
-import { meanBits, modelSites, unquantizedParameters } from "../compiler/model_sites.ts";
+import { meanBits, modelSites } from "../compiler/model_sites.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import { createCatalogue, type KernelCatalogue, planSteps, usualSizes } from "./step_plan.ts";
 import { VERSION } from "./version.ts";
@@ -77,13 +78,13 @@ function planFile(
 ): unknown {
   const sites = modelSites(module),
     limit = contextLimit(parseDecoderConfig(utf8(JSON.stringify(config)), "config.json"));
-  const size = { groupSizes: recipe.scheme.groupSizes, unquantized: unquantizedParameters(module) };
+  const size = sizeModelOf(module, recipe.scheme);
   const settings = specs.map((spec) => {
     const widths = configOf(spec, sites, frontier, size);
     return {
       bits: spec.text,
       meanBits: meanBits(widths, sites),
-      bytes: storageBytes(widths, sites, recipe.scheme),
+      bytes: weightBytes(widths, sites, recipe.scheme),
       sites: sites.map(({ name, role, parameters }) => ({ name, role, parameters, bits: widths[name] ?? 16 })),
       programs: planSteps({ module, scheme: recipe.scheme }, widths, usualSizes(limit), catalogue),
     };

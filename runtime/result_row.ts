@@ -1,5 +1,6 @@
 /** @file One line of a table of results: what a setting costs, and what it does to a text. */
-import { type BitSpec, storageBytes } from "../compiler/bit_spec.ts";
+import type { BitSpec } from "../compiler/bit_spec.ts";
+import { weightBytes } from "../compiler/budget.ts";
 import { meanBits } from "../compiler/model_sites.ts";
 import type { BitConfig } from "../ir/sites.ts";
 import { configurationOf } from "./configuration.ts";
@@ -68,7 +69,7 @@ export async function scoreSettings({ reference, settings, sequences, report }: 
       const setting = settings[index];
       if (!setting) return;
       const { source: { sites, scheme }, config, spec } = setting;
-      const costs = { bits: spec.text, meanBits: meanBits(config, sites), bytes: storageBytes(config, sites, scheme) };
+      const costs = { bits: spec.text, meanBits: meanBits(config, sites), bytes: weightBytes(config, sites, scheme) };
       // Rounding takes the divergence of a model from itself a little below zero.
       report({ ...costs, perplexity, kl: Math.max(0, kl), tokens, seconds });
     },

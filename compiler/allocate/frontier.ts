@@ -95,7 +95,7 @@ export function frontierOf(
 }
 
 /** The solution for a budget of mean bits: the best that does not exceed it. */
-export function lookUp({ points }: Frontier, budget: number): FrontierPoint | undefined {
+export function lookUp({ points }: Pick<Frontier, "points">, budget: number): FrontierPoint | undefined {
   return points.filter(({ meanBits }) => meanBits <= budget + 1e-9).at(-1);
 }
 

@@ -27,15 +27,14 @@ const HIGHEST_BASE = 4;
 
 /** Everything that was measured: allocations with their mean bits and losses, in the order of measuring. */
 export async function searchAllocations(input: SearchInput): Promise<readonly FrontierPoint[]> {
-  const { counts, widths, candidates, rounds } = input, total = counts.reduce((a, b) => a + b, 0);
+  const { counts, widths, candidates, rounds } = input;
   const known = new Map<string, FrontierPoint>();
-  const bitsOf = (digits: string) => counts.reduce((sum, count, i) => sum + count * Number(digits[i]), 0) / total;
   const measure = async (allocations: Iterable<string>): Promise<void> => {
     const fresh = [...new Set(allocations)].filter((digits) => !known.has(digits));
     if (fresh.length === 0) return;
     const losses = await input.measure(fresh);
     for (const [i, digits] of fresh.entries()) {
-      known.set(digits, { meanBits: bitsOf(digits), loss: losses[i] ?? Infinity, widths: digits });
+      known.set(digits, { meanBits: bitsOf(digits, counts), loss: losses[i] ?? Infinity, widths: digits });
     }
   };
   const lossOf = (digits: string) => known.get(digits)?.loss ?? Infinity;
@@ -65,6 +64,10 @@ export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
   for (const point of sorted) if (point.loss < (kept.at(-1)?.loss ?? Infinity)) kept.push(point);
   return kept;
 }
+
+/** Mean bits of an allocation. */
+const bitsOf = (digits: string, counts: readonly number[]): number =>
+  counts.reduce((sum, count, i) => sum + count * Number(digits[i]), 0) / counts.reduce((a, b) => a + b, 0);
 
 /** The widths that a site at `width` can move to in at most `steps` steps up or one down. */
 const movesOf = (width: number, widths: readonly number[], steps: number): readonly number[] => {
@@ -105,9 +108,7 @@ function solutionsAround(
   items: readonly AllocationItem[],
   reach: number,
 ): string[] {
-  const total = counts.reduce((a, b) => a + b, 0);
-  const own = counts.reduce((sum, count, i) => sum + count * Number(digits[i]), 0) / total;
-  const frontier = frontierOf(items), found: string[] = [];
+  const own = bitsOf(digits, counts), frontier = frontierOf(items), found: string[] = [];
   for (let budget = own - reach; budget <= own + reach + 1e-9; budget += STEP / 2) {
     const point = lookUp(frontier, budget);
     if (point) found.push(point.widths);
@@ -117,9 +118,9 @@ function solutionsAround(
 
 /** The best allocation of each budget, `STEP` apart. */
 function bestPerBudget(points: readonly FrontierPoint[], least: number, most: number): FrontierPoint[] {
-  const kept = undominated(points), best = new Set<FrontierPoint>();
+  const kept = { points: undominated(points) }, best = new Set<FrontierPoint>();
   for (let budget = least; budget <= most; budget += STEP) {
-    const point = kept.filter(({ meanBits }) => meanBits <= budget + 1e-9).at(-1);
+    const point = lookUp(kept, budget);
     if (point) best.add(point);
   }
   return [...best];

@@ -66,6 +66,12 @@ export interface ElasticBlock {
   release(): void;
 }
 
+/** A program and what it runs on. */
+interface BoundProgram {
+  readonly run: Executable;
+  readonly leaves: Readonly<Record<string, Tensor>>;
+}
+
 /** Steps between two looks at the loss: a readback costs about 10 ms on some GPUs. */
 const REPORT_EVERY = 16;
 /** Batches whose loss before training sets the balance of bit groups. */
@@ -85,13 +91,24 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     lossSum = scalar(),
     lossWeight = scalar(1);
   const values = new Map<string, Tensor>(), views = new Map<string, Tensor>(), tops = new Map<number, Tensor>();
-  const sites = sitesOf(block.graph), uniform = (width: Width) => widthsAt(block.graph, recipe, width);
+  const sites = sitesOf(block.graph), uniforms = new Map<Width, LocalWidths>();
+  const uniform = (width: Width): LocalWidths => {
+    const found = uniforms.get(width) ?? widthsAt(block.graph, recipe, width);
+    uniforms.set(width, found);
+    return found;
+  };
+  /** Programs with their leaves, by widths: uniform ones come again and again, mixtures hardly ever. */
+  const bound = new WeakMap<LocalWidths, Map<string, BoundProgram>>();
 
   /** Programs of some widths; widths of equal ranks and group sizes, and their mixtures, share them. */
   const program = async (
     kind: "forward" | "loss" | "train",
     widths: LocalWidths,
-  ): Promise<{ run: Executable; leaves: Record<string, Tensor> }> => {
+  ): Promise<BoundProgram> => {
+    const known = bound.get(widths) ?? new Map<string, BoundProgram>();
+    bound.set(widths, known);
+    const before = known.get(kind);
+    if (before) return before;
     const key = `${block.name} ${kind} ${sites.map((site) => shapeAt(site, widths, recipe)).join(" ")}`;
     const build = () => withLearnedInputs(trainFunction(block.graph, widths, recipe.scheme));
     const run = kind === "forward" ? await programs.get(key, build, symbols) : await programs.get(
@@ -100,7 +117,9 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
       {},
       (graph) => ({ inPlace: trainInPlace(graph) }),
     );
-    return { run, leaves: bindLeaves(run, widths) };
+    const made = { run, leaves: bindLeaves(run, widths) };
+    known.set(kind, made);
+    return made;
   };
 
   const fixed: Readonly<Record<string, Tensor>> = {

@@ -69,6 +69,14 @@ export interface OptimizerInput {
   readonly recipe: Recipe;
 }
 
+/** Learning rate of a pair of adapters at the start: the narrowest width that uses it decides how far its columns may move in a step. */
+export function adapterRateOf({ settings, recipe: { scheme } }: Omit<OptimizerInput, "layout">, pair: string): number {
+  const width = narrowestUser(scheme.adapters, pair) ?? 2;
+  // What is added to the weight in steps of its grid is as long at every width already.
+  const slope = scheme.adapterSpace === "weight" ? settings.rateSlope : 0;
+  return settings.adapterRate * 2 ** (-slope * Math.max(0, width - 4));
+}
+
 /** Adam on the parts of the flat arrays: the clips, and the adapters pair by pair, each with a rate of its own. */
 export async function openOptimizer(
   programs: Programs,
@@ -76,33 +84,33 @@ export async function openOptimizer(
   { layout, settings, recipe }: OptimizerInput,
   flat: OptimizerState,
 ): Promise<(step: number, steps: number) => void> {
-  const { backend } = programs, type = tensorType("f32", [1]);
-  const part = async (offset: number, length: number, rate: number) => {
+  const { backend } = programs, scalar = () => pool.allocate(tensorType("f32", [1]));
+  const corrections = { correction1: scalar(), correction2: scalar() };
+  const part = async (offset: number, length: number, start: number) => {
     const run = await programs.get(`adam ${length}`, () => adamProgram(length), {}, { inPlace: ADAM_IN_PLACE });
     const view = (tensor: Tensor) => backend.view(tensor, offset, tensorType("f32", [length]));
-    const scalars = { rate: pool.allocate(type), correction1: pool.allocate(type), correction2: pool.allocate(type) };
     const leaves = {
       values: view(flat.learned),
       moment1: view(flat.moment1),
       moment2: view(flat.moment2),
       gradient: view(flat.gradient),
-      ...scalars,
+      rate: scalar(),
+      ...corrections,
     };
-    return (step: number, steps: number) => {
-      const now = stepScalars(step, steps, rate);
-      backend.write(scalars.rate, Float32Array.of(now.rate));
-      backend.write(scalars.correction1, Float32Array.of(now.correction1));
-      backend.write(scalars.correction2, Float32Array.of(now.correction2));
-      backend.run(run, leaves);
-    };
+    return { run, leaves, start };
   };
   const parts = [await part(0, layout.clips, settings.clipRate)];
   for (const { pair, offset, length } of layout.pairs) {
-    const width = narrowestUser(recipe.scheme.adapters, pair) ?? 2;
-    // What is added to the weight in steps of its grid is as long at every width already.
-    const slope = recipe.scheme.adapterSpace === "weight" ? settings.rateSlope : 0;
-    const factor = 2 ** (-slope * Math.max(0, width - 4));
-    parts.push(await part(offset, length, settings.adapterRate * factor));
+    parts.push(await part(offset, length, adapterRateOf({ settings, recipe }, pair)));
   }
-  return (step, steps) => parts.forEach((advance) => advance(step, steps));
+  return (step, steps) => {
+    // All writes, then all runs: what is written between runs would part a GPU's submission.
+    for (const { leaves, start } of parts) {
+      backend.write(leaves.rate, Float32Array.of(stepScalars(step, steps, start).rate));
+    }
+    const { correction1, correction2 } = stepScalars(step, steps, 0);
+    backend.write(corrections.correction1, Float32Array.of(correction1));
+    backend.write(corrections.correction2, Float32Array.of(correction2));
+    for (const { run, leaves } of parts) backend.run(run, leaves);
+  };
 }

@@ -3,7 +3,7 @@
  * `.jsonl` file each line is a sequence of its own.
  */
 import { quote, UserError } from "../../ir/errors.ts";
-import { decodeText, isJsonObject } from "./json.ts";
+import { decodeText, type JsonLine, parseJsonLines } from "./json.ts";
 import { readFile } from "./source.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -36,9 +36,7 @@ export async function readTexts(path: string): Promise<TextData> {
 export function parseTexts(bytes: Uint8Array, name: string): TextData {
   const kind = checkExtension(name);
   const content = decodeText(bytes, name);
-  const texts = kind === "document"
-    ? [content]
-    : content.split("\n").flatMap((line, i) => parseLine(line, i + 1, name));
+  const texts = kind === "document" ? [content] : parseJsonLines(content, name, LINE_FORM).map(textOf);
   const filled = texts.filter((text) => text.trim() !== "");
   if (filled.length === 0) {
     throw new UserError({
@@ -102,25 +100,16 @@ function checkExtension(name: string): TextData["kind"] {
   });
 }
 
-function parseLine(line: string, number: number, name: string): string[] {
-  if (line.trim() === "") return [];
-  let value: unknown;
-  try {
-    value = JSON.parse(line);
-  } catch {
-    throw lineError("Expected a JSON object", line, number, name);
-  }
-  if (!isJsonObject(value)) throw lineError("Expected a JSON object", line, number, name);
-  const text = value["text"];
-  if (typeof text !== "string") throw lineError('Expected a string field "text"', line, number, name);
-  return [text];
-}
+/** What a line of a `.jsonl` file should be. */
+const LINE_FORM = 'write one {"text": "…"} object per line';
 
-function lineError(expected: string, line: string, number: number, name: string): UserError {
-  return new UserError({
-    what: `${expected} but found ${quote(line)}`,
-    where: `line ${number} of ${quote(name)}`,
-    mend: 'write one {"text": "…"} object per line',
+function textOf({ object, text: line, where }: JsonLine): string {
+  const text = object["text"];
+  if (typeof text === "string") return text;
+  throw new UserError({
+    what: `Expected a string field "text" but found ${quote(line)}`,
+    where,
+    mend: LINE_FORM,
   });
 }
 

@@ -28,8 +28,9 @@ export interface Fields {
  *
  * @param file what messages call the file
  * @param path what stands before the key in messages, for nested objects: `rope_scaling.`
+ * @param where the place in messages: the file unless given
  */
-export function fieldsOf(object: JsonObject, file: string, path = ""): Fields {
+export function fieldsOf(object: JsonObject, file: string, path = "", where = quote(file)): Fields {
   const raw = (key: string) => Object.hasOwn(object, key) ? object[key] : undefined;
 
   const error = (key: string, expected: string, mend = "correct the field") =>
@@ -37,7 +38,7 @@ export function fieldsOf(object: JsonObject, file: string, path = ""): Fields {
       what: `Expected ${quote(path + key)} to be ${expected} but found ${
         raw(key) === undefined ? "none" : quote(raw(key))
       }`,
-      where: quote(file),
+      where,
       mend,
     });
 
@@ -56,7 +57,7 @@ export function fieldsOf(object: JsonObject, file: string, path = ""): Fields {
       const value = raw(key) ?? null;
       if (value === null) return null;
       if (!isJsonObject(value)) throw error(key, "an object");
-      return fieldsOf(value, file, `${path}${key}.`);
+      return fieldsOf(value, file, `${path}${key}.`, where);
     },
     names: () => Object.keys(object),
     raw,

@@ -26,6 +26,35 @@ export function decodeText(bytes: Uint8Array, name: string): string {
   }
 }
 
+/** An object that stands on a line of its own. */
+export interface JsonLine {
+  readonly object: JsonObject;
+  /** The line's text and its place, for messages. */
+  readonly text: string;
+  readonly where: string;
+}
+
+/**
+ * The objects of a file that has one per line; blank lines are passed over.
+ *
+ * @param name what messages call the file
+ * @param mend what messages say a line should be
+ * @throws {UserError} if a line is not JSON, or not an object
+ */
+export function parseJsonLines(content: string, name: string, mend: string): readonly JsonLine[] {
+  return content.split("\n").flatMap((text, i): JsonLine[] => {
+    if (text.trim() === "") return [];
+    const where = `line ${i + 1} of ${quote(name)}`;
+    try {
+      const object: unknown = JSON.parse(text);
+      if (isJsonObject(object)) return [{ object, text, where }];
+    } catch {
+      // Reported below, like a line that is JSON but no object.
+    }
+    throw new UserError({ what: `Expected a JSON object but found ${quote(text)}`, where, mend });
+  });
+}
+
 /**
  * Parses the bytes of a JSON file that must hold one object.
  *

@@ -2,10 +2,11 @@
 import { isArtifact, openArtifact } from "../../compiler/artifact/artifact.ts";
 import type { Frontier } from "../../compiler/allocate/frontier.ts";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
+import { sizeModelOf } from "../../compiler/budget.ts";
 import { openCheckpoint } from "../../compiler/frontends/checkpoint.ts";
 import { parseDecoderConfig } from "../../compiler/frontends/config.ts";
 import { contextLimit, decoderModule } from "../../compiler/frontends/decoder.ts";
-import { modelSites, unquantizedParameters } from "../../compiler/model_sites.ts";
+import { modelSites } from "../../compiler/model_sites.ts";
 import { defaultRecipe, type Recipe } from "../../compiler/recipe.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import type { Module } from "../../ir/module.ts";
@@ -42,10 +43,12 @@ interface Inspected {
 export async function inspectCommand(options: InspectOptions, host: Host): Promise<void> {
   const model = await inspectedModel(options, host), { elastic, recipe } = model;
   const config = (): BitConfig =>
-    configOf(parseBitSpec(options.bits ?? USUAL_BITS), modelSites(elastic), model.frontier, {
-      groupSizes: recipe.scheme.groupSizes,
-      unquantized: unquantizedParameters(elastic),
-    });
+    configOf(
+      parseBitSpec(options.bits ?? USUAL_BITS),
+      modelSites(elastic),
+      model.frontier,
+      sizeModelOf(elastic, recipe.scheme),
+    );
   if (options.kernels || options.kernel !== undefined || options.plan) {
     const catalogue = createCatalogue();
     const steps = planSteps(

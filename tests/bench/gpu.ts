@@ -10,7 +10,7 @@ import { benchKernels } from "./gpu/kernels.ts";
 import { benchModels, type Peers } from "./gpu/models.ts";
 import { SEVEN_B } from "./gpu/random_source.ts";
 import { measureRoofline } from "./gpu/roofline.ts";
-import { createReport } from "./report.ts";
+import { benchLine, comparedWith, createReport } from "./report.ts";
 
 const options = parseArgs(Deno.args, { boolean: ["json", "markdown"], string: ["only", "match", "layers", "hidden"] });
 const report = createReport(options.json ? "json" : options.markdown ? "markdown" : "text");
@@ -60,17 +60,7 @@ const ceilings: [string, number, string][] = [
   ["readback", roofline.readback * 1e6, "us"],
 ];
 for (const [name, median, unit] of ceilings) {
-  const peer = peers[name];
-  report({
-    name,
-    backend: "webgpu",
-    threads: 0,
-    median,
-    unit,
-    roofline: null,
-    peer: peer?.name ?? null,
-    ratio: peer ? median / peer.median : null,
-  });
+  report(benchLine({ name, backend: "webgpu", threads: 0, median, unit }, comparedWith(median, peers[name])));
 }
 const backend = createBackend(opened), match = new RegExp(options.match ?? "");
 if (options.only !== "models") await benchKernels(backend, roofline, report, match);

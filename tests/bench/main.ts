@@ -9,7 +9,7 @@ import { GROUP, openGraph, product } from "./cpu/graphs.ts";
 import { matMul, matMulNBits } from "./cpu/onnx.ts";
 import { openPeers } from "./cpu/onnx_runtime.ts";
 import { measureCpu } from "./cpu/roofline.ts";
-import { createReport, medianOf } from "./report.ts";
+import { benchLine, createReport, medianOf } from "./report.ts";
 
 /** One product: ours and the model that peers run. */
 interface Case {
@@ -70,7 +70,7 @@ const ceilings: readonly (readonly [string, number, string])[] = [
   ["int8 relaxed dot", roofline.int8 / 1e9, "GOP/s"],
 ];
 for (const [name, median, unit] of ceilings) {
-  report({ name, backend: "wasm", threads, median, unit, roofline: null, peer: null, ratio: null });
+  report(benchLine({ name, backend: "wasm", threads, median, unit }));
 }
 
 /** Threads of others that still spin go to sleep within this time, in milliseconds. */
@@ -112,12 +112,12 @@ for (const { name, m, n, k, width, activations, model } of CASES.filter((each) =
   // What must be read, or computed, whichever takes longer.
   const peak = activations && activations <= 8 ? roofline.int8 : roofline.f32;
   const bound = Math.max(weightBytes / roofline.read, operations / peak);
-  const line = { name, backend: "wasm", threads, roofline: bound / seconds };
   const median = m === 1 ? seconds * 1e6 : operations / seconds / 1e9, unit = m === 1 ? "us" : "GFLOP/s";
-  if (rivals.length === 0) report({ ...line, median, unit, peer: null, ratio: null });
+  const line = benchLine({ name, backend: "wasm", threads, median, unit }, { roofline: bound / seconds });
+  if (rivals.length === 0) report(line);
   for (const [i, { name: peer }] of rivals.entries()) {
     const other = theirs[i] ?? [];
-    report({ ...line, median, unit, peer, ratio: other.length > 0 ? medianOf(other) / seconds : null });
+    report({ ...line, peer, ratio: other.length > 0 ? medianOf(other) / seconds : null });
   }
 }
 Deno.exit(0);

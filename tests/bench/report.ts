@@ -13,6 +13,22 @@ export interface BenchLine {
   readonly ratio: number | null;
 }
 
+/** A line that nothing bounds and that is compared with nothing, unless `more` says so. */
+export const benchLine = (
+  line: Pick<BenchLine, "name" | "backend" | "threads" | "median" | "unit">,
+  more: Partial<BenchLine> = {},
+): BenchLine => ({ roofline: null, peer: null, ratio: null, ...line, ...more });
+
+/** What a peer measured in the same run; a larger median is better. */
+export interface PeerMedian {
+  readonly name: string;
+  readonly median: number;
+}
+
+/** The part of a line that says how it compares with a peer, if there is one. */
+export const comparedWith = (median: number, peer: PeerMedian | undefined): Partial<BenchLine> =>
+  peer ? { peer: peer.name, ratio: median / peer.median } : {};
+
 /** How results are printed. */
 export type Format = "json" | "markdown" | "text";
 

@@ -1,13 +1,6 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import {
-  type BitSpec,
-  configOf,
-  parseBitSpec,
-  parseBitSpecs,
-  storageBytes,
-  withPins,
-} from "../../compiler/bit_spec.ts";
+import { type BitSpec, configOf, parseBitSpec, parseBitSpecs, withPins } from "../../compiler/bit_spec.ts";
 import { weightBytes } from "../../compiler/budget.ts";
 import { parsePin } from "../../compiler/pins.ts";
 import type { Frontier } from "../../compiler/allocate/frontier.ts";
@@ -182,9 +175,9 @@ Deno.test("configOf() takes the largest point of the frontier within the budget"
   );
 });
 
-Deno.test("storageBytes() counts codes, scales and zero points", () => {
+Deno.test("weightBytes() counts codes, scales and zero points", () => {
   const groupSizes = { 2: 4, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 };
-  const bytes = (text: string) => storageBytes(configOf(parseBitSpec(text), SITES), SITES, { groupSizes });
+  const bytes = (text: string) => weightBytes(configOf(parseBitSpec(text), SITES), SITES, { groupSizes });
   // 80 weights; at 4 bits a scale and a zero point for each of 15 rows, at 2 bits for 2 groups in each row of 6 columns.
   assertEquals(bytes("4"), Math.ceil((80 * 4 + 15 * 20) / 8));
   assertEquals(bytes("2"), Math.ceil((80 * 2 + 25 * 18) / 8));
@@ -196,12 +189,12 @@ Deno.test("storageBytes() counts codes, scales and zero points", () => {
 Deno.test("budgets can be sizes of a file or of memory, everything that is not quantized included", () => {
   const groupSizes = { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 }, size = { groupSizes, unquantized: 100 };
   const chosen = (text: string, spec = parseBitSpec(text)) => configOf(spec, SITES, FRONTIER, size);
-  const fileBytes = (text: string) => storageBytes(chosen(text), SITES, size) + 200;
+  const fileBytes = (text: string) => weightBytes(chosen(text), SITES, size) + 200;
   const all = FRONTIER.points.map(({ widths }) => ({
     "down.weight": Number(widths[FRONTIER.sites.indexOf("down.weight")]),
     "up.weight": Number(widths[FRONTIER.sites.indexOf("up.weight")]),
   }));
-  const sizes = all.map((config) => storageBytes(config, SITES, size) + 200);
+  const sizes = all.map((config) => weightBytes(config, SITES, size) + 200);
   for (const [i, bytes] of sizes.entries()) {
     assertEquals(fileBytes(`mixed@${bytes}B`), bytes);
     if (i > 0) assertEquals(fileBytes(`mixed@${bytes - 1}B`), sizes[i - 1]);

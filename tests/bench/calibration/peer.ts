@@ -1,6 +1,7 @@
 /** Hands a block and its training to peers/elastic_calibration.py. */
 import type { Backend } from "../../../backends/backend.ts";
 import { takesPart } from "../../../compiler/calibrate/draw.ts";
+import { adapterRateOf } from "../../../compiler/calibrate/optimizer.ts";
 import type { Plan } from "../../../compiler/plan.ts";
 import { random } from "../../../ir/random.ts";
 import type { BenchBlock } from "./block.ts";
@@ -79,8 +80,10 @@ async function describe({ backend, block, plan: { recipe, settings }, seed, thre
     adapters: sites.flatMap((site) =>
       widths.map((width) => {
         const { pair } = recipe.scheme.adapters.uses[width];
-        const rate = settings.adapterRate * 2 ** (-settings.rateSlope * Math.max(0, width - 4));
-        return [site, width, rate, [learned(`${site}.adapter.${pair}.a`), learned(`${site}.adapter.${pair}.b`)]];
+        return [site, width, adapterRateOf({ settings, recipe }, pair), [
+          learned(`${site}.adapter.${pair}.a`),
+          learned(`${site}.adapter.${pair}.b`),
+        ]];
       })
     ),
     batches: batches.list.map(({ weights: tokenWeights }, i) => ({

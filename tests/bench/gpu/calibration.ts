@@ -10,7 +10,7 @@ import { defaultRecipe } from "../../../compiler/recipe.ts";
 import { functionOf } from "../../../ir/module.ts";
 import { leavesOf, nameOf } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
-import type { BenchLine } from "../report.ts";
+import { type BenchLine, benchLine } from "../report.ts";
 import { randomSource } from "./random_source.ts";
 import type { GpuRoofline } from "./roofline.ts";
 
@@ -32,7 +32,7 @@ export async function benchCalibration(
     { length: STEPS },
     (_, s) => Int32Array.from({ length: tokens }, (_, i) => (i * 31 + s) % config.vocabSize),
   );
-  const settings = { ...defaultSettings("weights"), batch: 1, tokens, epochs: 1, balance: false };
+  const settings = { ...defaultSettings("weights"), batch: 1, tokens, epochs: 1, sharedEvery: 1, balance: false };
   const holds = leavesOf(graph, "param").filter(({ attrs }) => attrs.time === "checkpoint");
   const held = await source.load(call, new Map(holds.map((node) => [nameOf(node), node.type])));
   const block: BlockInput = {
@@ -65,21 +65,12 @@ export async function benchCalibration(
   };
   await steps();
   const seconds = await steps();
-  const weights = layout.tensors.filter(({ kind }) => kind === "clip").length === 0 ? 0 : source.sites
-    .filter(({ name, role }) => role === "weight" && name.startsWith(call.prefix)).reduce(
-      (sum, { parameters }) => sum + parameters,
-      0,
-    );
+  const weights = source.sites.filter(({ name, role }) => role === "weight" && name.startsWith(call.prefix))
+    .reduce((sum, { parameters }) => sum + parameters, 0);
   const operations = recipe.bitGroups.length * 6 * weights * tokens;
-  report({
-    name: `optimiser step of one block, ${tokens} tokens, ${recipe.bitGroups.length} widths`,
-    backend: "webgpu",
-    threads: 0,
-    median: 1 / seconds,
-    unit: "steps/s",
+  const name = `optimiser step of one block, ${tokens} tokens, ${recipe.bitGroups.length} widths`;
+  report(benchLine({ name, backend: "webgpu", threads: 0, median: 1 / seconds, unit: "steps/s" }, {
     roofline: operations / seconds / roofline.f32,
-    peer: null,
-    ratio: null,
-  });
+  }));
   opened.release();
 }

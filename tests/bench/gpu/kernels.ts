@@ -8,7 +8,7 @@ import { createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
 import { bitsOf, sizeOf, type TensorType, tensorType, unsignedType, type Width } from "../../../ir/types.ts";
-import { type BenchLine, medianOf } from "../report.ts";
+import { type BenchLine, benchLine, medianOf } from "../report.ts";
 import type { GpuRoofline } from "./roofline.ts";
 
 /** More bytes of weights than any cache holds: kernels take turns on copies of theirs. */
@@ -90,17 +90,7 @@ export async function benchKernels(
     if (!only.test(name)) return;
     try {
       const seconds = await timeGraph(backend, graph());
-      report({
-        name,
-        backend: "webgpu",
-        threads: 0,
-        median: NaN,
-        unit: "",
-        roofline: null,
-        peer: null,
-        ratio: null,
-        ...line(seconds),
-      });
+      report(benchLine({ name, backend: "webgpu", threads: 0, median: NaN, unit: "" }, line(seconds)));
     } catch (error) {
       console.error(`${name}: ${error instanceof Error ? error.message : error}`);
     }

@@ -3,13 +3,13 @@ import type { Backend } from "../../../backends/backend.ts";
 import type { DecoderConfig } from "../../../compiler/frontends/config.ts";
 import { modelSites } from "../../../compiler/model_sites.ts";
 import { createSession } from "../../../runtime/session.ts";
-import { type BenchLine, medianOf } from "../report.ts";
+import { type BenchLine, benchLine, comparedWith, medianOf, type PeerMedian } from "../report.ts";
 import { benchCalibration } from "./calibration.ts";
 import { randomSource } from "./random_source.ts";
 import type { GpuRoofline } from "./roofline.ts";
 
 /** What a peer measured in the same run, by name of the line. */
-export type Peers = Readonly<Record<string, { readonly name: string; readonly median: number }>>;
+export type Peers = Readonly<Record<string, PeerMedian>>;
 
 const TOKENS = 16, PROMPTS = [512, 2048];
 
@@ -26,16 +26,8 @@ export async function benchModels(
   const head = config.vocabSize * config.hiddenSize;
   const line = (name: string, median: number, unit: string, share: number | null): BenchLine => {
     const peer = peers[name] ?? peers[name.replace(/ at \d bits$/, "")];
-    return {
-      name,
-      backend: "webgpu",
-      threads: 0,
-      median,
-      unit,
-      roofline: share,
-      peer: peer?.name ?? null,
-      ratio: peer ? median / peer.median : null,
-    };
+    const more = { roofline: share, ...comparedWith(median, peer) };
+    return benchLine({ name, backend: "webgpu", threads: 0, median, unit }, more);
   };
   const start = performance.now();
   await using session = await createSession(source, "8");
