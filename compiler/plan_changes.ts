@@ -3,12 +3,12 @@
  * other numbers than the defaults. One table says what there is; reading, checking and the help text follow from it.
  */
 import { quote, UserError } from "../ir/errors.ts";
-import { ADAPTER_SPACES, WIDTHS } from "../ir/sites.ts";
+import { ADAPTER_SPACES, MASTER_KINDS, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import { ADAPTER_KINDS, type AdapterKind, adaptersOf, type RankSchedule } from "./adapters.ts";
 import type { CalibrationSettings, MergeKind } from "./calibrate/settings.ts";
 import type { Plan } from "./plan.ts";
-import type { Recipe } from "./recipe.ts";
+import { masterOf, type Recipe } from "./recipe.ts";
 
 /** One change: what its value looks like, what it does, and how it is done. */
 interface Change {
@@ -144,9 +144,9 @@ export const PLAN_CHANGES = {
     const sizes = perWidth(text, now.scheme.groupSizes, (part) => part === "-1" ? -1 : wholeOf(part, 1));
     return sizes && { scheme: { ...now.scheme, groupSizes: sizes } };
   }),
-  master: recipe("int8|fp16", "how the artifact keeps weights", (text, { scheme }) => {
-    const kind = oneOf(text, ["int8", "fp16"]);
-    return kind && { scheme: { ...scheme, master: kind === "int8" ? { kind, groupSize: 64 } : { kind } } };
+  master: recipe(MASTER_KINDS.join("|"), "how the artifact keeps weights", (text, { scheme }) => {
+    const kind = oneOf(text, MASTER_KINDS);
+    return kind && { scheme: { ...scheme, master: masterOf(kind) } };
   }),
   rotate: recipe(
     "on|off",

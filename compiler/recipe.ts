@@ -1,5 +1,5 @@
 /** Recipes: which passes make a module elastic, with the numbers they need. Plain data; one artifact has one recipe. */
-import type { QuantizationScheme } from "../ir/sites.ts";
+import type { MasterKind, MasterScheme, QuantizationScheme } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import { adaptersOf, type RankSchedule } from "./adapters.ts";
 
@@ -48,7 +48,7 @@ export function defaultRecipe(track: Track, seed: number): Recipe {
     scheme: {
       ...COMMON_SCHEME,
       adapters: adaptersOf("independent", INDEPENDENT_RANKS),
-      master: { kind: "int8", groupSize: 64 },
+      master: masterOf("int10"),
     },
     // High widths share a draw: they need fewer steps than low ones, and a step costs one pass per group.
     bitGroups: track === "activations" ? [[8, 7, 6, 5], [4]] : [[8, 7, 6, 5], [4], [3], [2]],
@@ -77,11 +77,14 @@ export function publishedRecipe(track: Exclude<Track, "both">, seed: number, wid
           activations ? { 8: 1, 7: 1, 6: 2, 5: 2, 4: 3, 3: 3, 2: 3 } : { 8: 1, 7: 1, 6: 2, 5: 2, 4: 3, 3: 3, 2: 4 },
         ),
       ),
-      master: { kind: "fp16" },
+      master: masterOf("fp16"),
     },
     bitGroups: activations ? [[7, 8], [5, 6], [4]] : [[7, 8], [5, 6], [3, 4], [2]],
   };
 }
+
+/** A master with the usual number of columns per scale. */
+export const masterOf = (kind: MasterKind): MasterScheme => kind === "fp16" ? { kind } : { kind, groupSize: 64 };
 
 const commonRecipe = (track: Track, seed: number) => ({
   track,

@@ -19,8 +19,16 @@ export type BitConfig = Readonly<Record<string, number>>;
 /** Bits per site of one function, by the site's name in it; 16, or absent: full precision. */
 export type LocalWidths = Readonly<Record<string, number>>;
 
-/** How the int8 or f16 copy of the weights is stored from which every width is made. */
-export type MasterScheme = { readonly kind: "int8"; readonly groupSize: number } | { readonly kind: "fp16" };
+/** How the copy of the weights can be stored from which every width is made. */
+export const MASTER_KINDS = ["int8", "int10", "fp16"] as const;
+
+/** See `MASTER_KINDS`. */
+export type MasterKind = typeof MASTER_KINDS[number];
+
+/** A kind of master; integers have a scale per `groupSize` columns. */
+export type MasterScheme =
+  | { readonly kind: Exclude<MasterKind, "fp16">; readonly groupSize: number }
+  | { readonly kind: "fp16" };
 
 /** The adapter that a weight of some width adds: the first `rank` columns of one pair of factors; of rank 0: none. */
 export interface AdapterUse {

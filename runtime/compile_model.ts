@@ -10,6 +10,7 @@ import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
 import { type BitSpec, parseBitSpecs, withPins } from "../compiler/bit_spec.ts";
+import type { MasterKind } from "../ir/sites.ts";
 import type { Pin } from "../compiler/pins.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
@@ -64,7 +65,7 @@ export interface CompileModelOptions {
   /** What the calibration serves; what `bits` asks for unless given. */
   readonly track?: Track;
   /** How the copy of the weights is stored that all widths are made of; what the recipe says unless given. */
-  readonly master?: "int8" | "fp16";
+  readonly master?: MasterKind;
   /** What budgets of mixed precision count bits by; `parameters` unless given, `sites` is the unweighted form of the paper. */
   readonly weighting?: "parameters" | "sites";
   /** Give linears that read one value (q/k/v, gate/up) one width in mixtures. */

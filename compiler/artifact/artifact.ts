@@ -5,12 +5,12 @@
  */
 import type { HostArray } from "../../backends/backend.ts";
 import { quote, UserError } from "../../ir/errors.ts";
-import { type DType, type TensorType, tensorType, typeText } from "../../ir/types.ts";
+import { type DType, type TensorType, typeText } from "../../ir/types.ts";
 import { openSafetensors, type TensorInfo } from "../frontends/safetensors.ts";
 import type { Folder } from "../frontends/source.ts";
 import { storedTypes } from "./contents.ts";
 import { type ArtifactDescription, METADATA_KEY, parseDescription, printDescription } from "./description.ts";
-import { formatOf, fromBytes, toBytes, typeOfFormat } from "./formats.ts";
+import { FORMAT_NAMES, formatOf, fromBytes, toBytes, typeOfFormat } from "./formats.ts";
 import { encodeSafetensors, type OutputTensor, writeSafetensors } from "./safetensors_writer.ts";
 
 /** The file of an artifact in its folder. */
@@ -80,20 +80,20 @@ export async function openArtifact(folder: Folder): Promise<Artifact> {
     throw damaged(file.name, `Expected a tensor ${quote(name)} but found none of that name`);
   };
   const typeOf = (name: string) => {
-    const { dtype: format, shape } = find(name), dtype = typeOfFormat(format);
-    if (dtype && shape.every((size) => size > 0)) return { dtype, type: tensorType(dtype, shape) };
+    const { dtype: format, shape } = find(name), type = typeOfFormat(format, shape);
+    if (type) return type;
     const found = `${format}[${shape.join(",")}]`;
-    throw damaged(file.name, `Expected values of F32, F16 or I8 in tensor ${quote(name)} but found ${found}`);
+    throw damaged(file.name, `Expected values of ${FORMAT_NAMES} in tensor ${quote(name)} but found ${found}`);
   };
   const artifact: Artifact = {
     name: file.name,
     description,
     names: [...file.tensors.keys()],
     has: (name) => file.tensors.has(name),
-    typeOf: (name) => typeOf(name).type,
+    typeOf,
     tensor: async (name) => {
-      const { dtype, type } = typeOf(name);
-      return { type, values: fromBytes(dtype, await file.bytes(name), name, file.name) };
+      const type = typeOf(name);
+      return { type, values: fromBytes(type.dtype, await file.bytes(name), name, file.name) };
     },
   };
   for (const [name, type] of neededTypes(description, file.name)) checkType(artifact, name, type);
@@ -152,8 +152,7 @@ function outputTensors(tensors: readonly ArtifactTensor[]): readonly OutputTenso
     const { name, dtype, shape, values } = first as ArtifactTensor;
     return {
       name,
-      dtype: formatOf(dtype),
-      shape,
+      ...formatOf(dtype, shape),
       data: async () => {
         const bytes = toBytes(dtype, await values());
         for (const other of others) checkEqual(name, bytes, toBytes(other.dtype, await other.values()));

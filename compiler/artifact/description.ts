@@ -10,6 +10,8 @@ import {
   ADAPTER_SPACES,
   type AdapterScheme,
   type AdapterUse,
+  MASTER_KINDS,
+  type MasterScheme,
   type QuantizationScheme,
   WIDTHS,
 } from "../../ir/sites.ts";
@@ -138,8 +140,6 @@ function readRecipe(fields: Fields): Recipe {
 }
 
 function readScheme(fields: Fields): QuantizationScheme {
-  const master = required(fields, "master"), kind = master.string("kind");
-  if (kind !== "int8" && kind !== "fp16") throw master.error("kind", '"int8" or "fp16"');
   const adapterSpace = ADAPTER_SPACES.find((known) => known === fields.raw("adapterSpace"));
   if (adapterSpace === undefined) throw fields.error("adapterSpace", '"weight", "scale" or "rounding"');
   const perWidth = (key: string, least: number): QuantizationScheme["groupSizes"] => {
@@ -153,10 +153,19 @@ function readScheme(fields: Fields): QuantizationScheme {
     groupSizes,
     adapters: readAdapters(required(fields, "adapters")),
     adapterSpace,
-    master: kind === "int8" ? { kind, groupSize: master.count("groupSize") } : { kind },
+    master: readMaster(required(fields, "master")),
     cacheClip: fields.positive("cacheClip"),
     activationClip: fields.positive("activationClip"),
   };
+}
+
+function readMaster(fields: Fields): MasterScheme {
+  const kind = MASTER_KINDS.find((known) => known === fields.raw("kind"));
+  if (kind === undefined) throw fields.error("kind", "one of " + MASTER_KINDS.map(quote).join(", "));
+  if (kind === "fp16") return { kind };
+  const groupSize = fields.count("groupSize");
+  if (kind === "int8" || groupSize % 4 === 0) return { kind, groupSize };
+  throw fields.error("groupSize", "a multiple of 4");
 }
 
 function readAdapters(fields: Fields): AdapterScheme {

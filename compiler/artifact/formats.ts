@@ -2,34 +2,54 @@
 import { type HostArray, hostArray } from "../../backends/backend.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { halfBits } from "../../ir/numerics.ts";
-import type { DType } from "../../ir/types.ts";
+import { type DType, type TensorType, tensorType } from "../../ir/types.ts";
 import { toFloats } from "../frontends/floats.ts";
 import type { Dtype } from "../frontends/safetensors.ts";
 
 /** The types that artifacts store: what is held of a checkpoint, and what is learned. */
-const FORMATS = { f32: "F32", f16: "F16", i8: "I8" } as const satisfies Partial<Record<DType, Dtype>>;
+const FORMATS = { f32: "F32", f16: "F16", i8: "I8", u2: "U8" } as const satisfies Partial<Record<DType, Dtype>>;
+
+/** Codes of two bits lie four to a byte, the first one lowest, along the last axis. */
+const PER_BYTE = 4;
+
+/** What messages call the formats. */
+export const FORMAT_NAMES = "F32, F16, I8 or U8 (four codes of two bits)";
 
 /** A type that artifacts store. */
-export type StoredType = keyof typeof FORMATS;
+type StoredType = keyof typeof FORMATS;
 
-/** The checked name of a type in the file. */
-export function formatOf(dtype: DType): Dtype {
-  if (isStored(dtype)) return FORMATS[dtype];
-  throw new TypeError(`Cannot store values of ${dtype}: expected one of ${Object.keys(FORMATS).join(", ")}`);
+/** A tensor in the file's terms. */
+export function formatOf(dtype: DType, shape: readonly number[]): { readonly dtype: Dtype; readonly shape: number[] } {
+  if (!isStored(dtype)) {
+    throw new TypeError(`Cannot store values of ${dtype}: expected one of ${Object.keys(FORMATS).join(", ")}`);
+  }
+  const last = shape.at(-1) ?? 1;
+  if (dtype !== "u2") return { dtype: FORMATS[dtype], shape: [...shape] };
+  if (last % PER_BYTE !== 0) throw new TypeError(`Cannot store u2[${shape}]: expected a last axis in fours`);
+  return { dtype: FORMATS[dtype], shape: [...shape.slice(0, -1), last / PER_BYTE] };
 }
 
-/** The IR's type of a format; `undefined` for formats that artifacts do not use. */
-export function typeOfFormat(format: Dtype): StoredType | undefined {
-  return (Object.keys(FORMATS) as StoredType[]).find((dtype) => FORMATS[dtype] === format);
+/** The IR's type of a tensor in a file; `undefined` for what artifacts do not use. */
+export function typeOfFormat(format: Dtype, shape: readonly number[]): TensorType | undefined {
+  const dtype = (Object.keys(FORMATS) as StoredType[]).find((known) => FORMATS[known] === format);
+  if (dtype === undefined || shape.some((size) => size < 1)) return undefined;
+  return tensorType(dtype, dtype === "u2" ? shape.map((n, i) => i < shape.length - 1 ? n : n * PER_BYTE) : shape);
 }
 
-/** The bytes of a tensor. */
+/** The bytes of a tensor of a type that artifacts store. */
 export function toBytes(dtype: DType, values: HostArray): Uint8Array<ArrayBuffer> {
-  switch (formatOf(dtype)) {
-    case "F16":
+  switch (dtype) {
+    case "f16":
       return new Uint8Array(Uint16Array.from(values, halfBits).buffer);
-    case "I8":
+    case "i8":
       return new Uint8Array(Int8Array.from(values).buffer);
+    case "u2": {
+      const code = (i: number) => (values[i] ?? 0) << (i % PER_BYTE * 2);
+      return Uint8Array.from(
+        { length: values.length / PER_BYTE },
+        (_, i) => code(4 * i) | code(4 * i + 1) | code(4 * i + 2) | code(4 * i + 3),
+      );
+    }
     default:
       return new Uint8Array(Float32Array.from(values).buffer);
   }
@@ -42,13 +62,19 @@ export function toBytes(dtype: DType, values: HostArray): Uint8Array<ArrayBuffer
  * @param file what messages call its file
  * @throws {UserError} if a number is NaN or infinite
  */
-export function fromBytes(dtype: StoredType, bytes: Uint8Array<ArrayBuffer>, name: string, file: string): HostArray {
+export function fromBytes(dtype: DType, bytes: Uint8Array<ArrayBuffer>, name: string, file: string): HostArray {
   if (dtype === "i8") {
     const values = hostArray(dtype, bytes.length);
     values.set(new Int8Array(bytes.buffer));
     return values;
   }
-  const values = toFloats(bytes, FORMATS[dtype], name, file), at = values.findIndex((value) => !Number.isFinite(value));
+  if (dtype === "u2") {
+    const values = hostArray(dtype, bytes.length * PER_BYTE);
+    for (let i = 0; i < values.length; i++) values[i] = ((bytes[i >> 2] ?? 0) >> (i % PER_BYTE * 2)) & 3;
+    return values;
+  }
+  const values = toFloats(bytes, dtype === "f16" ? "F16" : "F32", name, file);
+  const at = values.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return values;
   throw new UserError({
     what: `Expected finite values in tensor ${quote(name)} but found ${values[at]} at position ${at}`,

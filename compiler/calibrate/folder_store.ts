@@ -5,8 +5,9 @@
 import type { HostArray } from "../../backends/backend.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { writeAtomically } from "../artifact/atomic_write.ts";
-import { formatOf, fromBytes, toBytes, typeOfFormat } from "../artifact/formats.ts";
+import { FORMAT_NAMES, formatOf, fromBytes, toBytes, typeOfFormat } from "../artifact/formats.ts";
 import { writeSafetensors } from "../artifact/safetensors_writer.ts";
+import { concreteShape } from "../../ir/types.ts";
 import { type JsonObject, parseJsonObject } from "../frontends/json.ts";
 import { openSafetensors } from "../frontends/safetensors.ts";
 import { explain, fileSource, localFolder } from "../frontends/source.ts";
@@ -63,7 +64,7 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
       await writeSafetensors(
         fileOf(call),
         tensors.map(({ name, dtype, shape, values }) => {
-          return { name, dtype: formatOf(dtype), shape, data: () => toBytes(dtype, values) };
+          return { name, ...formatOf(dtype, shape), data: () => toBytes(dtype, values) };
         }),
       );
       known.add(fileOf(call));
@@ -85,15 +86,21 @@ async function tidy(path: string): Promise<readonly string[]> {
 async function openCall(path: string): Promise<readonly LazyTensor[]> {
   const file = await openSafetensors(await fileSource(path));
   return Array.from(file.tensors.values(), ({ name, dtype: format, shape }) => {
-    const dtype = typeOfFormat(format);
-    if (!dtype) {
+    const type = typeOfFormat(format, shape);
+    if (!type) {
       throw new UserError({
-        what: `Expected values of F32, F16 or I8 in tensor ${quote(name)} but found ${format}`,
+        what: `Expected values of ${FORMAT_NAMES} in tensor ${quote(name)} but found ${format}`,
         where: quote(path),
         mend: "remove the file, so that its block is calibrated again",
       });
     }
-    return { name, dtype, shape, values: async () => fromBytes(dtype, await file.bytes(name), name, path) };
+    const { dtype } = type;
+    return {
+      name,
+      dtype,
+      shape: concreteShape(type.shape),
+      values: async () => fromBytes(dtype, await file.bytes(name), name, path),
+    };
   });
 }
 

@@ -172,19 +172,28 @@ export function lowRankProduct(b: Builder, { left, right, rank, kept = 0 }: LowR
 export const lowRankDelta = (b: Builder, w: Node, options: LowRankOptions): Node =>
   options.rank === 0 ? w : b.add(w, lowRankProduct(b, options));
 
-/** How the int8 master is stored. */
+/** How a master of integers is stored. */
 export interface MasterOptions {
   readonly name: string;
-  /** Columns per scale. */
+  /** Columns per scale; a multiple of four where there are fine codes. */
   readonly groupSize: number;
+  /** Two more bits per weight, stored apart. */
+  readonly fine: boolean;
 }
 
+/** Values of a fine code: quarters of the master's step. */
+const QUARTERS = 4;
+
 /**
- * The stored copy of a weight in int8 (design.md 8), f32 [p,q] -> [p,q]: holds `<name>.master.codes` i8 [p,G,g] and
+ * The stored copy of a weight in integers (design.md 8), f32 [p,q] -> [p,q]: holds `<name>.master.codes` i8 [p,G,g] and
  * `<name>.master.scales` f16 [p,G,1]. The scale max|w|/127 is rounded to f16 before the codes are computed; the smallest
  * positive f16 stands for zero, so that a zero group divides by no zero.
+ *
+ * With `fine`, weights are rounded to quarters of that scale, ⌊4w/s⌉ = 4c + f: c are the codes, and f in `<name>.master.fine`
+ * u2 [p,G,g]. Grids of 8 bits are then as good as made of the weights themselves, while two roundings to steps of like size
+ * have nearly twice the error of one.
  */
-export function int8Master(b: Builder, w: Node, { name, groupSize }: MasterOptions): Node {
+export function integerMaster(b: Builder, w: Node, { name, groupSize, fine }: MasterOptions): Node {
   const [, columns] = matrixShape(w);
   // Unlike grids of few bits the master keeps its group size in short rows: one storage shape for every width.
   const groups = Math.ceil(columns / groupSize);
@@ -192,9 +201,16 @@ export function int8Master(b: Builder, w: Node, { name, groupSize }: MasterOptio
   const largest = b.div(b.max(b.abs(v), [2]), 127);
   const scales = b.hold(b.cast(b.maximum(largest, 2 ** -24), "f16"), "checkpoint", `${name}.master.scales`);
   const scale = b.cast(scales, "f32");
-  const codes = b.cast(clamp(b, b.round(b.div(v, scale)), -127, 127), "i8");
-  const value = b.mul(b.cast(b.hold(codes, "checkpoint", `${name}.master.codes`), "f32"), scale);
-  return fromGroups(b, value, columns);
+  const kept = (codes: Node, type: NarrowType, part: string) =>
+    b.cast(b.hold(b.cast(codes, type), "checkpoint", `${name}.master.${part}`), "f32");
+  if (!fine) {
+    const codes = clamp(b, b.round(b.div(v, scale)), -127, 127);
+    return fromGroups(b, b.mul(kept(codes, "i8", "codes"), scale), columns);
+  }
+  const all = clamp(b, b.round(b.mul(b.div(v, scale), QUARTERS)), -127 * QUARTERS, 127 * QUARTERS);
+  const codes = b.floor(b.div(all, QUARTERS)), rest = b.sub(all, b.mul(codes, QUARTERS));
+  const value = b.add(kept(codes, "i8", "codes"), b.div(kept(rest, "u2", "fine"), QUARTERS));
+  return fromGroups(b, b.mul(value, scale), columns);
 }
 
 /** The stored copy of a weight in f16, f32 [p,q] -> [p,q]: the hold `<name>.master`. */

@@ -1,5 +1,6 @@
 /** @file The command line: its commands with their options, what each option means, and the help text that follows from it. */
 import type { CalibrationSettings } from "../../compiler/calibrate/settings.ts";
+import { MASTER_KINDS, type MasterKind } from "../../ir/sites.ts";
 import { parsePin, type Pin } from "../../compiler/pins.ts";
 import { PLAN_CHANGES } from "../../compiler/plan_changes.ts";
 import { RECIPE_NAMES, type RecipeName, type Track, TRACKS } from "../../compiler/recipe.ts";
@@ -24,7 +25,7 @@ export interface CompileOptions extends DeviceOptions, PinOptions {
   readonly seed: number;
   readonly recipe: RecipeName;
   readonly track?: Track;
-  readonly master?: "int8" | "fp16";
+  readonly master?: MasterKind;
   /** Changes of the recipe, `NAME=VALUE`. */
   readonly changes: readonly string[];
   readonly weighting: "parameters" | "sites";
@@ -136,7 +137,7 @@ const TABLES = {
       doc: "change one part of the recipe; may be given several times; see the end of this text",
       many: true,
     },
-    master: { value: "TYPE", doc: "how the artifact keeps weights: int8 or fp16 (the recipe's)" },
+    master: { value: "TYPE", doc: `how the artifact keeps weights: ${MASTER_KINDS.join(", ")} (the recipe's)` },
     tie: { doc: "mixtures give linears that read one value (q/k/v, gate/up) one width" },
     ...PIN_TABLE,
     weighting: { value: "UNIT", doc: "what mixed counts bits by: parameters, or sites as in the paper (parameters)" },
@@ -219,7 +220,7 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     seed: read.integer("seed", 0) ?? 0,
     recipe: read.oneOf("recipe", RECIPE_NAMES) ?? "vernier",
     ...given("track", read.oneOf("track", TRACKS)),
-    ...given("master", read.oneOf<"int8" | "fp16">("master", ["int8", "fp16"])),
+    ...given("master", read.oneOf("master", MASTER_KINDS)),
     changes: read.list("set"),
     weighting: read.oneOf("weighting", ["parameters", "sites"]) ?? "parameters",
     tie: read.has("tie"),

@@ -7,7 +7,7 @@ import {
   cacheQuantizer,
   groupingOf,
   halfMaster,
-  int8Master,
+  integerMaster,
   lowRankDelta,
   perTokenQuantizer,
 } from "../../ir/composites/quantizers.ts";
@@ -339,20 +339,29 @@ Deno.test("deploy forms equal train forms bit by bit", () => {
   }
 });
 
-Deno.test("int8Master() keeps each weight within half a step of its group's f16 scale; a zero group stays zero", () => {
-  const draw = random(9, "test"),
-    w = Float64Array.from({ length: 2 * 80 }, (_, i) => i < 64 ? 0 : Math.fround(draw.normal()));
-  const b = createBuilder(),
-    master = int8Master(b, b.param("w", f32(2, 80), "checkpoint"), { name: "w", groupSize: 64 });
-  const graph = graphOf({ y: master }), y = evaluate(graph, { w }).y ?? new Float64Array();
-  const names = graph.nodes.filter((n) => n.op === "hold").map((n) =>
-    `${n.attrs.name} ${n.type.dtype}[${n.type.shape}]`
-  );
-  assertEquals(names.sort(), ["w.master.codes i8[2,2,64]", "w.master.scales f16[2,2,1]"]);
-  assertEquals([...y.slice(0, 64)], new Array(64).fill(0));
-  const largest = Math.max(...w.map(Math.abs));
-  y.forEach((v, i) => assert(Math.abs(v - (w[i] ?? 0)) <= largest / 127 * 0.5 * 1.001 + largest * 2 ** -11));
-});
+for (const fine of [false, true]) {
+  const what = fine ? "an eighth" : "half";
+  Deno.test(`integerMaster() keeps each weight within ${what} of a step of its group's f16 scale; zero stays zero`, () => {
+    const draw = random(9, "test"),
+      w = Float64Array.from({ length: 2 * 80 }, (_, i) => i < 64 || i % 9 === 0 ? 0 : Math.fround(draw.normal()));
+    const b = createBuilder(), weight = b.param("w", f32(2, 80), "checkpoint");
+    const graph = graphOf({ y: integerMaster(b, weight, { name: "w", groupSize: 64, fine }) });
+    const y = evaluate(graph, { w }).y ?? new Float64Array();
+    const names = graph.nodes.filter((n) => n.op === "hold").map((n) =>
+      `${n.attrs.name} ${n.type.dtype}[${n.type.shape}]`
+    );
+    assertEquals(names.sort(), [
+      "w.master.codes i8[2,2,64]",
+      ...(fine ? ["w.master.fine u2[2,2,64]"] : []),
+      "w.master.scales f16[2,2,1]",
+    ]);
+    const largest = Math.max(...w.map(Math.abs)), step = largest / 127 / (fine ? 4 : 1);
+    y.forEach((v, i) => {
+      assert(Math.abs(v - (w[i] ?? 0)) <= step * 0.5 * 1.001 + largest * 2 ** -11);
+      if (w[i] === 0) assertEquals(v, 0);
+    });
+  });
+}
 
 Deno.test("halfMaster() is the weight in half precision", () => {
   const b = createBuilder(), y = halfMaster(b, b.param("w", f32(1, 3), "checkpoint"), "w");
@@ -367,7 +376,7 @@ Deno.test("quantizers refuse what they cannot group", () => {
   );
   const b = createBuilder(), x = b.param("x", f32(2, 2, 2), "checkpoint");
   assertThrows(
-    () => halfMaster(b, x, "x") && int8Master(b, x, { name: "x", groupSize: 64 }),
+    () => halfMaster(b, x, "x") && integerMaster(b, x, { name: "x", groupSize: 64, fine: false }),
     TypeError,
     "Expected a matrix",
   );

@@ -29,7 +29,7 @@ export function tinyRecipe(track: Track): Recipe {
     ...recipe.scheme,
     groupSizes,
     adapters,
-    master: { kind: "int8", groupSize: 10 },
+    master: { kind: "int10", groupSize: 12 },
     cacheClip: 0.95,
   } as const;
   return { ...recipe, scheme };

@@ -1,5 +1,5 @@
 /** @file Puts the master, the stored copy that every width is made from, behind the weight of every linear. */
-import { halfMaster, int8Master } from "../../../ir/composites/quantizers.ts";
+import { halfMaster, integerMaster } from "../../../ir/composites/quantizers.ts";
 import type { Graph } from "../../../ir/node.ts";
 import type { QuantizationScheme } from "../../../ir/sites.ts";
 import { mapWeights } from "./linears.ts";
@@ -12,8 +12,8 @@ export function insertMaster(graph: Graph, { master }: Pick<QuantizationScheme, 
   return mapWeights(
     graph,
     (b, weight, { name }) =>
-      master.kind === "int8"
-        ? int8Master(b, weight, { name, groupSize: master.groupSize })
-        : halfMaster(b, weight, name),
+      master.kind === "fp16"
+        ? halfMaster(b, weight, name)
+        : integerMaster(b, weight, { name, groupSize: master.groupSize, fine: master.kind === "int10" }),
   );
 }

@@ -124,10 +124,12 @@ async function weightsOf(backend: Backend, { held, config }: BenchBlock) {
       : site === "attention.output.weight"
       ? config.heads * config.headDim
       : config.hiddenSize;
-    const scale = await backend.download(scales);
+    const scale = await backend.download(scales), fine = held[name.replace(/codes$/, "fine")];
+    const quarters = fine ? await backend.download(fine) : undefined;
     const weight = Float32Array.from({ length: rows * columns }, (_, i) => {
       const row = Math.floor(i / columns), column = i % columns, group = row * groups + Math.floor(column / size);
-      return (values[group * size + column % size] ?? 0) * (scale[group] ?? 0);
+      const at = group * size + column % size;
+      return ((values[at] ?? 0) + (quarters?.[at] ?? 0) / 4) * (scale[group] ?? 0);
     });
     result.push({ name: site, values: weight, shape: [rows, columns] });
   }

@@ -76,7 +76,7 @@ Deno.test("an artifact is plain safetensors: the format's own rules read it", as
   }));
   byOffset.sort((a, b) => a.from - b.from);
   for (const { dtype, shape, from, to } of byOffset) {
-    const size = { F32: 4, F16: 2, I8: 1 }[dtype] ?? NaN;
+    const size = { F32: 4, F16: 2, I8: 1, U8: 1 }[dtype] ?? NaN;
     assertEquals([from, to - from], [end, shape.reduce((a, b) => a * b, size)]);
     assertEquals(from % size, 0, "aligned");
     end = to;
@@ -84,9 +84,11 @@ Deno.test("an artifact is plain safetensors: the format's own rules read it", as
   assertEquals(end, data.length);
   const codes = byOffset.find(({ name }) => name === "layers.0.mlp.up.weight.master.codes");
   const scales = byOffset.find(({ name }) => name === "layers.0.mlp.up.weight.master.scales");
-  assertEquals([codes?.dtype, codes?.shape, scales?.dtype, scales?.shape], ["I8", [24, 2, 10], "F16", [24, 2, 1]]);
+  const fine = byOffset.find(({ name }) => name === "layers.0.mlp.up.weight.master.fine");
+  assertEquals([codes?.dtype, codes?.shape, scales?.dtype, scales?.shape], ["I8", [24, 2, 12], "F16", [24, 2, 1]]);
+  assertEquals([fine?.dtype, fine?.shape], ["U8", [24, 2, 3]]);
   const written = parts.tensors.find(({ name }) => name === codes?.name);
-  assertEquals([...new Int8Array(data.buffer, codes?.from, 480)], [...await written?.values() ?? []]);
+  assertEquals([...new Int8Array(data.buffer, codes?.from, 576)], [...await written?.values() ?? []]);
   const description = JSON.parse((metadata as Record<string, string>).vernier ?? "");
   assertEquals([description.version, description.generator], [2, "vernier 0.1.0"]);
   assertEquals(description.sites[0], {
@@ -162,7 +164,7 @@ Deno.test("damaged descriptions are refused by name of what is wrong", async () 
     ],
     [
       (json) => Object.assign(json.recipe?.scheme?.master ?? {}, { kind: "int4" }),
-      /^Expected "recipe\.scheme\.master\.kind" to be "int8" or "fp16"/,
+      /^Expected "recipe\.scheme\.master\.kind" to be one of "int8", "int10", "fp16"/,
     ],
     [(json) => delete json.config, /^Expected "config" to be an object but found none/],
     [
@@ -212,7 +214,7 @@ Deno.test("artifacts whose tensors do not fit their module are refused before an
   const foreign = withHeader((header) => Object.assign(header["final.norm.weight"] ?? {}, { dtype: "I32" }));
   await assertUserError(
     () => openArtifact(folder(foreign)),
-    /^Expected values of F32, F16 or I8 in tensor "final\.norm\.weight" but found I32\[16\]/,
+    /^Expected values of F32, F16, I8 or U8 .* in tensor "final\.norm\.weight" but found I32\[16\]/,
   );
 });
 

@@ -5,6 +5,7 @@ import { UserError } from "../../../ir/errors.ts";
 
 const TENSORS: readonly StoredTensor[] = [
   { name: "w.codes", dtype: "i8", shape: [1, 2, 2], values: Int32Array.of(-127, 0, 5, 127) },
+  { name: "w.fine", dtype: "u2", shape: [1, 2, 4], values: Int32Array.of(0, 1, 2, 3, 3, 3, 0, 2) },
   { name: "w.scales", dtype: "f16", shape: [2, 1], values: Float32Array.of(0.5, 2 ** -24) },
   { name: "w.adapter.a", dtype: "f32", shape: [3], values: Float32Array.of(Math.fround(0.1), -0, 3e-40) },
 ];

@@ -46,9 +46,14 @@ return y=%4
   );
 });
 
-Deno.test("insertMaster() stores int8 codes with f16 scales, in f16 the matrix itself", () => {
+Deno.test("insertMaster() stores int8 codes with f16 scales, fine codes beside them, in f16 the matrix itself", () => {
   assertEquals(holdsOf(insertMaster(toyLinear(), SCHEME)), [
     "checkpoint up.weight.master.codes i8[6,1,10]",
+    "checkpoint up.weight.master.scales f16[6,1,1]",
+  ]);
+  assertEquals(holdsOf(insertMaster(toyLinear(), { master: { kind: "int10", groupSize: 12 } })), [
+    "checkpoint up.weight.master.codes i8[6,1,12]",
+    "checkpoint up.weight.master.fine u2[6,1,12]",
     "checkpoint up.weight.master.scales f16[6,1,1]",
   ]);
   assertEquals(holdsOf(insertMaster(toyLinear(), { master: { kind: "fp16" } })), [

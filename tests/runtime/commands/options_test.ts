@@ -97,7 +97,7 @@ Deno.test("readCommand() refuses what it does not know", () => {
       [["--out", "--json"], /^Expected a value for --out but found "--json"; write --out DIR$/],
       [["--seed", "1.5"], /^Expected a whole number of 0 or more for --seed but found "1.5"$/],
       [["--threads", "0"], /1 or more for --threads but found "0"/],
-      [["--master", "int4"], /^Expected int8, fp16 for --master but found "int4"$/],
+      [["--master", "int4"], /^Expected int8, int10, fp16 for --master but found "int4"$/],
       [["a", "b"], /^Expected one argument but found also "b"$/],
       [["run"], /^Expected --prompt but found none; write --prompt "TEXT"$/],
     ] as const
