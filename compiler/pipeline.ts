@@ -18,6 +18,7 @@ import { fuseNorms } from "./passes/structure/fuse_norms.ts";
 import { onlineHadamard } from "./passes/structure/online_hadamard.ts";
 import { rotateHeads } from "./passes/structure/rotate_heads.ts";
 import { rotateResidual } from "./passes/structure/rotate_residual.ts";
+import { scaleColumns } from "./passes/structure/scale_columns.ts";
 import { simplify, simplifyGraph } from "./passes/structure/simplify.ts";
 import type { Recipe } from "./recipe.ts";
 
@@ -33,8 +34,9 @@ const blockPass = (name: string, change: (graph: Graph) => Graph): NamedPass => 
  * where rotations need it: as column factors they spread a weight's range, and rounding to nearest at 3 bits then costs a
  * third more perplexity (stories260K: 13.75 with, 10.32 without).
  */
-export function structurePasses({ rotate, cache, seed }: Recipe): readonly NamedPass[] {
-  if (!rotate) return [simplify];
+export function structurePasses({ rotate, scaleColumns: scaled, cache, seed }: Recipe): readonly NamedPass[] {
+  const scaling = scaled ? [blockPass("scale_columns", scaleColumns), simplify] : [];
+  if (!rotate) return [simplify, ...scaling];
   return [
     simplify,
     fuseNorms,
@@ -42,6 +44,7 @@ export function structurePasses({ rotate, cache, seed }: Recipe): readonly Named
     rotateHeads({ seed }),
     onlineHadamard({ keys: cache }),
     simplify,
+    ...scaling,
   ];
 }
 

@@ -153,6 +153,11 @@ export const PLAN_CHANGES = {
     "rotate the residual stream, heads and the input of down projections",
     (text) => defined("rotate", flagOf(text)),
   ),
+  "scale-columns": recipe(
+    "on|off",
+    "scale the columns of linears by powers of their mean inputs, searched on block outputs (AWQ)",
+    (text) => defined("scaleColumns", flagOf(text)),
+  ),
   "cache-clip": recipe("RATIO", "part of a cached vector's range that its grid spans", (text, { scheme }) => {
     const cacheClip = numberIn(text, { above: 0, most: 1 });
     return cacheClip === undefined ? undefined : { scheme: { ...scheme, cacheClip } };
@@ -207,6 +212,11 @@ export const PLAN_CHANGES = {
     const clipStart = perWidth(text, now.clipStart, (part) => numberIn(part, { least: -20, most: 20 }));
     return clipStart && { clipStart };
   }),
+  "clip-search": setting(
+    "on|off",
+    "search where clips start, row by row (AWQ)",
+    (text) => defined("clipSearch", flagOf(text)),
+  ),
   "clip-rate": setting(
     "RATE",
     "learning rate of clip logits",

@@ -23,6 +23,8 @@ export interface Recipe {
   readonly track: Track;
   /** Rotate the residual stream, heads and the input of down projections (quept-method 6). */
   readonly rotate: boolean;
+  /** Scale the columns of linears by what calibration finds (AWQ). */
+  readonly scaleColumns: boolean;
   /** Put quantizers on the inputs of linears. */
   readonly activations: boolean;
   /** Put quantizers (and the Hadamard transform in front of keys) on the cache. */
@@ -89,6 +91,7 @@ export const masterOf = (kind: MasterKind): MasterScheme => kind === "fp16" ? { 
 const commonRecipe = (track: Track, seed: number) => ({
   track,
   rotate: track !== "weights",
+  scaleColumns: false,
   activations: track !== "weights",
   cache: track !== "weights",
   seed,

@@ -8,11 +8,12 @@ import type { Recipe } from "./recipe.ts";
 export const OPEN_CLIP = 32;
 
 /**
- * The elastic module without master and adapters: at 16 bits it is the model in full precision, and its weight grids round
+ * The elastic module without scaled columns, master and adapters: at 16 bits it is the model in full precision, and its weight grids round
  * the original weights to nearest. Of learned parameters it has the clip logits alone.
  */
 export function roundToNearestModule(module: Module, recipe: Recipe, options?: RunOptions): Module {
   // Weights are held in front of their sites, where the elastic module has its master.
-  const exact = structureModule(module, recipe, options), learned = ["insert_master", "insert_adapters"];
+  const exact = structureModule(module, { ...recipe, scaleColumns: false }, options),
+    learned = ["insert_master", "insert_adapters"];
   return runPasses(exact, quantizePasses(recipe).filter(({ name }) => !learned.includes(name)), options);
 }

@@ -233,10 +233,17 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const noted = { note: (text: string) => report({ kind: "note", text }) };
   const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
-  const load = async (name: string, { shape }: TensorType) =>
+  const read = async (name: string, { shape }: TensorType) =>
     (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
-  const common = { programs, structure, elastic, recipe, load, sequences, store };
-  await calibrate({ ...common, settings, seed, report: (progress) => report({ kind: "calibration", progress }) });
+  const all = { programs, structure, elastic, recipe, sequences, store };
+  const load = await calibrate({
+    ...all,
+    load: read,
+    settings,
+    seed,
+    report: (progress) => report({ kind: "calibration", progress }),
+  });
+  const common = { ...all, load };
   const sensitivities = await measureSensitivities({
     ...common,
     tokens: SENSITIVITY_TOKENS,

@@ -131,6 +131,7 @@ function readRecipe(fields: Fields): Recipe {
   return {
     track,
     rotate: flag("rotate"),
+    scaleColumns: flag("scaleColumns"),
     activations: flag("activations"),
     cache: flag("cache"),
     seed: integer(fields, "seed", Number.MIN_SAFE_INTEGER),

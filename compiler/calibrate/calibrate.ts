@@ -7,14 +7,18 @@ import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { type Random, random } from "../../ir/random.ts";
 import { sitesOf } from "../../ir/sites.ts";
 import { concreteShape, tensorType, type Width } from "../../ir/types.ts";
-import { stage } from "../passes/stage.ts";
 import type { Recipe } from "../recipe.ts";
 import { asFloats, type Batches, batchesOf, pickRows, type Values } from "./batches.ts";
 import { type BlockInput, type ElasticBlock, openBlock } from "./block.ts";
+import { columnScales } from "./column_scales.ts";
+import { openExact } from "./exact_call.ts";
+import { inputStatistics } from "./input_statistics.ts";
 import { initialLearned, type LearnedLayout, learnedLayout, storedValues } from "./learned.ts";
 import { MERGE_INPUTS, mergeProgram } from "./merge.ts";
 import { type LoadParameter, prepareCall } from "./prepare_call.ts";
 import { createPool, type Programs } from "./programs.ts";
+import { searchClips } from "./search_clips.ts";
+import { scaledStatistics, type Scales, searchScales } from "./search_scales.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import type { CallStore, StoredTensor } from "./store.ts";
 
@@ -47,9 +51,17 @@ export interface CalibrationInput {
 /** A path of values through the blocks: the full-precision one, and one per bit group (or one for all). */
 type Track = readonly Values[];
 
-/** Calibrates a module and leaves every call's tensors in the store. */
-export async function calibrate(input: CalibrationInput): Promise<void> {
-  const { programs, structure, elastic, recipe, settings, sequences, report } = input;
+/** Batches that scales of columns are judged on. */
+const SCALE_BATCHES = 4;
+
+/**
+ * Calibrates a module and leaves every call's tensors in the store.
+ *
+ * @returns how parameters are read from now on: scales of columns are as they were found
+ */
+export async function calibrate(given: CalibrationInput): Promise<LoadParameter> {
+  const { programs, structure, elastic, recipe, settings, sequences, report } = given;
+  const scales = columnScales(structure, recipe.scaleColumns, given.load), input = { ...given, load: scales.load };
   const batches = batchesOf(sequences.slice(0, settings.sequences), settings.batch, settings.tokens);
   const symbols = { B: batches.batch, T: batches.tokens };
   const start = (): Track =>
@@ -87,16 +99,18 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
       targets.push(asFloats(after.get(output) as HostArray));
       next.push(after);
     }
+    const saved = await input.store.load(index), searched = recipe.scaleColumns || settings.clipSearch;
+    const statistics = searched && !saved
+      ? await inputStatistics(exact, functionOf(structure, call), call.function, batches, full)
+      : new Map();
     exact.release();
 
     const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
-    const saved = await input.store.load(index);
-    const held = await openHolds(input, elastic, call);
     const rng = (what: string) => random(input.seed, `calibration.${call.prefix}${what}`);
     const learned = saved
       ? fromStored(layout, call.prefix, saved)
       : initialLearned(layout, settings.clipStart, rng("start"));
-    const bound: BlockInput = {
+    const bound: Omit<BlockInput, "held"> = {
       graph,
       name: call.function,
       recipe,
@@ -104,11 +118,37 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
       layout,
       batches,
       inputs: call.inputs,
-      held: held.tensors,
     };
-    const opened = openBlock(programs, bound, learned);
     const seen = recipe.bitGroups.map((_, g) => tracks[tracks.length === 1 ? 0 : g] as Track);
-    const at = block;
+    const lossesWith = async (tried: Scales): Promise<readonly number[]> => {
+      const pool = createPool(programs.backend), load = scales.loadWith(call, tried), losses: number[] = [];
+      const block = openBlock(
+        programs,
+        { ...bound, held: await prepareCall({ programs, load }, elastic, call, pool) },
+        learned,
+      );
+      for (const [g, widths] of recipe.bitGroups.entries()) {
+        losses.push(await block.loss(Math.min(...widths) as Width, seen[g] ?? [], targets, SCALE_BATCHES));
+      }
+      block.release();
+      pool.release();
+      return losses;
+    };
+    const inputs = scales.inputs(call);
+    if (saved) scales.restore(call, saved);
+    else if (inputs.length > 0) scales.set(call, await searchScales({ inputs, statistics, losses: lossesWith }));
+    const held = await openHolds(input, elastic, call);
+    if (settings.clipSearch && !saved) {
+      await searchClips({
+        ...bound,
+        programs,
+        scheme: recipe.scheme,
+        clipStart: settings.clipStart,
+        held: held.tensors,
+        statistics: scaledStatistics({ inputs, statistics }, scales.of(call)),
+      }, learned);
+    }
+    const opened = openBlock(programs, { ...bound, held: held.tensors }, learned), at = block;
     if (!saved) {
       const steps = settings.epochs * batches.list.length;
       await opened.train(
@@ -118,7 +158,11 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
       );
       const flat = await opened.learned();
-      await input.store.save(index, [...held.stored, ...toStored(layout, call.prefix, flat)]);
+      await input.store.save(index, [
+        ...held.stored,
+        ...scales.stored(call),
+        ...toStored(layout, call.prefix, flat),
+      ]);
     }
     if (index < last) {
       tracks = await advanceTracks(opened, { recipe, settings, batches, output, seen, programs }, rng("tracks"));
@@ -128,6 +172,7 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
     full = next;
     block++;
   }
+  return scales.load;
 }
 
 interface Advance {
@@ -205,32 +250,6 @@ async function mergeOutputs(
   const values = asFloats(await backend.download(merged)).slice();
   pool.release();
   return values;
-}
-
-/** A call of the full-precision module with its weights on the backend. */
-async function openExact(input: CalibrationInput, module: Module, call: Call) {
-  const { programs } = input, { backend } = programs, graph = functionOf(module, call);
-  const weights = createPool(backend), held = await prepareCall(input, module, call, weights), step = stage(graph).step;
-  return {
-    run: async (values: Values, symbols: Readonly<Record<string, number>>): Promise<Values> => {
-      const run = await programs.get(`exact ${call.function}`, () => step, symbols), pool = createPool(backend);
-      const leaves: Record<string, Tensor> = {};
-      for (const [name, type] of Object.entries(run.leaves)) {
-        const value = call.inputs[name];
-        const tensor = held[name];
-        if (tensor) leaves[name] = tensor;
-        else if (value !== undefined) leaves[name] = pool.upload(type, values.get(value) as HostArray);
-      }
-      const after: Values = new Map(values);
-      for (const [name, tensor] of Object.entries(backend.run(run, leaves))) {
-        const host = await backend.download(pool.keep(tensor));
-        after.set(call.outputs[name] ?? name, host.slice());
-      }
-      pool.release();
-      return after;
-    },
-    release: () => weights.release(),
-  };
 }
 
 /** A call's checkpoint holds on the backend, and as the artifact stores them. */

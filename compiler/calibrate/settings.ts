@@ -41,6 +41,8 @@ export interface CalibrationSettings {
    * width and half at any from 4 to 8. Other tracks take no notice.
    */
   readonly weightOnly: number;
+  /** Search where clips start (AWQ), row by row, instead of starting at `clipStart`. */
+  readonly clipSearch: boolean;
   /** Divide each group's loss by its own loss before training, so that low widths do not drown the others. */
   readonly balance: boolean;
   readonly merge: {
@@ -68,6 +70,7 @@ export function publishedSettings(track: Exclude<Track, "both">): CalibrationSet
     rateSlope: 0,
     average: 0,
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4, 8: 4 },
+    clipSearch: false,
     lossPower: 1,
     inputs: "fused",
     mixtures: 0,
@@ -93,6 +96,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     rateSlope: 0.75,
     average: 1 / 3,
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 9, 6: 9, 7: 9, 8: 9 },
+    clipSearch: false,
     lossPower: 1,
     inputs: "tracks",
     mixtures: 0.25,

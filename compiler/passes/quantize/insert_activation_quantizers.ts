@@ -11,7 +11,7 @@ import { linearFinder, linearsOf } from "./linears.ts";
  * @throws {TypeError} when one weight reads two values, whose sites would have one name
  */
 export function insertActivationQuantizers(graph: Graph): Graph {
-  const siteOf = siteNames(graph), find = linearFinder();
+  const siteOf = inputNames(graph), find = linearFinder();
   return rewrite(graph, (node, b) => {
     const linear = find(node), name = linear && siteOf.get(linear.name);
     if (!linear || name === undefined) return undefined;
@@ -21,8 +21,8 @@ export function insertActivationQuantizers(graph: Graph): Graph {
   });
 }
 
-/** Site name by name of the weight. */
-function siteNames(graph: Graph): ReadonlyMap<string, string> {
+/** The name of what a linear reads, by the name of its weight: what the weights of one value have in common, and `input`. */
+export function inputNames(graph: Graph): ReadonlyMap<string, string> {
   const readers = new Map<Node, Set<string>>(), siteOf = new Map<string, string>();
   for (const { source, name } of linearsOf(graph)) readers.set(source, (readers.get(source) ?? new Set()).add(name));
   for (const names of readers.values()) {

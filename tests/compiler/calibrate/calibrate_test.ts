@@ -4,7 +4,7 @@ import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
 import { lookUp } from "../../../compiler/allocate/frontier.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
-import { calibrate, type CalibrationInput } from "../../../compiler/calibrate/calibrate.ts";
+import { calibrate, type CalibrationInput, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
 import { createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { type CalibrationSettings, defaultSettings } from "../../../compiler/calibrate/settings.ts";
 import { memoryStore, type StoredTensor } from "../../../compiler/calibrate/store.ts";
@@ -12,6 +12,7 @@ import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
 import { defaultRecipe, type Recipe, type Track } from "../../../compiler/recipe.ts";
 import { random } from "../../../ir/random.ts";
+import { tensorType } from "../../../ir/types.ts";
 import { randomParameters, VARIANTS } from "../../support/random_decoder.ts";
 
 const CONFIG = { ...VARIANTS["tied, grouped queries"], hiddenSize: 8, intermediateSize: 12, heads: 2, kvHeads: 1 };
@@ -33,8 +34,14 @@ function smallRecipe(track: Track, kind: AdapterKind = "independent"): Recipe {
   };
 }
 
-function inputFor(track: Track, settings: Partial<CalibrationSettings> = {}): CalibrationInput {
-  const module = decoderModule(CONFIG), recipe = smallRecipe(track), parameters = randomParameters(3);
+function inputFor(
+  track: Track,
+  settings: Partial<CalibrationSettings> = {},
+  changes: Partial<Recipe> = {},
+): CalibrationInput {
+  const module = decoderModule(CONFIG),
+    recipe = { ...smallRecipe(track), ...changes },
+    parameters = randomParameters(3);
   return {
     programs: createPrograms(openReference()),
     structure: structureModule(module, recipe),
@@ -66,16 +73,42 @@ for (const track of ["weights", "activations"] as const) {
   });
 }
 
-Deno.test("calibrate() resumes from finished blocks to the same bytes", async () => {
-  const whole = inputFor("weights", { epochs: 1 });
-  await calibrate(whole);
-  const partial = inputFor("weights", { epochs: 1 }), first = await whole.store.load(1);
-  await partial.store.save(1, first ?? []);
-  await calibrate(partial);
-  assert((first?.length ?? 0) > 10);
-  for (const call of whole.elastic.calls.keys()) {
-    assertEquals(bytesOf(await partial.store.load(call)), bytesOf(await whole.store.load(call)), `call ${call}`);
-  }
+for (const searched of [false, true]) {
+  Deno.test(`calibrate() resumes from finished blocks to the same bytes${searched ? ", searches included" : ""}`, async () => {
+    const input = () => inputFor("weights", { epochs: 1, clipSearch: searched }, { scaleColumns: searched });
+    const whole = input(), load = await calibrate(whole);
+    const partial = input(), first = await whole.store.load(1);
+    await partial.store.save(1, first ?? []);
+    const loadAgain = await calibrate(partial);
+    assert((first?.length ?? 0) > 10);
+    for (const call of whole.elastic.calls.keys()) {
+      assertEquals(bytesOf(await partial.store.load(call)), bytesOf(await whole.store.load(call)), `call ${call}`);
+    }
+    if (!searched) return;
+    for (const layer of [0, 1]) {
+      const name = `layers.${layer}.mlp.input.scale`, type = tensorType("f32", [CONFIG.hiddenSize]);
+      const scales = await load(name, type);
+      assertEquals(await loadAgain(name, type), scales);
+      assert(new Set(scales).size > 1, "columns are scaled");
+    }
+  });
+}
+
+Deno.test("calibrate() with searches starts nearer to the original than without", async () => {
+  const lossOf = async (clipSearch: boolean, scaleColumns: boolean) => {
+    const first: number[] = [];
+    // A step that moves next to nothing: what is reported is the loss that a block starts with.
+    const input = inputFor(
+      "weights",
+      { epochs: 1, adapterRate: 1e-9, clipRate: 1e-9, balance: false },
+      { scaleColumns },
+    );
+    const report = ({ block, loss }: CalibrationProgress) => first[block] ??= loss;
+    await calibrate({ ...input, settings: { ...input.settings, clipSearch }, report });
+    return first[0] ?? NaN;
+  };
+  const plain = await lossOf(false, false), clipped = await lossOf(true, false), scaled = await lossOf(false, true);
+  assert(clipped < plain && scaled < plain, `${plain} ${clipped} ${scaled}`);
 });
 
 Deno.test("calibrate() with merged inputs follows the published data flow", async () => {

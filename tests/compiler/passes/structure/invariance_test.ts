@@ -9,6 +9,8 @@ import { fuseNorms } from "../../../../compiler/passes/structure/fuse_norms.ts";
 import { onlineHadamard } from "../../../../compiler/passes/structure/online_hadamard.ts";
 import { rotateHeads } from "../../../../compiler/passes/structure/rotate_heads.ts";
 import { rotateResidual } from "../../../../compiler/passes/structure/rotate_residual.ts";
+import { mapBlocks } from "../../../../compiler/passes/quantize/linears.ts";
+import { scaleColumns } from "../../../../compiler/passes/structure/scale_columns.ts";
 import { simplify } from "../../../../compiler/passes/structure/simplify.ts";
 import { tokenTime } from "../../../../compiler/passes/structure/values.ts";
 import type { Module } from "../../../../ir/module.ts";
@@ -17,6 +19,7 @@ import { randomParameters, VARIANTS } from "../../../support/random_decoder.ts";
 import { type Load, maxDifference, runModule, tokenInputs } from "../../../support/run_module.ts";
 
 const seed = 7;
+const scaled: NamedPass = { name: "scale_columns", run: (module) => mapBlocks(module, scaleColumns) };
 const PIPELINES: Readonly<Record<string, readonly NamedPass[]>> = {
   "simplify": [simplify],
   "fuse_norms": [fuseNorms],
@@ -24,18 +27,27 @@ const PIPELINES: Readonly<Record<string, readonly NamedPass[]>> = {
   "rotate_heads": [rotateHeads({ seed })],
   "online_hadamard": [onlineHadamard({ keys: false })],
   "online_hadamard with keys": [onlineHadamard({ keys: true })],
+  "scale_columns": [scaled],
   "all passes": [
     fuseNorms,
     rotateResidual({ seed }),
     rotateHeads({ seed }),
     onlineHadamard({ keys: true }),
     simplify,
+    scaled,
   ],
+};
+
+const parameters = randomParameters(3);
+/** Scales are positive. */
+const load: Load = async (name, type) => {
+  const values = await parameters(name, type);
+  return name.endsWith(".input.scale") ? values.map(Math.exp) : values;
 };
 
 const ids = [1, 5, 3, 16, 0, 9, 9, 2];
 const logitsOf = async (module: Module): Promise<Float64Array> =>
-  (await runModule(module, tokenInputs(ids), randomParameters(3))).logits ?? new Float64Array();
+  (await runModule(module, tokenInputs(ids), load)).logits ?? new Float64Array();
 
 for (const [variant, config] of Object.entries(VARIANTS)) {
   Deno.test(`structure passes keep the logits: ${variant}`, async (t) => {

@@ -1,0 +1,60 @@
+/** The scales of columns that a calibration has found so far, read like parameters of the checkpoint: ones until they are known. */
+import { type Call, functionOf, type Module } from "../../ir/module.ts";
+import { type ScaledInput, scaledInputs } from "../passes/structure/scale_columns.ts";
+import type { LoadParameter } from "./prepare_call.ts";
+import type { Scales } from "./search_scales.ts";
+import type { StoredTensor } from "./store.ts";
+
+/** The scales of a module. */
+export interface ColumnScales {
+  /** Parameters, scales among them. */
+  readonly load: LoadParameter;
+  /** The values of a call that have scales; none where columns are not scaled. */
+  inputs(call: Call): readonly ScaledInput[];
+  /** Parameters with other scales for one call. */
+  loadWith(call: Call, scales: Scales): LoadParameter;
+  /** The scales of a call, by local name. */
+  of(call: Call): Scales;
+  set(call: Call, scales: Scales): void;
+  /** The scales of a call as its store keeps them, and from there. */
+  stored(call: Call): readonly StoredTensor[];
+  restore(call: Call, stored: readonly StoredTensor[]): void;
+}
+
+/** @param structure the module whose functions have the scales */
+export function columnScales(structure: Module, scaled: boolean, read: LoadParameter): ColumnScales {
+  const found = new Map<string, Float32Array>();
+  const inputs = (call: Call) => scaled ? scaledInputs(functionOf(structure, call)) : [];
+  for (const call of structure.calls) {
+    for (const { name, outer, inner } of inputs(call)) {
+      found.set(call.prefix + name, new Float32Array(outer * inner).fill(1));
+    }
+  }
+  const load: LoadParameter = async (name, type) => found.get(name) ?? await read(name, type);
+  const of = (call: Call): Scales =>
+    new Map(
+      inputs(call).flatMap(({ name }) => {
+        const values = found.get(call.prefix + name);
+        return values ? [[name, values]] : [];
+      }),
+    );
+  return {
+    load,
+    inputs,
+    loadWith: (call, scales) => async (name, type) =>
+      (name.startsWith(call.prefix) ? scales.get(name.slice(call.prefix.length)) : undefined) ?? await load(name, type),
+    of,
+    set: (call, scales) => scales.forEach((values, name) => found.set(call.prefix + name, values)),
+    stored: (call) =>
+      Array.from(of(call), ([name, values]) => ({
+        name: call.prefix + name,
+        dtype: "f32",
+        shape: [values.length],
+        values,
+      })),
+    restore: (call, stored) => {
+      const own = new Set(inputs(call).map(({ name }) => call.prefix + name));
+      for (const { name, values } of stored) if (own.has(name)) found.set(name, Float32Array.from(values));
+    },
+  };
+}
