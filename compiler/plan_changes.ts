@@ -237,6 +237,11 @@ export const PLAN_CHANGES = {
     "learned values are the mean over this last part of the steps",
     (text) => defined("average", numberIn(text, { most: 1 })),
   ),
+  "measure-tokens": setting(
+    "N",
+    "calibration tokens that sensitivities and mixtures are measured on",
+    (text) => defined("measureTokens", wholeOf(text, 1)),
+  ),
   batch: setting("N", "sequences per step", (text) => defined("batch", wholeOf(text, 1))),
 } as const satisfies Readonly<Record<string, Change>>;
 

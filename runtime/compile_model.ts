@@ -98,9 +98,6 @@ export interface CompiledModel {
   readonly rows: readonly ResultRow[];
 }
 
-/** Tokens that sensitivities are measured on. */
-const SENSITIVITY_TOKENS = 2048;
-
 /**
  * Compiles a checkpoint to an elastic artifact and evaluates it. Equal options on an equal backend give the same bytes. With
  * `out`, finished blocks are kept in `<out>/.calibration` until the end, and a call with the same options goes on from them.
@@ -246,14 +243,14 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const common = { ...all, load };
   const sensitivities = await measureSensitivities({
     ...common,
-    tokens: SENSITIVITY_TOKENS,
+    tokens: settings.measureTokens,
     report: (done, all) => report({ kind: "sensitivity", done, all }),
   });
   const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
   const frontier = await measureFrontier({
     ...common,
-    tokens: SENSITIVITY_TOKENS,
+    tokens: settings.measureTokens,
     report: (done, all) => report({ kind: "allocation", done, all }),
   }, { items, weighting, ...(tie ? { ties: tiesOf(elastic, items.map(({ site }) => site)) } : {}) });
   return { module: elastic, sensitivities, frontier };

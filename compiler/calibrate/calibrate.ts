@@ -2,24 +2,23 @@
  * Block-wise calibration (quept-method 1.4, 8): walks a module's calls in order. The target of a block is the output of the
  * original weights on full-precision inputs; what it learns on are the inputs that quantized predecessors leave.
  */
-import type { HostArray, Tensor } from "../../backends/backend.ts";
+import type { HostArray } from "../../backends/backend.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
-import { type Random, random } from "../../ir/random.ts";
+import { random } from "../../ir/random.ts";
 import { sitesOf } from "../../ir/sites.ts";
-import { concreteShape, tensorType, type Width } from "../../ir/types.ts";
+import { concreteShape } from "../../ir/types.ts";
 import type { Recipe } from "../recipe.ts";
-import { asFloats, type Batches, batchesOf, pickRows, type Values } from "./batches.ts";
-import { type BlockInput, type ElasticBlock, openBlock } from "./block.ts";
+import { advanceTracks, type Track } from "./advance_tracks.ts";
+import { asFloats, batchesOf, type Values } from "./batches.ts";
+import { openBlock } from "./block.ts";
 import { columnScales } from "./column_scales.ts";
 import { openExact } from "./exact_call.ts";
-import { inputStatistics } from "./input_statistics.ts";
-import { initialLearned, type LearnedLayout, learnedLayout, storedValues } from "./learned.ts";
-import { MERGE_INPUTS, mergeProgram } from "./merge.ts";
+import { type InputStatistics, inputStatistics } from "./input_statistics.ts";
+import { initialLearned, learnedLayout, restoredLearned, storedLearned } from "./learned.ts";
 import { type LoadParameter, prepareCall } from "./prepare_call.ts";
 import { createPool, type Programs } from "./programs.ts";
-import { searchClips } from "./search_clips.ts";
-import { scaledStatistics, type Scales, searchScales } from "./search_scales.ts";
 import type { CalibrationSettings } from "./settings.ts";
+import { type BlockStart, findClips, findScales } from "./start_block.ts";
 import type { CallStore, StoredTensor } from "./store.ts";
 
 /** Where a calibration is; `step` counts optimiser steps of this block. */
@@ -47,12 +46,6 @@ export interface CalibrationInput {
   readonly store: CallStore;
   readonly report?: (progress: CalibrationProgress) => void;
 }
-
-/** A path of values through the blocks: the full-precision one, and one per bit group (or one for all). */
-type Track = readonly Values[];
-
-/** Batches that scales of columns are judged on. */
-const SCALE_BATCHES = 4;
 
 /**
  * Calibrates a module and leaves every call's tensors in the store.
@@ -102,52 +95,21 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     const saved = await input.store.load(index), searched = recipe.scaleColumns || settings.clipSearch;
     const statistics = searched && !saved
       ? await inputStatistics(exact, functionOf(structure, call), call.function, batches, full)
-      : new Map();
+      : new Map<string, InputStatistics>();
     exact.release();
 
     const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
     const rng = (what: string) => random(input.seed, `calibration.${call.prefix}${what}`);
     const learned = saved
-      ? fromStored(layout, call.prefix, saved)
+      ? restoredLearned(layout, call.prefix, saved)
       : initialLearned(layout, settings.clipStart, rng("start"));
-    const bound: Omit<BlockInput, "held"> = {
-      graph,
-      name: call.function,
-      recipe,
-      settings,
-      layout,
-      batches,
-      inputs: call.inputs,
-    };
+    const bound = { graph, name: call.function, recipe, settings, layout, batches, inputs: call.inputs };
     const seen = recipe.bitGroups.map((_, g) => tracks[tracks.length === 1 ? 0 : g] as Track);
-    const lossesWith = async (tried: Scales): Promise<readonly number[]> => {
-      const pool = createPool(programs.backend), load = scales.loadWith(call, tried), losses: number[] = [];
-      const block = openBlock(
-        programs,
-        { ...bound, held: await prepareCall({ programs, load }, elastic, call, pool) },
-        learned,
-      );
-      for (const [g, widths] of recipe.bitGroups.entries()) {
-        losses.push(await block.loss(Math.min(...widths) as Width, seen[g] ?? [], targets, SCALE_BATCHES));
-      }
-      block.release();
-      pool.release();
-      return losses;
-    };
-    const inputs = scales.inputs(call);
+    const beginning: BlockStart = { programs, elastic, call, block: bound, seen, targets, statistics };
     if (saved) scales.restore(call, saved);
-    else if (inputs.length > 0) scales.set(call, await searchScales({ inputs, statistics, losses: lossesWith }));
+    else await findScales(beginning, scales, learned);
     const held = await openHolds(input, elastic, call);
-    if (settings.clipSearch && !saved) {
-      await searchClips({
-        ...bound,
-        programs,
-        scheme: recipe.scheme,
-        clipStart: settings.clipStart,
-        held: held.tensors,
-        statistics: scaledStatistics({ inputs, statistics }, scales.of(call)),
-      }, learned);
-    }
+    if (settings.clipSearch && !saved) await findClips(beginning, scales, held.tensors, learned);
     const opened = openBlock(programs, { ...bound, held: held.tensors }, learned), at = block;
     if (!saved) {
       const steps = settings.epochs * batches.list.length;
@@ -157,12 +119,8 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
         rng("bits"),
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
       );
-      const flat = await opened.learned();
-      await input.store.save(index, [
-        ...held.stored,
-        ...scales.stored(call),
-        ...toStored(layout, call.prefix, flat),
-      ]);
+      const learnt = storedLearned(layout, call.prefix, await opened.learned());
+      await input.store.save(index, [...held.stored, ...scales.stored(call), ...learnt]);
     }
     if (index < last) {
       tracks = await advanceTracks(opened, { recipe, settings, batches, output, seen, programs }, rng("tracks"));
@@ -175,83 +133,6 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
   return scales.load;
 }
 
-interface Advance {
-  readonly recipe: Recipe;
-  readonly settings: CalibrationSettings;
-  readonly batches: Batches;
-  readonly output: string;
-  readonly seen: readonly Track[];
-  readonly programs: Programs;
-}
-
-/** Runs a finished block on every track: a width per sample and group, drawn afresh; then merges unless tracks stay apart. */
-async function advanceTracks(block: ElasticBlock, advance: Advance, rng: Random): Promise<readonly Track[]> {
-  const { recipe, settings, batches, output, seen, programs } = advance;
-  const results: Values[][] = recipe.bitGroups.map(() => []), merged: Values[] = [];
-  for (const [i, { weights }] of batches.list.entries()) {
-    const outputs: Float32Array[] = [];
-    for (const [g, widths] of recipe.bitGroups.entries()) {
-      const values = seen[g]?.[i] as Values;
-      outputs.push(await atDrawnWidths(block, values, widths, batches.batch, rng));
-      if (settings.inputs === "tracks") results[g]?.push(new Map(values).set(output, outputs[g] as Float32Array));
-    }
-    if (settings.inputs === "fused") {
-      const value = await mergeOutputs(programs, settings, batches, outputs, weights, rng);
-      merged.push(new Map(seen[0]?.[i] as Values).set(output, value));
-    }
-  }
-  return settings.inputs === "tracks" ? results : [merged];
-}
-
-/** The outputs of one batch, each sequence at widths of its own. */
-async function atDrawnWidths(
-  block: ElasticBlock,
-  values: Values,
-  widths: readonly Width[],
-  batch: number,
-  rng: Random,
-): Promise<Float32Array> {
-  const drawn = Array.from({ length: batch }, () => block.draw(widths, rng));
-  const outputs = new Map<string, Float32Array>(), keys = drawn.map((each) => JSON.stringify(each));
-  for (const [i, each] of drawn.entries()) {
-    const key = keys[i] ?? "";
-    if (!outputs.has(key)) outputs.set(key, await block.forward(values, each));
-  }
-  return pickRows(keys.map((key) => outputs.get(key) as Float32Array), batch);
-}
-
-async function mergeOutputs(
-  { backend, get }: Programs,
-  { merge }: CalibrationSettings,
-  { batch, tokens }: Batches,
-  outputs: readonly Float32Array[],
-  tokenWeights: Float32Array,
-  rng: Random,
-): Promise<Float32Array> {
-  const [first] = outputs, channels = (first?.length ?? 0) / (batch * tokens);
-  // Without merging the lowest widths' output goes on, as in the published code's plain forward.
-  if (merge.kind === "none") return outputs.at(-1) as Float32Array;
-  if (merge.kind === "random") {
-    const picked = Array.from({ length: batch * tokens }, () => outputs[rng.int(outputs.length)] as Float32Array);
-    return pickRows(picked, batch * tokens);
-  }
-  const pool = createPool(backend), shape = [batch, tokens, channels] as const;
-  const run = await get(
-    `merge ${JSON.stringify([shape, outputs.length, merge])}`,
-    () => mergeProgram(shape, outputs.length, merge),
-  );
-  const leaves = Object.fromEntries(
-    outputs.map((x, g) => [MERGE_INPUTS.group(g), pool.upload(tensorType("f32", shape), x)]),
-  );
-  if (run.leaves[MERGE_INPUTS.tokenWeights]) {
-    leaves[MERGE_INPUTS.tokenWeights] = pool.upload(tensorType("f32", [batch, tokens, 1]), tokenWeights);
-  }
-  const merged = pool.keep(backend.run(run, leaves).merged as Tensor);
-  const values = asFloats(await backend.download(merged)).slice();
-  pool.release();
-  return values;
-}
-
 /** A call's checkpoint holds on the backend, and as the artifact stores them. */
 async function openHolds(input: CalibrationInput, module: Module, call: Call) {
   const { backend } = input.programs, pool = createPool(backend), stored: StoredTensor[] = [];
@@ -261,30 +142,6 @@ async function openHolds(input: CalibrationInput, module: Module, call: Call) {
     stored.push({ name: call.prefix + name, dtype, shape: concreteShape(shape), values });
   }
   return { tensors, stored, release: () => pool.release() };
-}
-
-const toStored = (layout: LearnedLayout, prefix: string, flat: Float32Array): StoredTensor[] =>
-  layout.tensors.map((tensor) => ({ name: prefix + tensor.name, dtype: "f32", ...storedValues(tensor, flat) }));
-
-/** The flat array of a block that an earlier run finished. */
-function fromStored(layout: LearnedLayout, prefix: string, stored: readonly StoredTensor[]): Float32Array {
-  const flat = new Float32Array(layout.length),
-    byName = new Map(stored.map((tensor) => [tensor.name, tensor]));
-  for (const tensor of layout.tensors) {
-    const found = byName.get(prefix + tensor.name);
-    if (!found) throw new Error(`Internal error in calibration: a finished block lacks "${prefix}${tensor.name}"`);
-    // Transposing twice restores the order in memory.
-    const [rows = 1, rank = 1] = found.shape;
-    const values = tensor.kind === "b" ? transposed(found.values, rows, rank) : found.values;
-    flat.set(values, tensor.offset);
-  }
-  return flat;
-}
-
-function transposed(values: HostArray, rows: number, columns: number): Float32Array {
-  const result = new Float32Array(values.length);
-  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) result[c * rows + r] = values[r * columns + c] ?? 0;
-  return result;
 }
 
 async function mapTrack(track: Track, change: (values: Values) => Promise<Values>): Promise<Track> {

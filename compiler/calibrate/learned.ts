@@ -1,8 +1,10 @@
 /** What a block learns, laid out in one flat array: clip logits of every width first, adapters behind them. */
+import type { HostArray } from "../../backends/backend.ts";
 import type { Graph } from "../../ir/node.ts";
 import type { Random } from "../../ir/random.ts";
 import { type QuantizationScheme, sitesOf } from "../../ir/sites.ts";
-import { type Width } from "../../ir/types.ts";
+import type { Width } from "../../ir/types.ts";
+import type { StoredTensor } from "./store.ts";
 
 /** One learned tensor in the flat array. Adapters' B is kept transposed, so that a prefix of ranks is a prefix of memory. */
 export interface LearnedTensor {
@@ -95,9 +97,28 @@ export function storedValues(
   const [rank = 1, rows = 1] = tensor.shape;
   const part = flat.slice(tensor.offset, tensor.offset + tensor.shape.reduce((a, b) => a * b, 1));
   if (tensor.kind !== "b") return { shape: tensor.shape, values: part };
-  const values = new Float32Array(part.length);
-  for (let r = 0; r < rank; r++) {
-    for (let row = 0; row < rows; row++) values[row * rank + r] = part[r * rows + row] ?? 0;
+  return { shape: [rows, rank], values: transposed(part, rank, rows) };
+}
+
+/** All learned tensors as the artifact stores them, under global names. */
+export const storedLearned = (layout: LearnedLayout, prefix: string, flat: Float32Array): StoredTensor[] =>
+  layout.tensors.map((tensor) => ({ name: prefix + tensor.name, dtype: "f32", ...storedValues(tensor, flat) }));
+
+/** The flat array of a block that an earlier run finished. */
+export function restoredLearned(layout: LearnedLayout, prefix: string, stored: readonly StoredTensor[]): Float32Array {
+  const flat = new Float32Array(layout.length), byName = new Map(stored.map((tensor) => [tensor.name, tensor]));
+  for (const tensor of layout.tensors) {
+    const found = byName.get(prefix + tensor.name);
+    if (!found) throw new Error(`Internal error in calibration: a finished block lacks "${prefix}${tensor.name}"`);
+    // Transposing twice restores the order in memory.
+    const [rows = 1, rank = 1] = found.shape;
+    flat.set(tensor.kind === "b" ? transposed(found.values, rows, rank) : found.values, tensor.offset);
   }
-  return { shape: [rows, rank], values };
+  return flat;
+}
+
+function transposed(values: HostArray, rows: number, columns: number): Float32Array {
+  const result = new Float32Array(values.length);
+  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) result[c * rows + r] = values[r * columns + c] ?? 0;
+  return result;
 }

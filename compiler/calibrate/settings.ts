@@ -45,6 +45,8 @@ export interface CalibrationSettings {
   readonly clipSearch: boolean;
   /** Divide each group's loss by its own loss before training, so that low widths do not drown the others. */
   readonly balance: boolean;
+  /** Calibration tokens that sensitivities and mixtures are measured on. */
+  readonly measureTokens: number;
   readonly merge: {
     readonly kind: MergeKind;
     /** Part of the tokens, those most alike at lowest and highest width, that keep their highest-width value. */
@@ -77,6 +79,7 @@ export function publishedSettings(track: Exclude<Track, "both">): CalibrationSet
     sharedEvery: 1,
     weightOnly: 0,
     balance: false,
+    measureTokens: 2048,
     merge: { kind: "selective", top: 0.5, weights: activations ? [0.3, 0.3, 0.4] : [0.25, 0.25, 0.25, 0.25] },
   };
 }
@@ -104,6 +107,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     sharedEvery: track === "weights" ? 3 : 1,
     weightOnly: 0.5,
     balance: true,
+    measureTokens: 2048,
     // For inputs that are fused after all.
     merge: { kind: "selective", top: 0.5, weights: track === "activations" ? [0.6, 0.4] : [0.25, 0.25, 0.25, 0.25] },
   };

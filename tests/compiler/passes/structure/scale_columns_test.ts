@@ -74,6 +74,6 @@ Deno.test("scaleColumns() multiplies the value itself where nothing takes the fa
   // Both factors come from one linear: neither takes the factor without the other.
   const squared = scaleColumns(between((b, x) => b.mul(x, x)));
   assertEquals([tokenTime(squared, "mul").length, tokenTime(squared, "dot").length], [2, 2]);
-  const alsoRead = between((b, x) => x), hidden = alsoRead.outputs[0]?.node.inputs[0] as Node;
+  const alsoRead = between((_, x) => x), hidden = alsoRead.outputs[0]?.node.inputs[0] as Node;
   assertEquals(scalesOf(scaleColumns(graphOf([...alsoRead.outputs, { name: "hidden", node: hidden }]))), []);
 });
