@@ -24,6 +24,10 @@ export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
   draws: [...each("mixtures", ["0", "0.5"]), ...each("shared-every", ["1"])],
   loss: each("loss", ["2"]),
   optimiser: [...each("average", ["0"]), ...each("rate-slope", ["0"]), ...each("balance", ["off"])],
-  master: each("master", ["fp16"]),
+  master: each("master", ["int8", "fp16"]),
+  scaling: [...each("scale-columns", ["off"]), ...each("clip-search", ["off"]), {
+    name: "neither",
+    changes: ["scale-columns=off", "clip-search=off"],
+  }],
   rotation: each("rotate", ["on"]),
 };

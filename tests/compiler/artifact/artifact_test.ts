@@ -90,7 +90,7 @@ Deno.test("an artifact is plain safetensors: the format's own rules read it", as
   const written = parts.tensors.find(({ name }) => name === codes?.name);
   assertEquals([...new Int8Array(data.buffer, codes?.from, 576)], [...await written?.values() ?? []]);
   const description = JSON.parse((metadata as Record<string, string>).vernier ?? "");
-  assertEquals([description.version, description.generator], [2, "vernier 0.1.0"]);
+  assertEquals([description.version, description.generator], [3, "vernier 0.1.0"]);
   assertEquals(description.sites[0], {
     name: "layers.0.attention.query.weight",
     role: "weight",
@@ -118,10 +118,10 @@ Deno.test("artifacts are told from checkpoints, and neither is taken for the oth
 
 Deno.test("artifacts of other versions are refused", async () => {
   const open = (version: unknown) => openArtifact(folder(withDescription((json) => Object.assign(json, { version }))));
-  for (const [version, found] of [[1, "1"], [3, "3"], ["2", '"2"'], [undefined, "null"]] as const) {
+  for (const [version, found] of [[1, "1"], [2, "2"], ["3", '"3"'], [undefined, "null"]] as const) {
     await assertUserError(
       () => open(version),
-      new RegExp(`^Expected an artifact of version 2 but found ${found}, in "tiny/model.safetensors"; use`),
+      new RegExp(`^Expected an artifact of version 3 but found ${found}, in "tiny/model.safetensors"; use`),
     );
   }
 });
