@@ -55,9 +55,9 @@ export async function tinyArtifactParts(
   track: Track,
   config: DecoderConfig = VARIANTS["tied, grouped queries"],
   seed = 7,
+  recipe: Recipe = tinyRecipe(track),
 ): Promise<{ description: ArtifactDescription; tensors: readonly ArtifactTensor[] }> {
-  const recipe = tinyRecipe(track),
-    module = elasticModule(decoderModule(config), recipe),
+  const module = elasticModule(decoderModule(config), recipe),
     load = randomParameters(seed);
   const runner = createRunner(openReference()), { backend } = runner, tensors: ArtifactTensor[] = [];
   for (const call of module.calls) {
