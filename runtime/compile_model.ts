@@ -13,6 +13,7 @@ import { type BitSpec, parseBitSpecs, withPins } from "../compiler/bit_spec.ts";
 import type { Pin } from "../compiler/pins.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
+import { type CalibrationMemory, calibrationMemory } from "../compiler/calibrate/memory.ts";
 import { createPrograms } from "../compiler/calibrate/programs.ts";
 import type { CalibrationSettings } from "../compiler/calibrate/settings.ts";
 import { type CallStore, memoryStore } from "../compiler/calibrate/store.ts";
@@ -84,6 +85,8 @@ export type CompileEvent =
   | { readonly kind: "start" }
   /** Something worth knowing: a sentence without a final period. */
   | { readonly kind: "note"; readonly text: string }
+  /** What the calibration is going to need. */
+  | { readonly kind: "memory"; readonly memory: CalibrationMemory }
   | { readonly kind: "calibration"; readonly progress: CalibrationProgress }
   /** How many of all (site, width) pairs have been measured. */
   | { readonly kind: "sensitivity" | "allocation"; readonly done: number; readonly all: number }
@@ -235,6 +238,7 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const load = async (name: string, { shape }: TensorType) =>
     (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
   const common = { programs, structure, elastic, recipe, load, sequences, store };
+  report({ kind: "memory", memory: await calibrationMemory({ ...common, settings }) });
   await calibrate({ ...common, settings, seed, report: (progress) => report({ kind: "calibration", progress }) });
   const sensitivities = await measureSensitivities({
     ...common,

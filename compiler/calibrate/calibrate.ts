@@ -44,8 +44,11 @@ export interface CalibrationInput {
   readonly report?: (progress: CalibrationProgress) => void;
 }
 
-/** A path of values through the blocks: the full-precision one, and one per bit group (or one for all). */
-type Track = readonly Values[];
+/**
+ * A path of values through the blocks, one entry per batch: the full-precision one, and one per bit group (or one for all). Entries are
+ * replaced as they advance, so that no two generations of a track are held at once.
+ */
+type Track = Values[];
 
 /** Calibrates a module and leaves every call's tensors in the store. */
 export async function calibrate(input: CalibrationInput): Promise<void> {
@@ -54,39 +57,37 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
   const symbols = { B: batches.batch, T: batches.tokens };
   const start = (): Track =>
     batches.list.map(({ ids, positions }) => new Map<string, HostArray>([["ids", ids], ["positions", positions]]));
-  let full = start();
-  // Until the first quantized call all tracks are the same values.
-  let tracks: readonly Track[] = [full];
+  const full = start();
+  // Until the first quantized call they are the same values.
+  let tracks: readonly Track[] = [];
   const quantized = elastic.calls.map((call) => sitesOf(functionOf(elastic, call)).length > 0);
   const blocks = quantized.filter(Boolean).length, last = quantized.lastIndexOf(true);
   let block = 0;
 
   for (const [index, call] of elastic.calls.entries()) {
-    const exact = await openExact(input, structure, structure.calls[index] as Call);
     if (!quantized[index]) {
       const held = await openHolds(input, elastic, call);
       await input.store.save(index, held.stored);
       held.release();
-      if (index < last) {
-        const advance = async (track: Track): Promise<Track> =>
-          await mapTrack(track, (values) => exact.run(values, symbols));
-        const next = await advance(full);
-        tracks = tracks[0] === full ? [next] : await mapAll(tracks, advance);
-        full = next;
-      }
+      if (index > last) continue;
+    }
+    const exact = await openExact(input, structure, structure.calls[index] as Call);
+    if (!quantized[index]) {
+      for (const track of [full, ...tracks]) await advanceTrack(track, (values) => exact.run(values, symbols));
       exact.release();
       continue;
     }
 
-    const targets: Float32Array[] = [], next: Values[] = [], [output] = Object.values(call.outputs);
+    if (tracks.length === 0) tracks = recipe.bitGroups.map(() => [...full]);
+    const targets: Float32Array[] = [], [output] = Object.values(call.outputs);
     if (output === undefined || Object.keys(call.outputs).length > 1) {
       throw new TypeError(`Cannot calibrate "${call.function}": expected a function with one output`);
     }
-    for (const values of full) {
+    await advanceTrack(full, async (values) => {
       const after = await exact.run(values, symbols);
       targets.push(asFloats(after.get(output) as HostArray));
-      next.push(after);
-    }
+      return after;
+    });
     exact.release();
 
     const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
@@ -107,12 +108,11 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
       held: held.tensors,
     };
     const opened = openBlock(programs, bound, learned);
-    const seen = recipe.bitGroups.map((_, g) => tracks[tracks.length === 1 ? 0 : g] as Track);
     const at = block;
     if (!saved) {
       const steps = settings.epochs * batches.list.length;
       await opened.train(
-        seen,
+        tracks,
         targets,
         rng("bits"),
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
@@ -121,11 +121,10 @@ export async function calibrate(input: CalibrationInput): Promise<void> {
       await input.store.save(index, [...held.stored, ...toStored(layout, call.prefix, flat)]);
     }
     if (index < last) {
-      tracks = await advanceTracks(opened, { recipe, settings, batches, output, seen, programs }, rng("tracks"));
+      await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));
     }
     opened.release();
     held.release();
-    full = next;
     block++;
   }
 }
@@ -135,27 +134,25 @@ interface Advance {
   readonly settings: CalibrationSettings;
   readonly batches: Batches;
   readonly output: string;
-  readonly seen: readonly Track[];
+  readonly tracks: readonly Track[];
   readonly programs: Programs;
 }
 
 /** Runs a finished block on every track: a width per sample and group, drawn afresh; then merges unless tracks stay apart. */
-async function advanceTracks(block: ElasticBlock, advance: Advance, rng: Random): Promise<readonly Track[]> {
-  const { recipe, settings, batches, output, seen, programs } = advance;
-  const results: Values[][] = recipe.bitGroups.map(() => []), merged: Values[] = [];
+async function advanceTracks(block: ElasticBlock, advance: Advance, rng: Random): Promise<void> {
+  const { recipe, settings, batches, output, tracks, programs } = advance;
   for (const [i, { weights }] of batches.list.entries()) {
     const outputs: Float32Array[] = [];
     for (const [g, widths] of recipe.bitGroups.entries()) {
-      const values = seen[g]?.[i] as Values;
-      outputs.push(await atDrawnWidths(block, values, widths, batches.batch, rng));
-      if (settings.inputs === "tracks") results[g]?.push(new Map(values).set(output, outputs[g] as Float32Array));
+      outputs.push(await atDrawnWidths(block, tracks[g]?.[i] as Values, widths, batches.batch, rng));
     }
-    if (settings.inputs === "fused") {
-      const value = await mergeOutputs(programs, settings, batches, outputs, weights, rng);
-      merged.push(new Map(seen[0]?.[i] as Values).set(output, value));
+    const merged = settings.inputs === "fused"
+      ? await mergeOutputs(programs, settings, batches, outputs, weights, rng)
+      : undefined;
+    for (const [g, track] of tracks.entries()) {
+      track[i] = new Map(track[i] as Values).set(output, merged ?? outputs[g] as Float32Array);
     }
   }
-  return settings.inputs === "tracks" ? results : [merged];
 }
 
 /** The outputs of one batch, each sequence at widths of its own. */
@@ -268,14 +265,6 @@ function transposed(values: HostArray, rows: number, columns: number): Float32Ar
   return result;
 }
 
-async function mapTrack(track: Track, change: (values: Values) => Promise<Values>): Promise<Track> {
-  const result: Values[] = [];
-  for (const values of track) result.push(await change(values));
-  return result;
-}
-
-async function mapAll(tracks: readonly Track[], change: (track: Track) => Promise<Track>): Promise<readonly Track[]> {
-  const result: Track[] = [];
-  for (const track of tracks) result.push(await change(track));
-  return result;
+async function advanceTrack(track: Track, change: (values: Values) => Promise<Values>): Promise<void> {
+  for (const [i, values] of track.entries()) track[i] = await change(values);
 }
