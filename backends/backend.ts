@@ -28,6 +28,8 @@ export interface KernelText {
 export interface MemoryPlan {
   /** Bytes of the arena that all intermediate values share. */
   readonly arenaBytes: number;
+  /** Bytes of working memory of the threads that run it, beside the arena. */
+  readonly scratchBytes: number;
   /** Every intermediate value: where it lies and during which kernels it is alive. */
   readonly entries: readonly PlannedValue[];
 }
@@ -87,6 +89,8 @@ export interface Backend extends AsyncDisposable {
   download(tensor: Tensor): Promise<HostArray>;
   /** A part of a tensor of f32 or i32, sharing its memory: `type` starting `offset` elements (a multiple of 64) in. */
   view(tensor: Tensor, offset: number, type: TensorType): Tensor;
+  /** Bytes that a tensor of a type takes, with whatever the layout puts around its values. */
+  bytesOf(type: TensorType): number;
   /** Releases a tensor; views of it become invalid. */
   free(tensor: Tensor): void;
   /** Memory so far, where the backend knows: see `MemoryUse`. */

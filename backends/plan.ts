@@ -4,7 +4,7 @@ import type { MemoryPlan, PlannedValue } from "./backend.ts";
 import type { LoweredProgram } from "./regions/program.ts";
 
 /** A plan, with the offset of every temporary by index of its value. */
-export interface PlannedProgram extends MemoryPlan {
+export interface PlannedProgram extends Omit<MemoryPlan, "scratchBytes"> {
   readonly offsets: ReadonlyMap<number, number>;
 }
 

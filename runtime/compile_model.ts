@@ -14,6 +14,7 @@ import type { MasterKind } from "../ir/sites.ts";
 import type { Pin } from "../compiler/pins.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
+import { type CalibrationMemory, calibrationMemory } from "../compiler/calibrate/memory.ts";
 import { createPrograms } from "../compiler/calibrate/programs.ts";
 import type { CalibrationSettings } from "../compiler/calibrate/settings.ts";
 import { type CallStore, memoryStore } from "../compiler/calibrate/store.ts";
@@ -85,6 +86,8 @@ export type CompileEvent =
   | { readonly kind: "start" }
   /** Something worth knowing: a sentence without a final period. */
   | { readonly kind: "note"; readonly text: string }
+  /** What the calibration is going to need. */
+  | { readonly kind: "memory"; readonly memory: CalibrationMemory }
   | { readonly kind: "calibration"; readonly progress: CalibrationProgress }
   /** How many of all (site, width) pairs have been measured. */
   | { readonly kind: "sensitivity" | "allocation"; readonly done: number; readonly all: number }
@@ -233,6 +236,7 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const read = async (name: string, { shape }: TensorType) =>
     (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
   const all = { programs, structure, elastic, recipe, sequences, store };
+  report({ kind: "memory", memory: await calibrationMemory({ ...all, settings }) });
   const load = await calibrate({
     ...all,
     load: read,

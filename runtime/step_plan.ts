@@ -93,14 +93,14 @@ export function planSteps(
         inPlace: Object.fromEntries(caches.map((leaf) => [leaf, leaf])),
         storeCodes: true,
       });
-      const { arenaBytes, entries } = planSlots(lowered, bytesOf);
+      const { arenaBytes, scratchBytes, entries } = planSlots(lowered, bytesOf);
       return {
         function: name,
         calls: prefixes,
         tokens: size,
         context,
         kernels: lowered.steps.map(({ kernel }) => catalogue.add(kernel).name),
-        memory: { arenaBytes, entries },
+        memory: { arenaBytes, scratchBytes, entries },
       };
     })
   );

@@ -39,7 +39,7 @@ export function openReference(): Backend {
         leaves: Object.fromEntries(leaves.map((node) => [nameOf(node), node.type])),
         outputs: Object.fromEntries(graph.outputs.map(({ name, node }) => [name, node.type])),
         kernels: [],
-        plan: { arenaBytes: 0, entries: [] },
+        plan: { arenaBytes: 0, scratchBytes: 0, entries: [] },
       };
       return Promise.resolve(program);
     },
@@ -52,6 +52,7 @@ export function openReference(): Backend {
       return Promise.resolve(values);
     },
     view: (tensor, offset, type) => create(type, own(tensor).data.subarray(offset, offset + sizeOf(type.shape))),
+    bytesOf: (type) => Float64Array.BYTES_PER_ELEMENT * sizeOf(type.shape),
     free: () => {},
     run: (executable, leaves, outputs = {}) => {
       const { graph, inPlace } = executable as Program;

@@ -53,7 +53,6 @@ interface WasmExecutable extends Executable {
   /** Addresses of all values, then that of the scratch memory. */
   readonly slots: Int32Array;
   readonly offsets: ReadonlyMap<number, number>;
-  readonly scratchBytes: number;
   /** Where arena and scratch memory lay when the slots were filled. */
   filled: { arena: number; scratch: number };
 }
@@ -94,7 +93,7 @@ function createBackend(
 ): Backend {
   const { memory } = heap, kernels = new Map<string, LoadedKernel>(), tables = new Map<string, number>();
   const tensors = new WeakSet<Tensor>();
-  const arena = createRegion(heap), scratch = createRegion(heap);
+  const work = createWorkSpace(heap);
 
   const newTensor = (type: TensorType, address: number, parent?: WasmTensor): WasmTensor => {
     const tensor: WasmTensor = { type, address, parent, freed: false };
@@ -139,7 +138,7 @@ function createBackend(
   const makeProgram = (
     lowered: LoweredProgram,
     offsets: ReadonlyMap<number, number>,
-  ): Pick<WasmExecutable, "program" | "single" | "scratchBytes"> => {
+  ): Pick<WasmExecutable, "program" | "single"> & { readonly scratchBytes: number } => {
     const loaded = lowered.steps.map(({ kernel }) => load(kernel)), scratchSlot = lowered.values.length;
     // One stride for all kernels: without a barrier between them, threads are in different kernels at one time.
     const scratchBytes = Math.max(0, ...loaded.map((kernel) => kernel.scratchBytes));
@@ -154,16 +153,12 @@ function createBackend(
     const single = profile === undefined
       ? []
       : lowered.steps.map(({ kernel }, i) => ({ spec: kernel, program: pool.program([steps[i] as Step]) }));
-    return { program: pool.program(steps), single, scratchBytes };
+    return { program: pool.program(steps), single, scratchBytes: scratchBytes * traits.threads };
   };
 
   /** Puts the addresses of everything that does not change between runs into the slots. */
   const fill = (executable: WasmExecutable) => {
-    const at = {
-      arena: arena.require(executable.plan.arenaBytes),
-      scratch: scratch.require(executable.scratchBytes * traits.threads),
-    };
-    const { filled, slots, offsets, values } = executable;
+    const at = work.at(), { filled, slots, offsets, values } = executable;
     if (at.arena === filled.arena && at.scratch === filled.scratch) return;
     for (const [index, offset] of offsets) slots[index] = at.arena + offset;
     slots[values.length] = at.scratch;
@@ -176,8 +171,9 @@ function createBackend(
     compile(graph: Graph, options: CompileOptions = {}) {
       const lowered = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS, gradientsTogether: true });
       const { offsets, arenaBytes, entries } = planMemory(lowered, bytesOf, ALIGNMENT);
-      const made = makeProgram(lowered, offsets);
-      const plan: MemoryPlan = { arenaBytes, entries };
+      const { scratchBytes, ...made } = makeProgram(lowered, offsets);
+      const plan: MemoryPlan = { arenaBytes, scratchBytes, entries };
+      work.require(plan);
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(
           lowered.values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]),
@@ -231,6 +227,7 @@ function createBackend(
       }
       return newTensor(type, whole.address + offset * size, whole.parent ?? whole);
     },
+    bytesOf,
     free(tensor) {
       const found = own(tensor, "free a tensor");
       found.freed = true;
@@ -300,16 +297,27 @@ function homeOf(values: readonly LoweredValue[], index: number): LoweredValue {
 const sameType = (a: TensorType, b: TensorType): boolean =>
   a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);
 
-/** One range of memory that grows to what is asked of it; what it holds is lost then. */
-function createRegion(heap: Heap): { require(bytes: number): number } {
-  let address = 0, size = 0;
+/** Where programs keep intermediate values and threads their working memory; all programs share it. */
+interface WorkSpace {
+  /** Makes room for a program; what the space holds is lost. */
+  require(plan: MemoryPlan): void;
+  at(): { readonly arena: number; readonly scratch: number };
+}
+
+/**
+ * One range that grows to what compiled programs ask for. It grows when they are compiled rather than when they run, so that where
+ * they are compiled first it lies below all tensors and leaves no gaps between them.
+ */
+function createWorkSpace(heap: Heap): WorkSpace {
+  let address = 0, arena = 0, scratch = 0;
   return {
-    require(bytes) {
-      if (bytes <= size) return address;
-      if (size > 0) heap.free(address);
-      [address, size] = [heap.allocate(bytes), bytes];
-      return address;
+    require({ arenaBytes, scratchBytes }) {
+      if (arenaBytes <= arena && scratchBytes <= scratch) return;
+      if (arena + scratch > 0) heap.free(address);
+      [arena, scratch] = [Math.max(arena, arenaBytes), Math.max(scratch, scratchBytes)];
+      address = heap.allocate(arena + scratch);
     },
+    at: () => ({ arena: address, scratch: address + arena }),
   };
 }
 

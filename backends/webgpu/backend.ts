@@ -11,7 +11,7 @@ import type { LoweredValue } from "../regions/program.ts";
 import { adoptDevice, openDevice, type WebGpuDevice } from "./device.ts";
 import { generateKernel } from "./kernel.ts";
 import { bytesOf } from "./layout.ts";
-import { createMemory, type GpuMemory, type Range } from "./memory.ts";
+import { bufferBytes, createMemory, type GpuMemory, type Range } from "./memory.ts";
 import { createPipelines, type LoadedKernel } from "./pipelines.ts";
 import { homeOf, planSlots, type SlotPlan } from "./slots.ts";
 import { createSubmitter, type LoadedStep } from "./submit.ts";
@@ -100,6 +100,7 @@ export function createBackend(
     write: (tensor, values) => memory.write(tensor, values),
     download: (tensor) => memory.download(tensor),
     view: (tensor, offset, type) => memory.view(tensor, offset, type),
+    bytesOf: bufferBytes,
     free: (tensor) => memory.free(tensor),
     run(executable, leaves, outputs = {}) {
       const compiled = executable as WebGpuExecutable, { ranges, results } = bind(memory, compiled, leaves, outputs);

@@ -37,6 +37,11 @@ const USAGE = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.
 /** Buffers are whole vec4s, so that kernels may bind them as such. */
 const GRAIN = 16;
 
+/** Bytes of the buffer of a tensor. */
+export const bufferBytes = (type: TensorType): number => toGrains(bytesOf(type));
+
+const toGrains = (bytes: number): number => Math.max(GRAIN, Math.ceil(bytes / GRAIN) * GRAIN);
+
 /**
  * Manages the memory of a device.
  *
@@ -49,7 +54,7 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
   const most = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
 
   const newBuffer = (bytes: number, what: string, usage = USAGE): GPUBuffer => {
-    const size = Math.max(GRAIN, Math.ceil(bytes / GRAIN) * GRAIN);
+    const size = toGrains(bytes);
     if (size > most) {
       throw new RangeError(`Cannot hold ${what}: expected at most ${most} bytes on this device but found ${size}`);
     }

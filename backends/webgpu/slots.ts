@@ -43,6 +43,7 @@ export function planSlots({ values, steps }: LoweredProgram, bytesOf: (type: Ten
   const starts = slots.map((_, i) => slots.slice(0, i).reduce((sum, { bytes }) => sum + bytes, 0));
   return {
     arenaBytes: slots.reduce((sum, { bytes }) => sum + bytes, 0),
+    scratchBytes: 0,
     entries: waiting.map(({ index, ...entry }) => ({ ...entry, offset: starts[slotOf.get(index) ?? 0] ?? 0 }))
       .sort((a, b) => a.from - b.from || a.offset - b.offset),
     sizes: slots.map(({ bytes }) => bytes),

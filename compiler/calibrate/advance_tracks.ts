@@ -9,8 +9,11 @@ import { MERGE_INPUTS, mergeProgram } from "./merge.ts";
 import { createPool, type Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
 
-/** A path of values through the blocks: the full-precision one, and one per bit group (or one for all). */
-export type Track = readonly Values[];
+/**
+ * A path of values through the blocks: the full-precision one, and one per bit group. Values of a batch are replaced as they
+ * advance, so that no two generations of a track are held at once.
+ */
+export type Track = Values[];
 
 /** What tracks advance by. */
 export interface Advance {
@@ -18,27 +21,25 @@ export interface Advance {
   readonly settings: CalibrationSettings;
   readonly batches: Batches;
   readonly output: string;
-  readonly seen: readonly Track[];
+  readonly tracks: readonly Track[];
   readonly programs: Programs;
 }
 
 /** Runs a finished block on every track: a width per sample and group, drawn afresh; then merges unless tracks stay apart. */
-export async function advanceTracks(block: ElasticBlock, advance: Advance, rng: Random): Promise<readonly Track[]> {
-  const { recipe, settings, batches, output, seen, programs } = advance;
-  const results: Values[][] = recipe.bitGroups.map(() => []), merged: Values[] = [];
+export async function advanceTracks(block: ElasticBlock, advance: Advance, rng: Random): Promise<void> {
+  const { recipe, settings, batches, output, tracks, programs } = advance;
   for (const [i, { weights }] of batches.list.entries()) {
     const outputs: Float32Array[] = [];
     for (const [g, widths] of recipe.bitGroups.entries()) {
-      const values = seen[g]?.[i] as Values;
-      outputs.push(await atDrawnWidths(block, values, widths, batches.batch, rng));
-      if (settings.inputs === "tracks") results[g]?.push(new Map(values).set(output, outputs[g] as Float32Array));
+      outputs.push(await atDrawnWidths(block, tracks[g]?.[i] as Values, widths, batches.batch, rng));
     }
-    if (settings.inputs === "fused") {
-      const value = await mergeOutputs(programs, settings, batches, outputs, weights, rng);
-      merged.push(new Map(seen[0]?.[i] as Values).set(output, value));
+    const merged = settings.inputs === "fused"
+      ? await mergeOutputs(programs, settings, batches, outputs, weights, rng)
+      : undefined;
+    for (const [g, track] of tracks.entries()) {
+      track[i] = new Map(track[i] as Values).set(output, merged ?? outputs[g] as Float32Array);
     }
   }
-  return settings.inputs === "tracks" ? results : [merged];
 }
 
 /** The outputs of one batch, each sequence at widths of its own. */

@@ -1,43 +1,22 @@
 /** Learns one block: adapters and clips so that its output at every width is near that of the original block. */
 import type { Executable, Tensor } from "../../backends/backend.ts";
-import type { Graph } from "../../ir/node.ts";
 import type { Random } from "../../ir/random.ts";
-import {
-  LEAST_WIDTHS,
-  type LocalWidths,
-  type Site,
-  sitesOf,
-  symmetricTop,
-  unsignedTop,
-  widthOf,
-} from "../../ir/sites.ts";
-import { bindSymbols } from "../../ir/symbols.ts";
+import { type LocalWidths, sitesOf, symmetricTop, unsignedTop, widthOf } from "../../ir/sites.ts";
 import { type TensorType, tensorType, type Width } from "../../ir/types.ts";
-import { trainFunction } from "../pipeline.ts";
 import { topName } from "../passes/quantize/specialize.ts";
 import type { Recipe } from "../recipe.ts";
 import type { Batches, Values } from "./batches.ts";
+import { type BlockFunction, blockProgram, type BlockProgramKind, widthsAt } from "./block_programs.ts";
 import type { LearnedLayout } from "./learned.ts";
 import { openAverage } from "./average.ts";
 import { drawWidths, takesPart } from "./draw.ts";
 import { openOptimizer } from "./optimizer.ts";
 import { createPool, type Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
-import {
-  isLearned,
-  lossProgram,
-  TRAIN_LEAVES,
-  trainInPlace,
-  trainProgram,
-  withLearnedInputs,
-} from "./train_program.ts";
+import { isLearned, TRAIN_LEAVES } from "./train_program.ts";
 
 /** What training and running a quantized block needs. */
-export interface BlockInput {
-  /** The elastic function, and a name for it: equal names are compiled once. */
-  readonly graph: Graph;
-  readonly name: string;
-  readonly recipe: Recipe;
+export interface BlockInput extends BlockFunction {
   readonly settings: CalibrationSettings;
   readonly layout: LearnedLayout;
   readonly batches: Batches;
@@ -80,7 +59,7 @@ const BALANCE_BATCHES = 8;
 /** Opens a block with the given learned values. */
 export function openBlock(programs: Programs, block: BlockInput, learnedValues: Float32Array): ElasticBlock {
   const { backend } = programs, { settings, recipe, layout, batches } = block;
-  const pool = createPool(backend), symbols = { B: batches.batch, T: batches.tokens };
+  const pool = createPool(backend);
   const flat = (values?: Float32Array) => {
     const type = tensorType("f32", [layout.length]);
     return values ? pool.upload(type, values) : pool.allocate(type);
@@ -102,21 +81,14 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
 
   /** Programs of some widths; widths of equal ranks and group sizes, and their mixtures, share them. */
   const program = async (
-    kind: "forward" | "loss" | "train",
+    kind: BlockProgramKind,
     widths: LocalWidths,
   ): Promise<BoundProgram> => {
     const known = bound.get(widths) ?? new Map<string, BoundProgram>();
     bound.set(widths, known);
     const before = known.get(kind);
     if (before) return before;
-    const key = `${block.name} ${kind} ${sites.map((site) => shapeAt(site, widths, recipe)).join(" ")}`;
-    const build = () => withLearnedInputs(trainFunction(block.graph, widths, recipe.scheme));
-    const run = kind === "forward" ? await programs.get(key, build, symbols) : await programs.get(
-      key,
-      () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), settings.lossPower),
-      {},
-      (graph) => ({ inPlace: trainInPlace(graph) }),
-    );
+    const run = await blockProgram(programs, block, kind, widths);
     const made = { run, leaves: bindLeaves(run, widths) };
     known.set(kind, made);
     return made;
@@ -246,25 +218,6 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     learned: async () => Float32Array.from(await backend.download(learned)),
     release: () => pool.release(),
   };
-}
-
-/**
- * Every weight at one width, and every activation where the recipe quantizes them, at the nearest width that activations have;
- * the cache stays as it is.
- */
-export function widthsAt(graph: Graph, { activations }: Recipe, width: Width): LocalWidths {
-  const sites = sitesOf(graph).filter(({ role }) =>
-    role === "weight" || role === "adapter" || (activations && role === "activation")
-  );
-  return Object.fromEntries(sites.map(({ name, role }) => [name, Math.max(width, LEAST_WIDTHS[role])]));
-}
-
-/** What a site's width says about the shapes of train programs. */
-function shapeAt({ name, role }: Site, widths: LocalWidths, { scheme }: Recipe): string {
-  const width = widthOf(widths, name);
-  if (width === undefined) return "-";
-  if (role === "adapter") return `r${scheme.adapters.uses[width].rank}-${scheme.adapters.uses[width].kept ?? 0}`;
-  return role === "weight" ? `g${scheme.groupSizes[width]}` : "q";
 }
 
 /** Name in the flat array of what a train program calls `<weight>.clip.high` or `<weight>.adapter.a`. */

@@ -59,43 +59,41 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
   const symbols = { B: batches.batch, T: batches.tokens };
   const start = (): Track =>
     batches.list.map(({ ids, positions }) => new Map<string, HostArray>([["ids", ids], ["positions", positions]]));
-  let full = start();
-  // Until the first quantized call all tracks are the same values.
-  let tracks: readonly Track[] = [full];
+  const full = start();
+  // Until the first quantized call they are the same values.
+  let tracks: readonly Track[] = [];
   const quantized = elastic.calls.map((call) => sitesOf(functionOf(elastic, call)).length > 0);
   const blocks = quantized.filter(Boolean).length, last = quantized.lastIndexOf(true);
   let block = 0;
 
   for (const [index, call] of elastic.calls.entries()) {
-    const exact = await openExact(input, structure, structure.calls[index] as Call);
     if (!quantized[index]) {
       const held = await openHolds(input, elastic, call);
       await input.store.save(index, held.stored);
       held.release();
-      if (index < last) {
-        const advance = async (track: Track): Promise<Track> =>
-          await mapTrack(track, (values) => exact.run(values, symbols));
-        const next = await advance(full);
-        tracks = tracks[0] === full ? [next] : await mapAll(tracks, advance);
-        full = next;
-      }
+      if (index > last) continue;
+    }
+    const exact = await openExact(input, structure, structure.calls[index] as Call);
+    if (!quantized[index]) {
+      for (const track of [full, ...tracks]) await advanceTrack(track, (values) => exact.run(values, symbols));
       exact.release();
       continue;
     }
 
-    const targets: Float32Array[] = [], next: Values[] = [], [output] = Object.values(call.outputs);
+    if (tracks.length === 0) tracks = recipe.bitGroups.map(() => [...full]);
+    const targets: Float32Array[] = [], [output] = Object.values(call.outputs);
     if (output === undefined || Object.keys(call.outputs).length > 1) {
       throw new TypeError(`Cannot calibrate "${call.function}": expected a function with one output`);
-    }
-    for (const values of full) {
-      const after = await exact.run(values, symbols);
-      targets.push(asFloats(after.get(output) as HostArray));
-      next.push(after);
     }
     const saved = await input.store.load(index), searched = recipe.scaleColumns || settings.clipSearch;
     const statistics = searched && !saved
       ? await inputStatistics(exact, functionOf(structure, call), call.function, batches, full)
       : new Map<string, InputStatistics>();
+    await advanceTrack(full, async (values) => {
+      const after = await exact.run(values, symbols);
+      targets.push(asFloats(after.get(output) as HostArray));
+      return after;
+    });
     exact.release();
 
     const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
@@ -104,8 +102,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
       ? restoredLearned(layout, call.prefix, saved)
       : initialLearned(layout, settings.clipStart, rng("start"));
     const bound = { graph, name: call.function, recipe, settings, layout, batches, inputs: call.inputs };
-    const seen = recipe.bitGroups.map((_, g) => tracks[tracks.length === 1 ? 0 : g] as Track);
-    const beginning: BlockStart = { programs, elastic, call, block: bound, seen, targets, statistics };
+    const beginning: BlockStart = { programs, elastic, call, block: bound, tracks, targets, statistics };
     if (saved) scales.restore(call, saved);
     else await findScales(beginning, scales, learned);
     const held = await openHolds(input, elastic, call);
@@ -114,7 +111,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     if (!saved) {
       const steps = settings.epochs * batches.list.length;
       await opened.train(
-        seen,
+        tracks,
         targets,
         rng("bits"),
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
@@ -123,11 +120,10 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
       await input.store.save(index, [...held.stored, ...scales.stored(call), ...learnt]);
     }
     if (index < last) {
-      tracks = await advanceTracks(opened, { recipe, settings, batches, output, seen, programs }, rng("tracks"));
+      await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));
     }
     opened.release();
     held.release();
-    full = next;
     block++;
   }
   return scales.load;
@@ -144,14 +140,6 @@ async function openHolds(input: CalibrationInput, module: Module, call: Call) {
   return { tensors, stored, release: () => pool.release() };
 }
 
-async function mapTrack(track: Track, change: (values: Values) => Promise<Values>): Promise<Track> {
-  const result: Values[] = [];
-  for (const values of track) result.push(await change(values));
-  return result;
-}
-
-async function mapAll(tracks: readonly Track[], change: (track: Track) => Promise<Track>): Promise<readonly Track[]> {
-  const result: Track[] = [];
-  for (const track of tracks) result.push(await change(track));
-  return result;
+async function advanceTrack(track: Track, change: (values: Values) => Promise<Values>): Promise<void> {
+  for (const [i, values] of track.entries()) track[i] = await change(values);
 }

@@ -7,7 +7,7 @@ import { inputNames } from "../passes/quantize/insert_activation_quantizers.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { stage } from "../passes/stage.ts";
 import type { Batches, Values } from "./batches.ts";
-import type { ExactCall } from "./exact_call.ts";
+import type { ExactCall, ExactProgram } from "./exact_call.ts";
 
 /** What is known of one value that linears read, f32[columns] each. */
 export interface InputStatistics {
@@ -28,7 +28,7 @@ export async function inputStatistics(
   track: readonly Values[],
 ): Promise<ReadonlyMap<string, InputStatistics>> {
   const sums = new Map<string, Float64Array>(), symbols = { B: batches.batch, T: batches.tokens };
-  const program = { name: `statistics ${name}`, graph: () => statisticsProgram(graph) };
+  const program = namedStatistics(graph, name);
   let tokens = 0;
   for (const [i, { weights }] of batches.list.entries()) {
     const values: Values = new Map<string, HostArray>([...track[i] ?? [], [TOKEN_WEIGHTS, weights]]);
@@ -47,6 +47,12 @@ export async function inputStatistics(
     }]),
   );
 }
+
+/** The statistics of a function as a program of its exact calls. */
+export const namedStatistics = (graph: Graph, name: string): ExactProgram => ({
+  name: `statistics ${name}`,
+  graph: () => statisticsProgram(graph),
+});
 
 /** `<input>.magnitude` and `<input>.power` f32[columns]: sums of |x| and x² over the weighted tokens of a batch. */
 export function statisticsProgram(graph: Graph): Graph {

@@ -2,7 +2,7 @@
  * Where clips start (AWQ's clip search): per row and group, and for each width on its own, the part of the range that gives the
  * least error of the linear's output, errors of single columns taken for independent: Σ_c E[x_c²]·(w_c - ŵ_c)².
  */
-import type { HostArray, Tensor } from "../../backends/backend.ts";
+import type { Executable, HostArray, Tensor } from "../../backends/backend.ts";
 import { type Builder, createBuilder } from "../../ir/builder.ts";
 import { affineQuantizer, groupingOf, toGroups } from "../../ir/composites/quantizers.ts";
 import { type Graph, graphOf, type Node } from "../../ir/node.ts";
@@ -36,11 +36,11 @@ export interface ClipSearch {
 
 /** Writes the found clip logits over those in the flat array of learned values. */
 export async function searchClips(search: ClipSearch, flat: Float32Array): Promise<void> {
-  const { programs, graph, name, scheme, clipStart, layout, held, statistics } = search, { backend } = programs;
+  const { programs, graph, layout, held, statistics } = search, { backend } = programs;
   const widths = [...new Set(layout.tensors.flatMap(({ width }) => width ?? []))], inputs = inputNames(graph);
   for (const width of widths) {
     const pool = createPool(backend), leaves: Record<string, Tensor> = {};
-    const run = await programs.get(`clips ${name} ${width}`, () => clipProgram(graph, scheme, width, clipStart[width]));
+    const run = await compileClips(search, width);
     for (const [leaf, type] of Object.entries(run.leaves)) {
       const power = statistics.get(inputs.get(leaf.replace(/\.power$/, "")) ?? "")?.power;
       const tensor = held[leaf] ?? (power && pool.upload(type, power));
@@ -57,6 +57,16 @@ export async function searchClips(search: ClipSearch, flat: Float32Array): Promi
     pool.release();
   }
 }
+
+/** The program of one width. */
+export const compileClips = (
+  { programs, graph, name, scheme, clipStart }: Pick<
+    ClipSearch,
+    "programs" | "graph" | "name" | "scheme" | "clipStart"
+  >,
+  width: Width,
+): Promise<Executable> =>
+  programs.get(`clips ${name} ${width}`, () => clipProgram(graph, scheme, width, clipStart[width]));
 
 /** Held weights and `<weight>.power` f32[q] in; under each weight's name the best logit, f32[p,G,1], out. */
 export function clipProgram(graph: Graph, scheme: QuantizationScheme, width: Width, start: number): Graph {

@@ -21,7 +21,7 @@ export interface BlockStart {
   readonly call: Call;
   readonly block: Omit<BlockInput, "held">;
   /** Values that each bit group sees, and the outputs of the original block. */
-  readonly seen: readonly Track[];
+  readonly tracks: readonly Track[];
   readonly targets: readonly Float32Array[];
   readonly statistics: ReadonlyMap<string, InputStatistics>;
 }
@@ -31,14 +31,14 @@ const SCALE_BATCHES = 4;
 
 /** Finds the scales of a call's columns, each by the losses that untrained blocks have at the narrowest width of every bit group. */
 export async function findScales(start: BlockStart, scales: ColumnScales, learned: Float32Array): Promise<void> {
-  const { programs, elastic, call, block, seen, targets, statistics } = start, inputs = scales.inputs(call);
+  const { programs, elastic, call, block, tracks, targets, statistics } = start, inputs = scales.inputs(call);
   if (inputs.length === 0) return;
   const losses = async (tried: Scales): Promise<readonly number[]> => {
     const pool = createPool(programs.backend), load = scales.loadWith(call, tried), found: number[] = [];
     const held = await prepareCall({ programs, load }, elastic, call, pool);
     const opened = openBlock(programs, { ...block, held }, learned);
     for (const [g, widths] of block.recipe.bitGroups.entries()) {
-      found.push(await opened.loss(Math.min(...widths) as Width, seen[g] ?? [], targets, SCALE_BATCHES));
+      found.push(await opened.loss(Math.min(...widths) as Width, tracks[g] ?? [], targets, SCALE_BATCHES));
     }
     opened.release();
     pool.release();

@@ -3,6 +3,7 @@ import { UserError } from "../../ir/errors.ts";
 import { type CompileEvent, compileModel } from "../compile_model.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel, openTexts } from "./host.ts";
+import { calibrationMemoryText } from "./memory_text.ts";
 import type { CompileOptions } from "./options.ts";
 import { demandWrite, mayWrite } from "./permissions.ts";
 import { createClock, type Progress } from "./progress.ts";
@@ -82,6 +83,8 @@ function reporter(
         return line(title());
       case "note":
         return line(event.text);
+      case "memory":
+        return line(calibrationMemoryText(event.memory));
       case "calibration": {
         const { block, blocks, step, steps, loss } = event.progress,
           left = calibrating((block + step / steps) / blocks);

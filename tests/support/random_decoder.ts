@@ -56,9 +56,10 @@ export const VARIANTS = {
 export function randomParameters(seed: number): Load {
   return (name, type) => {
     const stream = random(seed, name), size = sizeOf(type.shape), fan = Number(type.shape.at(-1));
-    const isGain = name.endsWith("norm.weight");
+    const isGain = name.endsWith("norm.weight"), isScale = name.endsWith(".input.scale");
     return Promise.resolve(Float64Array.from({ length: size }, () => {
       const value = stream.normal();
+      if (isScale) return Math.fround(Math.exp(value));
       return Math.fround(
         isGain ? 1 + 0.3 * value : type.shape.length === 1 ? 0.3 * value : value * 1.5 / Math.sqrt(fan),
       );

@@ -8,7 +8,7 @@ import { type Builder, createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
-import { widthsAt } from "../../../compiler/calibrate/block.ts";
+import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
 import { trainInPlace, trainProgram, withLearnedInputs } from "../../../compiler/calibrate/train_program.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { elasticModule, trainFunction } from "../../../compiler/pipeline.ts";

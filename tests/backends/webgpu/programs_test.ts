@@ -5,7 +5,7 @@ import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { PORTABLE } from "../../../backends/webgpu/traits.ts";
 import { createBackend } from "../../../backends/webgpu/backend.ts";
 import { describeAdapter } from "../../../backends/webgpu/device.ts";
-import { widthsAt } from "../../../compiler/calibrate/block.ts";
+import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
 import { trainInPlace, trainProgram, withLearnedInputs } from "../../../compiler/calibrate/train_program.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { contractIntegers } from "../../../compiler/passes/contract_integers.ts";

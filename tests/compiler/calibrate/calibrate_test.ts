@@ -121,9 +121,8 @@ Deno.test("calibrate() with merged inputs follows the published data flow", asyn
 });
 
 Deno.test("measureSensitivities() gives every site a loss that falls with its width", async () => {
-  const input = inputFor("weights", { epochs: 1 });
-  await calibrate(input);
-  const found = await measureSensitivities({ ...input, tokens: 16, report: () => {} });
+  const input = inputFor("weights", { epochs: 1 }), load = await calibrate(input);
+  const found = await measureSensitivities({ ...input, load, tokens: 16, report: () => {} });
   assertEquals(Object.keys(found).length, 14);
   for (const losses of Object.values(found)) {
     assert(Object.values(losses).every((loss) => loss >= 0));
@@ -132,9 +131,8 @@ Deno.test("measureSensitivities() gives every site a loss that falls with its wi
 });
 
 Deno.test("measureFrontier() keeps allocations measured as a whole: never worse than a uniform width of the same budget", async () => {
-  const input = inputFor("weights", { epochs: 1 });
-  await calibrate(input);
-  const measuring = { ...input, tokens: 16, report: () => {} }, found = await measureSensitivities(measuring);
+  const input = inputFor("weights", { epochs: 1 }), load = await calibrate(input);
+  const measuring = { ...input, load, tokens: 16, report: () => {} }, found = await measureSensitivities(measuring);
   const items = Object.entries(found).map(([site, loss]) => ({ site, parameters: 64, loss }));
   const { sites, points } = await measureFrontier(measuring, { items });
   const uniform = await measureAllocations(

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { widthsAt } from "../../../compiler/calibrate/block.ts";
+import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
 import { drawWidths } from "../../../compiler/calibrate/draw.ts";
 import { defaultRecipe, type Track } from "../../../compiler/recipe.ts";
 import { random } from "../../../ir/random.ts";

@@ -1,0 +1,239 @@
+/** @file What a calibration needs in memory, known before it starts: a sum of sizes, with arenas as the compiler plans them. */
+import type { Executable } from "../../backends/backend.ts";
+import type { Symbols } from "../../ir/dim.ts";
+import { type Call, functionOf, type Module } from "../../ir/module.ts";
+import { leavesOf, nameOf } from "../../ir/node.ts";
+import { sitesOf } from "../../ir/sites.ts";
+import { bindSymbols } from "../../ir/symbols.ts";
+import { sizeOf, type TensorType, tensorType } from "../../ir/types.ts";
+import { prepareGraph, stage } from "../passes/stage.ts";
+import type { Recipe } from "../recipe.ts";
+import { batchesOf } from "./batches.ts";
+import { type BlockFunction, blockProgram, type BlockProgramKind, widthsAt } from "./block_programs.ts";
+import { namedStatistics } from "./input_statistics.ts";
+import { learnedLayout } from "./learned.ts";
+import { prepareParts, prepareProgram } from "./prepare_call.ts";
+import type { Programs } from "./programs.ts";
+import { compileClips } from "./search_clips.ts";
+import type { CalibrationSettings } from "./settings.ts";
+import { isLearned, TRAIN_LEAVES } from "./train_program.ts";
+
+/** What decides the memory; see `CalibrationInput`. */
+export interface CalibrationMemoryInput {
+  readonly programs: Programs;
+  readonly structure: Module;
+  readonly elastic: Module;
+  readonly recipe: Recipe;
+  readonly settings: CalibrationSettings;
+  readonly sequences: readonly Int32Array[];
+}
+
+/** What a calibration is at when it holds something: a call goes through these one after the other. */
+export type CalibrationPhase = "targets" | "preparation" | "training" | "advance";
+
+/** Bytes on the backend during one phase of one call. */
+export interface PhaseMemory {
+  /** Function of the call. */
+  readonly function: string;
+  readonly phase: CalibrationPhase;
+  /** Weights: of the checkpoint for targets; the master with its scales and what is not quantized afterwards. */
+  readonly weights: number;
+  /** Learned values, their gradients and two moments, and in the last part of a training their mean: 4 or 5 floats each. */
+  readonly learned: number;
+  /** Inputs, targets and outputs of one batch. */
+  readonly batch: number;
+  /** Intermediate values of the largest program, and working memory of the threads. */
+  readonly arena: number;
+  readonly scratch: number;
+  readonly total: number;
+}
+
+/** Bytes on the host, beside the weights of a block while they are read and written. */
+export interface HostMemory {
+  /** Values in front of a block: one copy per bit group (one in all where inputs are fused), and one in full precision. */
+  readonly tracks: number;
+  /** Token ids, positions and weights, and what else blocks read that is the same for all of them. */
+  readonly tokens: number;
+  /** A finished block until it is written, and its learned values on their way. */
+  readonly block: number;
+  readonly total: number;
+}
+
+/** The planned peak of a calibration, in bytes. */
+export interface CalibrationMemory {
+  /** The phase that needs most. */
+  readonly peak: PhaseMemory;
+  /** The most that any call needs in each phase. */
+  readonly phases: readonly PhaseMemory[];
+  readonly host: HostMemory;
+  readonly total: number;
+}
+
+/**
+ * Plans a calibration's memory. Calls hold memory one after the other, and calls of one function are alike, so nothing here depends
+ * on the number of blocks.
+ *
+ * For a block of N weights, the largest linear of which has N_max, with P learned values and b = B·T tokens of width h in a batch:
+ *
+ *     targets      4·N                             + batch  + arena
+ *     preparation  N·(1 + 1/4 + 2/64) + 4·N_max                   + arena
+ *     training     N·(1 + 1/4 + 2/64) + 4·P·(4 + mean)   + batch  + arena
+ *     host         (groups + 1)·4·h·tokens + ids, positions, weights, rotary tables + the block itself
+ *
+ * with mean = 1 where the last steps are averaged, batch = 4·b·(2·h + rotary tables + 1), and the arena of the largest program, which
+ * is about 3·4·N_max for the weight in hand, its product and its gradient, 4·b·(6·h + 2·f) for what the backward pass reads, and 12·b·f
+ * between. Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The programs are compiled for it, and
+ * found again by the calibration.
+ *
+ * Without a folder to write to, finished blocks stay on the host beside this.
+ */
+export async function calibrationMemory(input: CalibrationMemoryInput): Promise<CalibrationMemory> {
+  const { programs, structure, elastic, recipe, settings } = input;
+  const { batch, tokens, list } = batchesOf(
+    input.sequences.slice(0, settings.sequences),
+    settings.batch,
+    settings.tokens,
+  );
+  const symbols = { B: batch, T: tokens }, compiled: Executable[] = [];
+  const phases: Omit<PhaseMemory, "arena" | "scratch" | "total">[] = [], known = new Set<string>();
+  const last = elastic.calls.findLastIndex((call) => isQuantized(elastic, call));
+  let stored = 0;
+  for (const [index, call] of elastic.calls.entries()) {
+    if (known.has(call.function)) continue;
+    known.add(call.function);
+    const { peak, held, ...prepared } = await preparation(programs, elastic, call);
+    compiled.push(...prepared.compiled);
+    phases.push({ function: call.function, phase: "preparation", weights: peak, learned: 0, batch: 0 });
+    if (index <= last) {
+      const original = structure.calls[index] as Call;
+      const exact = await exactCall(programs, structure, original, symbols);
+      compiled.push(...exact.compiled);
+      phases.push({ function: call.function, phase: "preparation", weights: exact.peak, learned: 0, batch: 0 });
+      phases.push({ function: call.function, phase: "targets", weights: exact.held, learned: 0, batch: exact.batch });
+    }
+    if (isQuantized(elastic, call)) {
+      if (recipe.scaleColumns || settings.clipSearch) {
+        const { name, graph } = namedStatistics(functionOf(structure, call), call.function);
+        compiled.push(await programs.get(`exact ${name}`, graph, symbols));
+      }
+      const block = await quantizedCall(input, call, { batch, tokens });
+      compiled.push(...block.compiled);
+      const common = { function: call.function, weights: held };
+      phases.push({ ...common, phase: "training", learned: block.training, batch: block.batch });
+      phases.push({ ...common, phase: "advance", learned: block.kept, batch: block.batch + block.output });
+      stored = Math.max(stored, block.stored);
+    }
+  }
+  // Programs share one arena, which never shrinks.
+  const arena = Math.max(0, ...compiled.map(({ plan }) => plan.arenaBytes));
+  const scratch = Math.max(0, ...compiled.map(({ plan }) => plan.scratchBytes));
+  const all = phases.map((phase): PhaseMemory => {
+    return { ...phase, arena, scratch, total: phase.weights + phase.learned + phase.batch + arena + scratch };
+  });
+  const largest = (some: readonly PhaseMemory[]) => some.reduce((most, each) => each.total > most.total ? each : most);
+  const peak = largest(all), host = hostMemory(input, { ...symbols, batches: list.length }, stored);
+  return {
+    peak,
+    phases: [...Map.groupBy(all, ({ phase }) => phase).values()].map(largest),
+    host,
+    total: peak.total + host.total,
+  };
+}
+
+const isQuantized = (module: Module, call: Call): boolean => sitesOf(functionOf(module, call)).length > 0;
+
+/** Checkpoint holds of a call, and the most that is alive while they are made: one large parameter beside them. */
+async function preparation(programs: Programs, module: Module, call: Call) {
+  const { backend } = programs, graph = prepareGraph(functionOf(module, call)), compiled: Executable[] = [];
+  const held = sum(graph.outputs.map(({ node }) => backend.bytesOf(node.type)));
+  let raw = 0;
+  for (const part of prepareParts(graph)) {
+    if (part.kind === "parameter") continue;
+    compiled.push(await prepareProgram(programs, call, part.graph));
+    raw = Math.max(raw, sum(leavesOf(part.graph, "param").map(({ type }) => backend.bytesOf(type))));
+  }
+  return { held, compiled, peak: held + raw };
+}
+
+/** A call in full precision; see `calibrate`. */
+async function exactCall(programs: Programs, module: Module, call: Call, symbols: Symbols) {
+  const { backend } = programs, prepared = await preparation(programs, module, call);
+  const step = stage(functionOf(module, call)).step;
+  const run = await programs.get(`exact ${call.function}`, () => step, symbols);
+  const inputs = leavesOf(bindSymbols(step, symbols), "input").map(({ type }) => type);
+  const batch = sum([...inputs, ...Object.values(run.outputs)].map((type) => backend.bytesOf(type)));
+  return { ...prepared, compiled: [...prepared.compiled, run], batch };
+}
+
+/** A call at any width: what is learned, and what one batch brings. */
+async function quantizedCall(
+  { programs, elastic, recipe, settings }: CalibrationMemoryInput,
+  call: Call,
+  batches: BlockFunction["batches"],
+) {
+  const { backend } = programs, graph = functionOf(elastic, call), widths = recipe.bitGroups.flat();
+  const layout = learnedLayout(graph, recipe.scheme, widths),
+    flat = backend.bytesOf(tensorType("f32", [layout.length]));
+  const block: BlockFunction = { graph, name: call.function, recipe, settings, batches };
+  const kinds: readonly BlockProgramKind[] = settings.balance ? ["forward", "loss", "train"] : ["forward", "train"];
+  const compiled: Executable[] = [];
+  for (const kind of kinds) {
+    for (const width of widths) {
+      compiled.push(await blockProgram(programs, block, kind, widthsAt(graph, recipe, width)));
+    }
+  }
+  if (settings.clipSearch) {
+    const clips = { programs, graph, name: call.function, scheme: recipe.scheme, clipStart: settings.clipStart };
+    for (const width of widths) compiled.push(await compileClips(clips, width));
+  }
+  const held = prepareGraph(graph).outputs,
+    names = new Set(held.map(({ name }) => name)),
+    own = new Map<string, TensorType>();
+  for (const { leaves } of compiled) {
+    for (const [name, type] of Object.entries(leaves)) {
+      if (!names.has(name) && !isLearned(name.replace(/^gradient\./, ""))) own.set(name, type);
+    }
+  }
+  own.set(TRAIN_LEAVES.tokenWeights, tensorType("f32", [batches.batch, batches.tokens, 1]));
+  const output = Math.max(
+    0,
+    ...compiled.flatMap(({ outputs }) => Object.entries(outputs)).map(([name, type]) =>
+      call.outputs[name] === undefined ? 0 : backend.bytesOf(type)
+    ),
+  );
+  return {
+    compiled,
+    kept: 4 * flat,
+    training: (settings.average > 0 ? 5 : 4) * flat,
+    batch: sum([...own.values()].map((type) => backend.bytesOf(type))),
+    output,
+    // Host arrays have four bytes per value, and learned ones exist as read back, as stored, and as they were at the start.
+    stored: 4 * sum(held.map(({ node }) => sizeOf(node.type.shape))) + 3 * 4 * layout.length,
+  };
+}
+
+/** What all batches hold outside of the backend. */
+function hostMemory(
+  { elastic, recipe, settings }: CalibrationMemoryInput,
+  { batches, ...symbols }: Symbols & { readonly batches: number },
+  block: number,
+): HostMemory {
+  const types = new Map<string, TensorType>(), read = new Set<string>(), changed = new Set<string>();
+  for (const call of elastic.calls) {
+    const graph = bindSymbols(functionOf(elastic, call), symbols);
+    for (const [input, value] of Object.entries(call.inputs)) {
+      const node = leavesOf(graph, "input").find((leaf) => nameOf(leaf) === input);
+      if (node) types.set(value, node.type);
+      if (isQuantized(elastic, call)) read.add(value);
+    }
+    if (isQuantized(elastic, call)) { for (const value of Object.values(call.outputs)) changed.add(value); }
+  }
+  const bytes = (names: Iterable<string>) => sum([...names].map((name) => 4 * sizeOf(types.get(name)?.shape ?? [0])));
+  const copies = 1 + (settings.inputs === "tracks" ? recipe.bitGroups.length : 1);
+  const tracks = batches * copies * bytes([...read].filter((name) => changed.has(name)));
+  const fixed = new Set([...read, "ids", "positions"].filter((name) => !changed.has(name)));
+  const tokens = batches * (bytes(fixed) + 4 * Number(symbols.B) * Number(symbols.T));
+  return { tracks, tokens, block, total: tracks + tokens + block };
+}
+
+const sum = (numbers: readonly number[]): number => numbers.reduce((a, b) => a + b, 0);
