@@ -38,8 +38,8 @@ Deno.test("openWasm() takes no more than 5 % above what was planned", async () =
   await using backend = await openWasm();
   const b = createBuilder(), type = tensorType("f32", [500, 700]), x = b.input("x", type);
   const gram = b.dot(x, x, { lhsContract: [1], rhsContract: [1] }), norm = b.sum(b.mul(gram, gram), [1]);
-  const program = await backend.compile(graphOf({ y: b.mul(gram, b.div(b.constant(1, norm.type), norm)) }));
   const before = backend.memory?.()?.planned ?? 0, bytes = 4 * (500 * 700 + 500 * 500);
+  const program = await backend.compile(graphOf({ y: b.mul(gram, b.div(b.constant(1, norm.type), norm)) }));
   const { y } = backend.run(program, { x: backend.allocate(type) });
   const { planned = 0, allocated = Infinity } = backend.memory?.() ?? {};
   assertEquals((y as Tensor).type.shape, [500, 500]);
