@@ -46,6 +46,7 @@ export { openTokenizer, type Tokenizer } from "./compiler/frontends/tokenizer.ts
 // Compiling.
 export { type Artifact, openArtifact } from "./compiler/artifact/artifact.ts";
 export { type BitSpec, parseBitSpec, parseBitSpecs, withPins } from "./compiler/bit_spec.ts";
+export type { CalibrationMemory } from "./compiler/calibrate/memory.ts";
 export { type CalibrationSettings, defaultSettings, publishedSettings } from "./compiler/calibrate/settings.ts";
 export { type AdapterKind, adaptersOf, type RankSchedule } from "./compiler/adapters.ts";
 export { parsePin, type Pin } from "./compiler/pins.ts";

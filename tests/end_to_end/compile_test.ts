@@ -30,6 +30,10 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
   }
   assert((rows.at(-1)?.meanBits ?? 4) <= 3);
   assertEquals(ownLines(compiled).at(-1), `Saved to ${out}`);
+  assertMatch(
+    ownLines(compiled)[1] ?? "",
+    /^memory: planned peak \d+\.\d MiB \(block \d+\.\d MiB, host \d+\.\d MiB\)$/,
+  );
 
   await t.step("the folder holds everything, and nothing of the calibration", async () => {
     const names = [
