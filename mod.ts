@@ -65,7 +65,9 @@ export { artifactSource } from "./runtime/artifact_source.ts";
 export { checkpointSource } from "./runtime/checkpoint_source.ts";
 export type { ElasticSource } from "./runtime/elastic_source.ts";
 export { type ResultRow, type ScoreSettings, scoreSettings, type Setting, settingOf } from "./runtime/result_row.ts";
-export { createSession, openSession, type Session, type SessionOptions } from "./runtime/session.ts";
+export { createSession, openSession, type Session, type SessionOptions, type SessionStart } from "./runtime/session.ts";
+export type { SequenceLength, SessionMemory } from "./runtime/session_memory.ts";
+export type { EvaluationMemory } from "./runtime/evaluation_memory.ts";
 
 // Programs as text.
 export type { Module } from "./ir/module.ts";

@@ -95,15 +95,24 @@ async function makeCodes(
   site: string,
   width: number,
 ): Promise<Tensors> {
-  const graph = programs.switch(call, site, width);
-  const leaves = await source.load(
-    call,
-    new Map([...parametersOf(graph, "checkpoint"), ...parametersOf(graph, "calibration")]),
+  const { runner } = source, graph = programs.switch(call, site, width), { outputs } = await runner.program(graph);
+  // What stays is allocated before what is given back, so that nothing lies behind a gap.
+  const codes = Object.fromEntries(
+    Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type)]),
   );
   try {
-    return await source.runner.call(graph, {}, leaves);
-  } finally {
-    source.release(call, leaves);
+    const leaves = await source.load(
+      call,
+      new Map([...parametersOf(graph, "checkpoint"), ...parametersOf(graph, "calibration")]),
+    );
+    try {
+      return await runner.call(graph, {}, leaves, codes);
+    } finally {
+      source.release(call, leaves);
+    }
+  } catch (error) {
+    freeAll(source, codes);
+    throw error;
   }
 }
 

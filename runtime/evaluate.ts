@@ -2,6 +2,7 @@
  * @file Perplexity of texts, and divergence from a reference model, at a list of configurations: one forward per batch and
  * configuration, without a cache. Logits are scored where they are computed and never stored.
  */
+import { type EvaluationMemory, evaluationMemory } from "./evaluation_memory.ts";
 import { forward, freeHidden, type Hidden, programCache, type Scorer } from "./forward.ts";
 import { type LengthBatch, lengthBatches } from "./length_batches.ts";
 import type { Passage } from "./passages.ts";
@@ -29,6 +30,8 @@ export interface ScoreOptions {
   readonly sequences: readonly (Int32Array | Passage)[];
   /** Called with every score as soon as it is there. */
   readonly report?: (score: Score, index: number) => void;
+  /** Is told what memory the evaluation is going to need, before it begins. */
+  readonly planned?: (memory: EvaluationMemory) => void;
   /** Most tokens whose hidden states are in memory at a time. */
   readonly waveTokens?: number;
 }
@@ -45,6 +48,7 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
   const { reference, scorers, sequences, report, waveTokens = WAVE_TOKENS } = options;
   const { backend } = reference.source.runner, programs = programCache(), scoreOf = scoreCache();
   const waves = wavesOf(lengthBatches(sequences), waveTokens), [first] = waves;
+  if (options.planned) options.planned(await evaluationMemory({ reference, scorers, waves, programs, scoreOf }));
   // The reference's states of a single wave serve all configurations; those of several are computed anew, for lack of room.
   const shared = first && waves.length === 1 ? await forward(reference, first, programs) : undefined;
 

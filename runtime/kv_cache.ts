@@ -2,7 +2,7 @@
 import type { Tensor } from "../backends/backend.ts";
 import type { CallState, Runner, Tensors } from "../backends/runner.ts";
 import { createBuilder } from "../ir/builder.ts";
-import { type Graph, graphOf, leavesOf, nameOf } from "../ir/node.ts";
+import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../ir/node.ts";
 import { bindSymbols } from "../ir/symbols.ts";
 import { type TensorType, tensorType, typeText } from "../ir/types.ts";
 
@@ -21,6 +21,20 @@ export interface KeyValueCache {
 }
 
 const LEAST_CAPACITY = 64;
+
+/** The capacity that a cache grows to for so many tokens. */
+export function capacityFor(present: number, tokens: number): number {
+  let next = Math.max(present, LEAST_CAPACITY);
+  while (next < tokens) next *= 2;
+  return next;
+}
+
+/** What a step program reads and overwrites of a cache for `capacity` tokens. */
+export const cacheLeaves = (step: Graph, capacity: number): readonly Node[] =>
+  leavesOf(bindSymbols(step, { B: 1, T: 1, S: capacity }), "input").filter((node) =>
+    nameOf(node).startsWith(CACHE_INPUT)
+  );
+
 /** Inputs of step programs that are cached values begin so (see `insertCache`). */
 const CACHE_INPUT = "cache.";
 
@@ -45,15 +59,13 @@ export function createCache(runner: Runner): KeyValueCache {
     },
     reserve: async (tokens, steps) => {
       if (tokens <= capacity) return;
-      let next = Math.max(capacity, LEAST_CAPACITY);
-      while (next < tokens) next *= 2;
+      const next = capacityFor(capacity, tokens);
       const larger: Tensors[] = [];
       for (const [i, step] of steps.entries()) {
-        const inputs = leavesOf(bindSymbols(step, { B: 1, T: 1, S: next }), "input").filter((node) =>
-          nameOf(node).startsWith(CACHE_INPUT)
-        );
         const tensors: Record<string, Tensor> = {};
-        for (const node of inputs) tensors[nameOf(node)] = await grown(caches[i]?.[nameOf(node)], node.type);
+        for (const node of cacheLeaves(step, next)) {
+          tensors[nameOf(node)] = await grown(caches[i]?.[nameOf(node)], node.type);
+        }
         larger.push(tensors);
       }
       caches = larger;

@@ -27,6 +27,16 @@ export function oneTokenHead(head: Graph): Graph {
   return graphOf({ logits: logits as Node });
 }
 
+/** Heads for one token, by the head that they are made of. */
+export type Heads = WeakMap<Graph, Graph>;
+
+/** The head for one token, made once. */
+export function oneTokenHeadOf(heads: Heads, head: Graph): Graph {
+  const found = heads.get(head) ?? oneTokenHead(head);
+  heads.set(head, found);
+  return found;
+}
+
 /** Leaves of the reference model in `scoreGraph` are called this and their name. */
 export const REFERENCE_PREFIX = "reference.";
 /** Input i32[B,T] of `scoreGraph`: the token that follows each token. */

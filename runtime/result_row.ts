@@ -5,6 +5,7 @@ import { meanBits } from "../compiler/model_sites.ts";
 import type { BitConfig } from "../ir/sites.ts";
 import { configurationOf } from "./configuration.ts";
 import type { ElasticSource } from "./elastic_source.ts";
+import type { EvaluationMemory } from "./evaluation_memory.ts";
 import { score } from "./evaluate.ts";
 import type { Passage } from "./passages.ts";
 
@@ -57,14 +58,17 @@ export interface ScoreSettings {
   readonly sequences: readonly (Int32Array | Passage)[];
   /** Called with every row as it is there, in order. */
   readonly report: (row: ResultRow) => void;
+  /** Is told what memory the evaluation is going to need, before it begins. */
+  readonly planned?: (memory: EvaluationMemory) => void;
 }
 
 /** Scores settings of models on one text; all sources must be on one runner. */
-export async function scoreSettings({ reference, settings, sequences, report }: ScoreSettings): Promise<void> {
+export async function scoreSettings({ reference, settings, sequences, report, ...rest }: ScoreSettings): Promise<void> {
   await score({
     reference: { source: reference, config: configurationOf(reference, "16") },
     scorers: settings,
     sequences,
+    ...rest,
     report: ({ perplexity, kl, tokens, seconds }, index) => {
       const setting = settings[index];
       if (!setting) return;

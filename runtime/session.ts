@@ -14,9 +14,11 @@ import { configureCall, type ConfiguredCall } from "./configured_call.ts";
 import { type ElasticSource, shareTensors } from "./elastic_source.ts";
 import { type GenerateOptions, greedy } from "./generate.ts";
 import { createCache } from "./kv_cache.ts";
+import type { Heads } from "./logits.ts";
 import { piecesOf } from "./prefill.ts";
 import { createPrograms } from "./programs.ts";
-import { type Heads, runPiece } from "./step.ts";
+import { type SequenceLength, type SessionMemory, sessionMemory } from "./session_memory.ts";
+import { runPiece } from "./step.ts";
 
 /** One sequence on an elastic model. Calls must not overlap. */
 export interface Session extends AsyncDisposable {
@@ -26,6 +28,8 @@ export interface Session extends AsyncDisposable {
   readonly contextLimit: number;
   /** Widths of all sites. */
   readonly config: BitConfig;
+  /** What was planned at the start, if a length was given. */
+  readonly memory: SessionMemory | undefined;
   /**
    * Changes the precision from the next token on.
    *
@@ -47,8 +51,19 @@ export interface Session extends AsyncDisposable {
   clear(): void;
 }
 
+/** What a session makes ready before its weights are read. */
+export interface SessionStart {
+  /**
+   * How long the sequence is going to be: programs are compiled, memory is planned, and the cache gets its room at once. It may become
+   * longer nevertheless.
+   */
+  readonly length?: SequenceLength;
+  /** Is told what was planned, before weights are read. */
+  readonly planned?: (memory: SessionMemory) => void;
+}
+
 /** What to open. */
-export interface SessionOptions {
+export interface SessionOptions extends SessionStart {
   /** The folder of an artifact. */
   readonly folder: Folder;
   readonly backend: Backend;
@@ -61,20 +76,30 @@ export interface SessionOptions {
  *
  * @throws {UserError} if the artifact is damaged or cannot run at that precision
  */
-export async function openSession({ folder, backend, precision = "16" }: SessionOptions): Promise<Session> {
-  return await createSession(artifactSource(await openArtifact(folder), createRunner(backend)), precision);
+export async function openSession(
+  { folder, backend, precision = "16", ...start }: SessionOptions,
+): Promise<Session> {
+  return await createSession(artifactSource(await openArtifact(folder), createRunner(backend)), precision, start);
 }
 
 /** A session on any elastic model; see `openSession`. */
-export async function createSession(model: ElasticSource, precision: Precision = "16"): Promise<Session> {
+export async function createSession(
+  model: ElasticSource,
+  precision: Precision = "16",
+  { length, planned }: SessionStart = {},
+): Promise<Session> {
   const source = shareTensors(model), { runner, module, sites } = source;
   const programs = createPrograms(module, source.scheme, { cache: true });
   const cache = createCache(runner), heads: Heads = new WeakMap();
   let config = configurationOf(source, precision);
+  const memory = length && await sessionMemory({ source, programs, heads, config }, length);
+  if (memory) planned?.(memory);
   let calls: readonly ConfiguredCall[] = [];
   for (const call of module.calls) {
     calls = [...calls, await configureCall(source, programs, call, localWidths(config, call.prefix))];
   }
+
+  if (length) await cache.reserve(length.tokens, calls.slice(0, -1).map(({ step }) => step));
 
   const use = async (next: Precision): Promise<void> => {
     const wanted = configurationOf(source, next);
@@ -122,6 +147,7 @@ export async function createSession(model: ElasticSource, precision: Precision =
       return config;
     },
     contextLimit: source.contextLimit,
+    memory,
     use,
     prefill,
     decode: (id) => prefill([id]),

@@ -1,16 +1,12 @@
 /** @file One piece of a sequence through all calls of a model, with its cache: what prefill and decode have in common. */
 import type { Tensor } from "../backends/backend.ts";
 import { runCalls } from "../backends/runner.ts";
-import type { Graph } from "../ir/node.ts";
 import { tensorType } from "../ir/types.ts";
 import type { ConfiguredCall } from "./configured_call.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import type { KeyValueCache } from "./kv_cache.ts";
-import { oneTokenHead, TOKEN_INPUT } from "./logits.ts";
+import { type Heads, oneTokenHeadOf, TOKEN_INPUT } from "./logits.ts";
 import { type Piece, stepInputs } from "./prefill.ts";
-
-/** Heads for one token, by the head that they are made of. */
-export type Heads = WeakMap<Graph, Graph>;
 
 /** What a step runs on. */
 export interface StepModel {
@@ -43,8 +39,7 @@ export async function runPiece(
     ["positions", backend.upload(type, inputs.positions)],
     [TOKEN_INPUT, backend.upload(tensorType("i32", [1, 1]), Int32Array.of(count - 1))],
   ]);
-  const last = heads.get(head.step) ?? oneTokenHead(head.step);
-  heads.set(head.step, last);
+  const last = oneTokenHeadOf(heads, head.step);
   // Calls of one function may have different widths, so here each has a function of its own, named by its number.
   const walk = body.map(({ call, step }, i) => ({
     step,

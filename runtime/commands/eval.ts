@@ -12,6 +12,7 @@ import { EVALUATION_TOKENS, scoreSettings, settingOf } from "../result_row.ts";
 import { vocabularyOf } from "../vocabulary.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel, openTexts } from "./host.ts";
+import { evaluationMemoryText } from "./memory_text.ts";
 import { openSource } from "./models.ts";
 import type { EvaluateOptions } from "./options.ts";
 import { rowPrinter, taskPrinter } from "./table.ts";
@@ -55,6 +56,7 @@ export async function evaluateCommand(options: EvaluateOptions, host: Host): Pro
       reference,
       settings,
       sequences: passages.list,
+      planned: (memory) => progress.line(evaluationMemoryText(memory)),
       report: rowPrinter(options.json, host.print),
     });
   }

@@ -10,6 +10,7 @@ import { vocabularyOf } from "../vocabulary.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel } from "./host.ts";
 import { openSource } from "./models.ts";
+import { sessionMemoryText } from "./memory_text.ts";
 import type { RunOptions } from "./options.ts";
 
 /**
@@ -39,7 +40,10 @@ export async function runCommand(
     });
   }
   checkContext(config, ids.length);
-  await using session = await createSession(source, spec);
+  await using session = await createSession(source, spec, {
+    length: { prompt: ids.length, tokens: Math.min(ids.length + maxTokens, source.contextLimit) },
+    planned: (memory) => host.progress.line(sessionMemoryText(memory)),
+  });
   const stream = tokenizer.stream(ids), write = json ? () => {} : host.write, start = performance.now();
   let text = "", tokens = 0;
   write(prompt);

@@ -77,6 +77,7 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
     const bits = "8,2,mixed,4",
       evaluated = await runCompile(["eval", out, ...data, "--bits", bits, "--reference", model, "--json"]);
     assertEquals(evaluated.code, 0, evaluated.stderr);
+    assertMatch(evaluated.stderr, /^memory: planned peak \S+ MiB \(weights of a call \S+ MiB, hidden states /m);
     for (const row of rowsOf(evaluated.stdout)) {
       const same = rows.find((other) => other.bits === row.bits);
       assertEquals([row.meanBits, row.bytes, row.tokens], [same?.meanBits, same?.bytes, same?.tokens]);
@@ -96,6 +97,7 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
     const ran = await runCompile(["run", out, ...args]);
     assertEquals(ran.code, 0, ran.stderr);
     assertMatch(ran.stdout, /^the cat.*\n$/);
+    assertMatch(ran.stderr, /^memory: planned peak \S+ MiB \(weights \S+ MiB, cache \S+ MiB, programs \S+ MiB\)$/m);
     const json = await runCompile(["run", out, ...args, "--json"]), { prompt, text, bits } = JSON.parse(json.stdout);
     assertEquals([`${prompt}${text}\n`, bits], [ran.stdout, "mixed@2.5"]);
   });

@@ -1,0 +1,138 @@
+/** @file What a session needs in memory for a sequence of known length: planned before weights are read, by the compiler's own plans. */
+import type { Executable } from "../backends/backend.ts";
+import { leavesOf, nameOf } from "../ir/node.ts";
+import { type BitConfig, FULL_WIDTH, type LocalWidths, localWidths } from "../ir/sites.ts";
+import { tensorType } from "../ir/types.ts";
+import type { Call } from "../ir/module.ts";
+import type { ElasticSource } from "./elastic_source.ts";
+import { cacheLeaves, capacityFor } from "./kv_cache.ts";
+import { type Heads, oneTokenHeadOf, TOKEN_INPUT } from "./logits.ts";
+import { piecesOf } from "./prefill.ts";
+import type { ElasticPrograms } from "./programs.ts";
+
+/** How long a sequence is going to be. */
+export interface SequenceLength {
+  /** Tokens of the prompt, which comes first and at once. */
+  readonly prompt: number;
+  /** Tokens in all. */
+  readonly tokens: number;
+}
+
+/** The planned peak of a session on its backend, in bytes. */
+export interface SessionMemory {
+  /** Packed codes with scales and zero points, and what is not quantized; tied tensors once. */
+  readonly weights: number;
+  /** Keys and values, at the capacity that the sequence needs. */
+  readonly cache: number;
+  /** Values between calls, of the longest piece of the prompt. */
+  readonly values: number;
+  /** Intermediate values of the largest program, and working memory of the threads. */
+  readonly arena: number;
+  readonly scratch: number;
+  /** While weights are made: those that are there already, and master and adapters of the one in hand. */
+  readonly opening: number;
+  /** The larger one of opening, and of running with weights, cache and values; arena and scratch memory included. */
+  readonly total: number;
+}
+
+/** What is planned: a model at a configuration, with the programs that are going to run. */
+export interface SessionPlanInput {
+  readonly source: ElasticSource;
+  readonly programs: ElasticPrograms;
+  readonly heads: Heads;
+  readonly config: BitConfig;
+}
+
+/** Plans a session, and compiles its programs: the session finds them again. */
+export async function sessionMemory(
+  { source, programs, heads, config }: SessionPlanInput,
+  { prompt, tokens }: SequenceLength,
+): Promise<SessionMemory> {
+  const { runner, module } = source, { backend } = runner, compiled: Executable[] = [];
+  const steps = module.calls.map((call, i) => {
+    const step = programs.step(call, localWidths(config, call.prefix));
+    return { call, step: i === module.calls.length - 1 ? oneTokenHeadOf(heads, step) : step };
+  });
+
+  const weights = new Map<string, number>();
+  let opening = 0;
+  for (const call of module.calls) {
+    const made = await callMemory(source, programs, call, localWidths(config, call.prefix));
+    compiled.push(...made.compiled);
+    // Codes come first, one weight after the other, and what is held as it is behind them.
+    for (const { own, besides } of made.weights) {
+      for (const [name, bytes] of own) weights.set(name, bytes);
+      opening = Math.max(opening, sum(weights.values()) + besides);
+    }
+  }
+  opening = Math.max(opening, sum(weights.values()));
+
+  const capacity = capacityFor(0, tokens), body = steps.slice(0, -1).map(({ step }) => step);
+  const caches = body.map((step) => cacheLeaves(step, capacity));
+  const cache = sum(caches.flat().map(({ type }) => backend.bytesOf(type)));
+  let values = 0;
+  for (const bucket of new Set([...piecesOf(prompt).map((piece) => piece.bucket), 1])) {
+    const symbols = { B: 1, T: bucket, S: capacity }, inputs = backend.bytesOf(tensorType("i32", [1, bucket]));
+    const alive = new Map([["ids", inputs], ["positions", inputs], [
+      TOKEN_INPUT,
+      backend.bytesOf(tensorType("i32", [1, 1])),
+    ]]);
+    for (const [i, { call, step }] of steps.entries()) {
+      const own = (caches[i] ?? []).map(nameOf);
+      const program = await runner.program(step, symbols, {
+        inPlace: Object.fromEntries(own.map((name) => [name, name])),
+      });
+      compiled.push(program);
+      // Results are there before what they take the place of is freed.
+      const results = Object.entries(program.outputs).filter(([name]) => !own.includes(name))
+        .map(([name, type]) => [call.outputs[name] ?? name, backend.bytesOf(type)] as const);
+      values = Math.max(values, sum(alive.values()) + sum(results.map(([, bytes]) => bytes)));
+      for (const [name, bytes] of results) alive.set(name, bytes);
+    }
+  }
+  const arena = Math.max(0, ...compiled.map(({ plan }) => plan.arenaBytes)),
+    scratch = Math.max(0, ...compiled.map(({ plan }) => plan.scratchBytes)),
+    all = sum(weights.values());
+  return {
+    weights: all,
+    cache,
+    values,
+    arena,
+    scratch,
+    opening,
+    total: Math.max(opening, all + cache + values) + arena + scratch,
+  };
+}
+
+/** What a weight leaves on the backend, by global name, and what is there besides while it is made. */
+interface WeightMemory {
+  readonly own: ReadonlyMap<string, number>;
+  readonly besides: number;
+}
+
+/** The weights of a call at some widths, in the order in which `configureCall` makes them; compiles the switch programs. */
+export async function callMemory(
+  { runner }: Pick<ElasticSource, "runner">,
+  programs: ElasticPrograms,
+  call: Call,
+  widths: LocalWidths,
+): Promise<{ readonly weights: readonly WeightMemory[]; readonly compiled: readonly Executable[] }> {
+  const { backend } = runner, compiled: Executable[] = [], weights: WeightMemory[] = [];
+  const global = (types: Iterable<readonly [string, Executable["leaves"][string]]>) =>
+    new Map([...types].map(([name, type]) => [call.prefix + name, backend.bytesOf(type)]));
+  for (const site of programs.weights(call)) {
+    const width = widths[site] ?? FULL_WIDTH;
+    if (width >= FULL_WIDTH) continue;
+    const program = await runner.program(programs.switch(call, site, width));
+    compiled.push(program);
+    weights.push({
+      own: global(Object.entries(program.outputs)),
+      besides: sum(global(Object.entries(program.leaves)).values()),
+    });
+  }
+  const held = leavesOf(programs.step(call, widths), "param").filter(({ attrs }) => attrs.time === "checkpoint");
+  weights.push({ own: global(held.map((node) => [nameOf(node), node.type])), besides: 0 });
+  return { weights, compiled };
+}
+
+const sum = (numbers: Iterable<number>): number => [...numbers].reduce((a, b) => a + b, 0);
