@@ -15,6 +15,7 @@ import { batchesOf } from "../calibrate/batches.ts";
 import { prepareCall } from "../calibrate/prepare_call.ts";
 import { createPool, type Programs, type TensorPool } from "../calibrate/programs.ts";
 import type { CallStore } from "../calibrate/store.ts";
+import { TRAIN_LEAVES } from "../calibrate/train_program.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { specialize } from "../passes/quantize/specialize.ts";
 import { stage, trainGraph } from "../passes/stage.ts";
@@ -108,7 +109,7 @@ async function diverge(
   quantized: TensorValues,
   tokenWeights: Tensor,
 ): Promise<number> {
-  const leaves: Record<string, Tensor> = { ...head.held, "token.weights": tokenWeights };
+  const leaves: Record<string, Tensor> = { ...head.held, [TRAIN_LEAVES.tokenWeights]: tokenWeights };
   for (const [name, value] of Object.entries(head.call.inputs)) {
     leaves[name] = head.before[value] as Tensor;
     leaves[`quantized.${name}`] = quantized[value] as Tensor;
@@ -172,7 +173,7 @@ function divergenceProgram(head: Graph, call: Call): Graph {
   const exact = logProbabilities(logits("")), quantized = logProbabilities(logits("quantized."));
   const axis = exact.type.shape.length - 1;
   const perToken = b.sum(b.mul(b.exp(exact), b.sub(exact, quantized)), [axis]);
-  const weights = b.input("token.weights", perToken.type), axes = perToken.type.shape.map((_, i) => i);
+  const weights = b.input(TRAIN_LEAVES.tokenWeights, perToken.type), axes = perToken.type.shape.map((_, i) => i);
   return graphOf({ kl: b.reshape(b.div(b.sum(b.mul(perToken, weights), axes), b.sum(weights, axes)), [1]) });
 }
 

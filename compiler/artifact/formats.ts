@@ -20,9 +20,7 @@ type StoredType = keyof typeof FORMATS;
 
 /** A tensor in the file's terms. */
 export function formatOf(dtype: DType, shape: readonly number[]): { readonly dtype: Dtype; readonly shape: number[] } {
-  if (!isStored(dtype)) {
-    throw new TypeError(`Cannot store values of ${dtype}: expected one of ${Object.keys(FORMATS).join(", ")}`);
-  }
+  if (!isStored(dtype)) throw notStored(dtype);
   const last = shape.at(-1) ?? 1;
   if (dtype !== "u2") return { dtype: FORMATS[dtype], shape: [...shape] };
   if (last % PER_BYTE !== 0) throw new TypeError(`Cannot store u2[${shape}]: expected a last axis in fours`);
@@ -50,8 +48,10 @@ export function toBytes(dtype: DType, values: HostArray): Uint8Array<ArrayBuffer
         (_, i) => code(4 * i) | code(4 * i + 1) | code(4 * i + 2) | code(4 * i + 3),
       );
     }
-    default:
+    case "f32":
       return new Uint8Array(Float32Array.from(values).buffer);
+    default:
+      throw notStored(dtype);
   }
 }
 
@@ -73,7 +73,8 @@ export function fromBytes(dtype: DType, bytes: Uint8Array<ArrayBuffer>, name: st
     for (let i = 0; i < values.length; i++) values[i] = ((bytes[i >> 2] ?? 0) >> (i % PER_BYTE * 2)) & 3;
     return values;
   }
-  const values = toFloats(bytes, dtype === "f16" ? "F16" : "F32", name, file);
+  if (dtype !== "f32" && dtype !== "f16") throw notStored(dtype);
+  const values = toFloats(bytes, FORMATS[dtype], name, file);
   const at = values.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return values;
   throw new UserError({
@@ -82,5 +83,8 @@ export function fromBytes(dtype: DType, bytes: Uint8Array<ArrayBuffer>, name: st
     mend: "use an intact artifact, or compile the model again",
   });
 }
+
+const notStored = (dtype: DType): TypeError =>
+  new TypeError(`Cannot store values of ${dtype}: expected one of ${Object.keys(FORMATS).join(", ")}`);
 
 const isStored = (dtype: DType): dtype is StoredType => Object.hasOwn(FORMATS, dtype);

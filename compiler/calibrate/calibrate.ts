@@ -54,12 +54,12 @@ export interface CalibrationInput {
  */
 export async function calibrate(given: CalibrationInput): Promise<LoadParameter> {
   const { programs, structure, elastic, recipe, settings, sequences, report } = given;
-  const scales = columnScales(structure, recipe.scaleColumns, given.load), input = { ...given, load: scales.load };
+  const scales = columnScales(structure, given.load), input = { ...given, load: scales.load };
   const batches = batchesOf(sequences.slice(0, settings.sequences), settings.batch, settings.tokens);
   const symbols = { B: batches.batch, T: batches.tokens };
-  const start = (): Track =>
-    batches.list.map(({ ids, positions }) => new Map<string, HostArray>([["ids", ids], ["positions", positions]]));
-  const full = start();
+  const full: Track = batches.list.map(({ ids, positions }) =>
+    new Map<string, HostArray>([["ids", ids], ["positions", positions]])
+  );
   // Until the first quantized call they are the same values.
   let tracks: readonly Track[] = [];
   const quantized = elastic.calls.map((call) => sitesOf(functionOf(elastic, call)).length > 0);
@@ -72,14 +72,13 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
       await input.store.save(index, held.stored);
       held.release();
       if (index > last) continue;
-    }
-    const exact = await openExact(input, structure, structure.calls[index] as Call);
-    if (!quantized[index]) {
+      const exact = await openExact(input, structure, structure.calls[index] as Call);
       for (const track of [full, ...tracks]) await advanceTrack(track, (values) => exact.run(values, symbols));
       exact.release();
       continue;
     }
 
+    const exact = await openExact(input, structure, structure.calls[index] as Call);
     if (tracks.length === 0) tracks = recipe.bitGroups.map(() => [...full]);
     const targets: Float32Array[] = [], [output] = Object.values(call.outputs);
     if (output === undefined || Object.keys(call.outputs).length > 1) {

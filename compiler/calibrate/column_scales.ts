@@ -1,5 +1,6 @@
 /** The scales of columns that a calibration has found so far, read like parameters of the checkpoint: ones until they are known. */
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
+import { type Graph, leavesOf, nameOf } from "../../ir/node.ts";
 import { type ScaledInput, scaledInputs } from "../passes/structure/scale_columns.ts";
 import type { LoadParameter } from "./prepare_call.ts";
 import type { Scales } from "./search_scales.ts";
@@ -11,8 +12,6 @@ export interface ColumnScales {
   readonly load: LoadParameter;
   /** The values of a call that have scales; none where columns are not scaled. */
   inputs(call: Call): readonly ScaledInput[];
-  /** Parameters with other scales for one call. */
-  loadWith(call: Call, scales: Scales): LoadParameter;
   /** The scales of a call, by local name. */
   of(call: Call): Scales;
   set(call: Call, scales: Scales): void;
@@ -21,10 +20,17 @@ export interface ColumnScales {
   restore(call: Call, stored: readonly StoredTensor[]): void;
 }
 
-/** @param structure the module whose functions have the scales */
-export function columnScales(structure: Module, scaled: boolean, read: LoadParameter): ColumnScales {
-  const found = new Map<string, Float32Array>();
-  const inputs = (call: Call) => scaled ? scaledInputs(functionOf(structure, call)) : [];
+/** @param structure the module; a function whose columns are scaled has the scales as parameters */
+export function columnScales(structure: Module, read: LoadParameter): ColumnScales {
+  const found = new Map<string, Float32Array>(), known = new Map<Graph, readonly ScaledInput[]>();
+  const inputs = (call: Call): readonly ScaledInput[] => {
+    const graph = functionOf(structure, call), before = known.get(graph);
+    if (before) return before;
+    const parameters = new Set(leavesOf(graph, "param").map(nameOf));
+    const own = scaledInputs(graph).filter(({ name }) => parameters.has(name));
+    known.set(graph, own);
+    return own;
+  };
   for (const call of structure.calls) {
     for (const { name, outer, inner } of inputs(call)) {
       found.set(call.prefix + name, new Float32Array(outer * inner).fill(1));
@@ -41,8 +47,6 @@ export function columnScales(structure: Module, scaled: boolean, read: LoadParam
   return {
     load,
     inputs,
-    loadWith: (call, scales) => async (name, type) =>
-      (name.startsWith(call.prefix) ? scales.get(name.slice(call.prefix.length)) : undefined) ?? await load(name, type),
     of,
     set: (call, scales) => scales.forEach((values, name) => found.set(call.prefix + name, values)),
     stored: (call) =>

@@ -8,6 +8,7 @@ import { linearsOf } from "../passes/quantize/linears.ts";
 import { stage } from "../passes/stage.ts";
 import type { Batches, Values } from "./batches.ts";
 import type { ExactCall, ExactProgram } from "./exact_call.ts";
+import { TRAIN_LEAVES } from "./train_program.ts";
 
 /** What is known of one value that linears read, f32[columns] each. */
 export interface InputStatistics {
@@ -16,8 +17,6 @@ export interface InputStatistics {
   /** Mean of x². */
   readonly power: Float32Array;
 }
-
-const TOKEN_WEIGHTS = "token.weights";
 
 /** Statistics of every value that linears of a call read, by the name of the value (see `inputNames`). */
 export async function inputStatistics(
@@ -31,7 +30,7 @@ export async function inputStatistics(
   const program = namedStatistics(graph, name);
   let tokens = 0;
   for (const [i, { weights }] of batches.list.entries()) {
-    const values: Values = new Map<string, HostArray>([...track[i] ?? [], [TOKEN_WEIGHTS, weights]]);
+    const values: Values = new Map<string, HostArray>([...track[i] ?? [], [TRAIN_LEAVES.tokenWeights, weights]]);
     for (const [output, part] of await exact.results(program, values, symbols)) {
       const sum = sums.get(output) ?? new Float64Array(part.length);
       part.forEach((value, at) => sum[at] = (sum[at] ?? 0) + value);
@@ -59,7 +58,7 @@ export function statisticsProgram(graph: Graph): Graph {
   const b = createBuilder(), names = inputNames(graph), outputs: Record<string, Node> = {};
   for (const { name, source, sourceShape } of linearsOf(graph)) {
     const input = names.get(name) ?? name, x = b.reshape(b.adopt(source), sourceShape);
-    const tokens = sourceShape.slice(0, -1), weights = b.input(TOKEN_WEIGHTS, tensorType("f32", [...tokens, 1]));
+    const tokens = sourceShape.slice(0, -1), weights = b.input(TRAIN_LEAVES.tokenWeights, tensorType("f32", [...tokens, 1]));
     const sum = (values: Node) => b.sum(b.mul(values, weights), tokens.map((_, axis) => axis));
     outputs[`${input}.magnitude`] = b.reshape(sum(b.abs(x)), [sourceShape.at(-1) ?? 1]);
     outputs[`${input}.power`] = b.reshape(sum(b.mul(x, x)), [sourceShape.at(-1) ?? 1]);

@@ -77,6 +77,7 @@ export interface CalibrationMemory {
  *
  *     targets      4·N                             + batch  + arena
  *     preparation  N·(1 + 1/4 + 2/64) + 4·N_max                   + arena
+ *                  with 4·P·4 + batch in addition, where columns' scales are searched
  *     training     N·(1 + 1/4 + 2/64) + 4·P·(4 + mean)   + batch  + arena
  *     host         (groups + 1)·4·h·tokens + ids, positions, weights, rotary tables + the block itself
  *
@@ -118,6 +119,10 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
       }
       const block = await quantizedCall(input, call, { batch, tokens });
       compiled.push(...block.compiled);
+      if (recipe.scaleColumns) {
+        const common = { function: call.function, weights: peak, batch: block.batch };
+        phases.push({ ...common, phase: "preparation", learned: block.kept });
+      }
       const common = { function: call.function, weights: held };
       phases.push({ ...common, phase: "training", learned: block.training, batch: block.batch });
       phases.push({ ...common, phase: "advance", learned: block.kept, batch: block.batch + block.output });
@@ -175,7 +180,8 @@ async function quantizedCall(
   const layout = learnedLayout(graph, recipe.scheme, widths),
     flat = backend.bytesOf(tensorType("f32", [layout.length]));
   const block: BlockFunction = { graph, name: call.function, recipe, settings, batches };
-  const kinds: readonly BlockProgramKind[] = settings.balance ? ["forward", "loss", "train"] : ["forward", "train"];
+  const judged = settings.balance || recipe.scaleColumns;
+  const kinds: readonly BlockProgramKind[] = judged ? ["forward", "loss", "train"] : ["forward", "train"];
   const compiled: Executable[] = [];
   for (const kind of kinds) {
     for (const width of widths) {

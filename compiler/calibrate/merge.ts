@@ -3,12 +3,13 @@ import { createBuilder } from "../../ir/builder.ts";
 import { type Graph, graphOf, type Node } from "../../ir/node.ts";
 import { tensorType } from "../../ir/types.ts";
 import type { CalibrationSettings } from "./settings.ts";
+import { TRAIN_LEAVES } from "./train_program.ts";
 
 /** Vectors shorter than this count as this long in the cosine (trap N11). */
 const SHORTEST = 1e-12;
 
 /** Names of the merge program's inputs: group g's output, and the weight per token (0: padding). */
-export const MERGE_INPUTS = { group: (g: number) => `group.${g}`, tokenWeights: "token.weights" } as const;
+export const MERGE_INPUTS = { group: (g: number) => `group.${g}`, tokenWeights: TRAIN_LEAVES.tokenWeights } as const;
 
 /**
  * `merged` [B,T,C] of the outputs `group.<g>` [B,T,C], groups in the recipe's order (highest widths first).

@@ -9,32 +9,78 @@ import { createPool, type Programs, type TensorPool } from "./programs.ts";
 /** Values of a checkpoint parameter by global name. */
 export type LoadParameter = (name: string, type: TensorType) => Promise<HostArray>;
 
+/** What parameters are prepared with. */
+export interface PrepareInput {
+  readonly programs: Programs;
+  readonly load: LoadParameter;
+}
+
 /**
  * Prepares a call: its checkpoint holds by local name, which `pool` keeps. One large parameter is on the backend at a time beside
  * what is held.
  */
 export async function prepareCall(
-  { programs, load }: { readonly programs: Programs; readonly load: LoadParameter },
+  input: PrepareInput,
   module: Module,
   call: Call,
   pool: TensorPool,
 ): Promise<Readonly<Record<string, Tensor>>> {
-  const { backend } = programs, graph = prepareGraph(functionOf(module, call)), held: Record<string, Tensor> = {};
-  const upload = async (node: Node, into: TensorPool): Promise<Tensor> => {
-    const name = call.prefix + nameOf(node), derived = module.derived[name];
-    return into.upload(node.type, derived ? derived.generate() : await load(name, node.type));
-  };
-  for (const part of prepareParts(graph)) {
-    if (part.kind === "parameter") held[part.name] = await upload(part.node, pool);
-    else {
-      const raw = createPool(backend), run = await prepareProgram(programs, call, part.graph);
-      const leaves: Record<string, Tensor> = {};
-      for (const node of leavesOf(part.graph, "param")) leaves[nameOf(node)] = await upload(node, raw);
-      for (const [name, tensor] of Object.entries(backend.run(run, leaves))) held[name] = pool.keep(tensor);
-      raw.release();
-    }
-  }
+  const graph = prepareGraph(functionOf(module, call)), held: Record<string, Tensor> = {};
+  for (const part of prepareParts(graph)) Object.assign(held, await preparePart(input, { module, call, part, pool }));
   return Object.fromEntries(graph.outputs.map(({ name }) => [name, held[name] as Tensor]));
+}
+
+/**
+ * Prepares again what is made of some parameters, in place.
+ *
+ * @param changed local names of parameters that have other values now
+ */
+export async function prepareAgain(
+  input: PrepareInput,
+  module: Module,
+  call: Call,
+  { held, changed }: { readonly held: Readonly<Record<string, Tensor>>; readonly changed: ReadonlySet<string> },
+): Promise<void> {
+  for (const part of prepareParts(prepareGraph(functionOf(module, call)))) {
+    const read = part.kind === "parameter" ? [part.node] : leavesOf(part.graph, "param");
+    if (!read.some((node) => changed.has(nameOf(node)))) continue;
+    const pool = createPool(input.programs.backend);
+    await preparePart(input, { module, call, part, pool, into: held });
+    pool.release();
+  }
+}
+
+/** A part to prepare, and where its results go: to new tensors of the pool, or to those that are there. */
+interface PartInput {
+  readonly module: Module;
+  readonly call: Call;
+  readonly part: PreparePart;
+  readonly pool: TensorPool;
+  readonly into?: Readonly<Record<string, Tensor>>;
+}
+
+async function preparePart(
+  { programs, load }: PrepareInput,
+  { module, call, part, pool, into }: PartInput,
+): Promise<Readonly<Record<string, Tensor>>> {
+  const { backend } = programs;
+  const valuesOf = async (node: Node): Promise<HostArray> => {
+    const name = call.prefix + nameOf(node), derived = module.derived[name];
+    return derived ? derived.generate() : await load(name, node.type);
+  };
+  if (part.kind === "parameter") {
+    const before = into?.[part.name], values = await valuesOf(part.node);
+    if (before) backend.write(before, values);
+    return { [part.name]: before ?? pool.upload(part.node.type, values) };
+  }
+  const raw = createPool(backend), run = await prepareProgram(programs, call, part.graph);
+  const leaves: Record<string, Tensor> = {};
+  for (const node of leavesOf(part.graph, "param")) leaves[nameOf(node)] = raw.upload(node.type, await valuesOf(node));
+  const own = into && Object.fromEntries(part.graph.outputs.map(({ name }) => [name, into[name] as Tensor]));
+  const results = backend.run(run, leaves, own);
+  if (!own) { for (const tensor of Object.values(results)) pool.keep(tensor); }
+  raw.release();
+  return results;
 }
 
 /** The program of one part. */

@@ -10,7 +10,7 @@ import type { InputStatistics } from "./input_statistics.ts";
 /** What is searched. */
 export interface ScaleSearch {
   readonly inputs: readonly ScaledInput[];
-  /** By the name of the value: a scale's name without its last part. */
+  /** By the name of the value. */
   readonly statistics: ReadonlyMap<string, InputStatistics>;
   /** Losses of the block's output per bit group with scales by name; values without one are not scaled. */
   readonly losses: (scales: Scales) => Promise<readonly number[]>;
@@ -48,8 +48,8 @@ export function scaledStatistics(
   scales: Scales,
 ): ReadonlyMap<string, InputStatistics> {
   const result = new Map(statistics);
-  for (const { name, repeats, inner } of inputs) {
-    const key = valueOf(name), own = statistics.get(key), s = scales.get(name);
+  for (const { value: key, name, repeats, inner } of inputs) {
+    const own = statistics.get(key), s = scales.get(name);
     if (!own || !s) continue;
     const at = (column: number) => s[Math.floor(column / inner / repeats) * inner + column % inner] ?? 1;
     result.set(key, {
@@ -60,19 +60,16 @@ export function scaledStatistics(
   return result;
 }
 
-/** The value that a scale belongs to. */
-const valueOf = (scale: string): string => scale.replace(/\.scale$/, "");
-
 /** Magnitudes below this count as this, so that a column that is always zero has a scale. */
 const LEAST = 1e-4;
 
 /** m^α of an input, divided by the geometric mean of the largest and the smallest, so that weights keep their size. */
 export function scalesOf(
-  { name, outer, repeats, inner }: ScaledInput,
+  { value, outer, repeats, inner }: ScaledInput,
   statistics: ReadonlyMap<string, InputStatistics>,
   exponent: number,
 ): Float32Array {
-  const magnitude = statistics.get(valueOf(name))?.magnitude ?? new Float32Array();
+  const magnitude = statistics.get(value)?.magnitude ?? new Float32Array();
   const scales = Float64Array.from({ length: outer * inner }, (_, i) => {
     const [at, column] = [Math.floor(i / inner) * repeats, i % inner];
     let sum = 0;

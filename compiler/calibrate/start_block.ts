@@ -9,7 +9,7 @@ import type { Track } from "./advance_tracks.ts";
 import { type BlockInput, openBlock } from "./block.ts";
 import type { ColumnScales } from "./column_scales.ts";
 import type { InputStatistics } from "./input_statistics.ts";
-import { prepareCall } from "./prepare_call.ts";
+import { prepareAgain, prepareCall } from "./prepare_call.ts";
 import { createPool, type Programs } from "./programs.ts";
 import { searchClips } from "./search_clips.ts";
 import { scaledStatistics, type Scales, searchScales } from "./search_scales.ts";
@@ -33,19 +33,24 @@ const SCALE_BATCHES = 4;
 export async function findScales(start: BlockStart, scales: ColumnScales, learned: Float32Array): Promise<void> {
   const { programs, elastic, call, block, tracks, targets, statistics } = start, inputs = scales.inputs(call);
   if (inputs.length === 0) return;
+  const input = { programs, load: scales.load }, pool = createPool(programs.backend);
+  const held = await prepareCall(input, elastic, call, pool), opened = openBlock(programs, { ...block, held }, learned);
   const losses = async (tried: Scales): Promise<readonly number[]> => {
-    const pool = createPool(programs.backend), load = scales.loadWith(call, tried), found: number[] = [];
-    const held = await prepareCall({ programs, load }, elastic, call, pool);
-    const opened = openBlock(programs, { ...block, held }, learned);
+    const before = scales.of(call), found: number[] = [];
+    const changed = new Set([...tried].filter(([name, s]) => !equal(s, before.get(name))).map(([name]) => name));
+    scales.set(call, tried);
+    await prepareAgain(input, elastic, call, { held, changed });
     for (const [g, widths] of block.recipe.bitGroups.entries()) {
       found.push(await opened.loss(Math.min(...widths) as Width, tracks[g] ?? [], targets, SCALE_BATCHES));
     }
-    opened.release();
-    pool.release();
     return found;
   };
   scales.set(call, await searchScales({ inputs, statistics, losses }));
+  opened.release();
+  pool.release();
 }
+
+const equal = (a: Float32Array, b?: Float32Array): boolean => a.every((value, i) => value === b?.[i]);
 
 /** Finds where clips start, and writes them into the learned values. */
 export async function findClips(

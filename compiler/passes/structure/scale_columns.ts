@@ -15,6 +15,8 @@ import { isCheckpointTime } from "./values.ts";
 
 /** A value that nothing but linears reads, and the shape of its scales. */
 export interface ScaledInput {
+  /** The value's name (see `inputNames`). */
+  readonly value: string;
   /** The parameter f32[outer·inner] of time checkpoint that holds s. */
   readonly name: string;
   readonly source: Node;
@@ -42,8 +44,8 @@ export function scaledInputs(graph: Graph): readonly ScaledInput[] {
   return [...readers].flatMap(([source, dots]) => {
     const own = linears.filter(({ dot }) => dots.has(dot)), [first] = own;
     if (!first || source.op === "input" || !readByLinearsAlone(source, dots)) return [];
-    const name = `${names.get(first.name)}.scale`, weights = own.map((linear) => linear.name);
-    return [{ name, source, weights, ...columnsOf(source, first.columns) }];
+    const value = names.get(first.name) ?? first.name, weights = own.map((linear) => linear.name);
+    return [{ value, name: `${value}.scale`, source, weights, ...columnsOf(source, first.columns) }];
   });
 }
 

@@ -19,6 +19,7 @@ const statistics = (magnitude: readonly number[], power = magnitude.map((x) => x
   power: Float32Array.from(power),
 });
 const input = (name: string, outer: number, repeats: number, inner: number): ScaledInput => ({
+  value: name,
   name: `${name}.scale`,
   source: createBuilder().input("x", tensorType("f32", [1])),
   weights: [],
