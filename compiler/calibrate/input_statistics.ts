@@ -58,7 +58,8 @@ export function statisticsProgram(graph: Graph): Graph {
   const b = createBuilder(), names = inputNames(graph), outputs: Record<string, Node> = {};
   for (const { name, source, sourceShape } of linearsOf(graph)) {
     const input = names.get(name) ?? name, x = b.reshape(b.adopt(source), sourceShape);
-    const tokens = sourceShape.slice(0, -1), weights = b.input(TRAIN_LEAVES.tokenWeights, tensorType("f32", [...tokens, 1]));
+    const tokens = sourceShape.slice(0, -1),
+      weights = b.input(TRAIN_LEAVES.tokenWeights, tensorType("f32", [...tokens, 1]));
     const sum = (values: Node) => b.sum(b.mul(values, weights), tokens.map((_, axis) => axis));
     outputs[`${input}.magnitude`] = b.reshape(sum(b.abs(x)), [sourceShape.at(-1) ?? 1]);
     outputs[`${input}.power`] = b.reshape(sum(b.mul(x, x)), [sourceShape.at(-1) ?? 1]);
