@@ -235,16 +235,16 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
   const read = async (name: string, { shape }: TensorType) =>
     (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
-  const all = { programs, structure, elastic, recipe, sequences, store };
-  report({ kind: "memory", memory: await calibrationMemory({ ...all, settings }) });
+  const given = { programs, structure, elastic, recipe, sequences, store };
+  report({ kind: "memory", memory: await calibrationMemory({ ...given, settings }) });
   const load = await calibrate({
-    ...all,
+    ...given,
     load: read,
     settings,
     seed,
     report: (progress) => report({ kind: "calibration", progress }),
   });
-  const common = { ...all, load };
+  const common = { ...given, load };
   const sensitivities = await measureSensitivities({
     ...common,
     tokens: settings.measureTokens,

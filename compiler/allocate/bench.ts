@@ -57,10 +57,16 @@ export interface MeasureBench {
 
 const SEQUENCE = 128;
 
+/** The sequences that are measured on: the first ones. */
+export const measuredSequences = (
+  { sequences, tokens }: Pick<MeasureInput, "sequences" | "tokens">,
+): readonly Int32Array[] =>
+  sequences.slice(0, Math.max(1, Math.floor(tokens / Math.min(SEQUENCE, longest(sequences)))));
+
 /** Runs the model in full precision over the first tokens and keeps what measurements need. */
 export async function openBench(input: MeasureInput): Promise<MeasureBench> {
   const { programs, structure, elastic, sequences, tokens } = input, { backend } = programs;
-  const cut = sequences.slice(0, Math.max(1, Math.floor(tokens / Math.min(SEQUENCE, longest(sequences)))));
+  const cut = measuredSequences({ sequences, tokens });
   const [batch] = batchesOf(cut, cut.length, SEQUENCE).list;
   if (!batch) throw new RangeError("Expected at least one sequence to measure on but found none");
   const symbols = { B: cut.length, T: batch.ids.length / cut.length };

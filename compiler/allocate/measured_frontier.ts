@@ -1,13 +1,14 @@
 /**
  * The frontier that an artifact keeps: allocations whose losses were measured as a whole, those that no cheaper one beats. A larger
- * budget thus never has more loss on the measured tokens, and a budget of b bits is never worse there than b bits everywhere.
+ * budget thus never has more loss on the measured tokens, and a budget of b bits is never worse there than b bits everywhere. The
+ * last word have tokens that the search did not look at.
  */
 import type { Tensor } from "../../backends/backend.ts";
 import type { Width } from "../../ir/types.ts";
 import { createPool, type TensorPool } from "../calibrate/programs.ts";
-import { type MeasureBench, type MeasureInput, openBench, type TensorValues } from "./bench.ts";
-import { type AllocationItem, type Frontier, frontierOf, lookUp } from "./frontier.ts";
-import { searchAllocations, undominated } from "./search.ts";
+import { type MeasureBench, measuredSequences, type MeasureInput, openBench, type TensorValues } from "./bench.ts";
+import { type AllocationItem, type Frontier, frontierOf, type FrontierPoint, lookUp } from "./frontier.ts";
+import { finalists, searchAllocations, undominated } from "./search.ts";
 import { expandTies, tiedItems, type Ties, untied } from "./ties.ts";
 
 /** Budgets whose solutions by single-site sensitivities are candidates are this many bits apart. */
@@ -16,6 +17,9 @@ const STEP = 0.125;
 const MOST_SITES = 100;
 /** Allocations that walk through the model together, which bounds how many values are alive. */
 const TOGETHER = 64;
+
+/** How often as many tokens as the search has measured on are measured on again, others each time, to confirm what it found. */
+const CONFIRMING_PARTS = 2;
 
 /** What a frontier is searched for. */
 export interface FrontierRequest {
@@ -37,28 +41,50 @@ export async function measureFrontier(input: MeasureInput, request: FrontierRequ
   }
   const bench = await openBench(input);
   let done = 0;
-  const points = await searchAllocations({
+  const found = await searchAllocations({
     counts: ties.map((members, g) => weighting === "parameters" ? tied[g]?.parameters ?? 0 : members.length),
     widths,
     candidates,
     rounds: ties.length <= MOST_SITES ? 1 : 0,
     measure: async (allocations) => {
-      const losses: number[] = [];
-      for (let from = 0; from < allocations.length; from += TOGETHER) {
-        const part = allocations.slice(from, from + TOGETHER).map((digits) => expandTies(digits, ties));
-        losses.push(...await measureTogether(bench, input, sites, part));
-        done += part.length;
-        input.report?.(done, done - losses.length + allocations.length);
-      }
+      const losses = await measureAll(
+        bench,
+        reportFrom(input, done),
+        sites,
+        allocations.map((a) => expandTies(a, ties)),
+      );
+      done += losses.length;
       return losses;
     },
   });
   bench.release();
+  const expanded = found.map((point) => ({ ...point, widths: expandTies(point.widths, ties) }));
   return {
     sites,
     parameters: items.map(({ parameters }) => parameters),
-    points: undominated(points).map((point) => ({ ...point, widths: expandTies(point.widths, ties) })),
+    points: undominated(await confirm(reportFrom(input, done), sites, finalists(expanded))),
   };
+}
+
+/**
+ * Finalists with their losses on tokens that the search has not seen: the least of many losses is partly luck, and would rank a
+ * mixture before equal widths that are as good. Where there are no more tokens the losses stay.
+ */
+async function confirm(
+  input: MeasureInput,
+  sites: readonly string[],
+  points: readonly FrontierPoint[],
+): Promise<readonly FrontierPoint[]> {
+  const size = measuredSequences(input).length, sums = points.map(() => 0);
+  let parts = 0;
+  while (parts < CONFIRMING_PARTS && (parts + 2) * size <= input.sequences.length) {
+    parts++;
+    const sequences = input.sequences.slice(parts * size, (parts + 1) * size);
+    const part = reportFrom({ ...input, sequences }, (parts - 1) * points.length);
+    const losses = await measureAllocations(part, sites, points.map(({ widths }) => widths));
+    losses.forEach((loss, i) => sums[i] = (sums[i] ?? 0) + loss);
+  }
+  return parts === 0 ? points : points.map((point, i) => ({ ...point, loss: (sums[i] ?? NaN) / parts }));
 }
 
 /**
@@ -73,10 +99,32 @@ export async function measureAllocations(
   allocations: readonly string[],
 ): Promise<number[]> {
   const bench = await openBench(input);
-  const losses = await measureTogether(bench, input, sites, allocations);
+  const losses = await measureAll(bench, input, sites, allocations);
   bench.release();
   return losses;
 }
+
+/** Measures some at a time. */
+async function measureAll(
+  bench: MeasureBench,
+  input: MeasureInput,
+  sites: readonly string[],
+  allocations: readonly string[],
+): Promise<number[]> {
+  const losses: number[] = [];
+  while (losses.length < allocations.length) {
+    const part = allocations.slice(losses.length, losses.length + TOGETHER);
+    losses.push(...await measureTogether(bench, input, sites, part));
+    input.report?.(losses.length, allocations.length);
+  }
+  return losses;
+}
+
+/** The input, with progress counted on top of what is done. */
+const reportFrom = (input: MeasureInput, done: number): MeasureInput => ({
+  ...input,
+  report: (more, all) => input.report?.(done + more, done + all),
+});
 
 /**
  * All allocations walk through the model together: each call's weights are made once per width, and what allocations share up to

@@ -65,6 +65,20 @@ export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
   return kept;
 }
 
+/** Ranges of budgets this wide, in bits, each send their best allocations into the final. */
+const FINAL_STEP = 1 / 32;
+
+/** The allocations that are worth a second look: of every small range of budgets the best one, and equal widths in any case. */
+export function finalists(points: readonly FrontierPoint[]): readonly FrontierPoint[] {
+  const best = new Map<number, FrontierPoint>(), isUniform = ({ widths }: FrontierPoint) => new Set(widths).size === 1;
+  for (const point of points) {
+    // A whole number of bits ends the range that leads to it.
+    const range = Math.ceil(point.meanBits / FINAL_STEP - 1e-9), before = best.get(range);
+    if (!before || point.loss < before.loss) best.set(range, point);
+  }
+  return [...new Set([...points.filter(isUniform), ...best.values()])];
+}
+
 /** Mean bits of an allocation. */
 const bitsOf = (digits: string, counts: readonly number[]): number =>
   counts.reduce((sum, count, i) => sum + count * Number(digits[i]), 0) / counts.reduce((a, b) => a + b, 0);

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { searchAllocations, undominated } from "../../../compiler/allocate/search.ts";
+import { finalists, searchAllocations, undominated } from "../../../compiler/allocate/search.ts";
 import { random } from "../../../ir/random.ts";
 
 /** Losses that add up, but for pairs of neighbours at different widths: these pay extra, as learned widths do. */
@@ -75,4 +75,21 @@ Deno.test("searchAllocations() sees frictions that sums of single losses do not"
   const { measure } = measureWith([1, 1, 1, 1], 1);
   const points = await searchAllocations({ counts: [1, 1, 1, 1], widths: WIDTHS, candidates: [], measure, rounds: 1 });
   assertEquals(undominated(points).map(({ widths }) => widths), ["2222", "3333", "4444"]);
+});
+
+Deno.test("finalists() are the best of every small range of budgets, a whole number of bits ending one, and all equal widths", () => {
+  const point = (widths: string, meanBits: number, loss: number) => ({ widths, meanBits, loss });
+  const points = [
+    point("2222", 2, 9),
+    point("2322", 2.01, 8),
+    point("2232", 2.02, 7),
+    point("3233", 2.99, 3),
+    point("3333", 3, 3.1),
+    point("2424", 3, 2.9),
+    point("3334", 3.001, 2),
+  ];
+  assertEquals(
+    new Set(finalists(points).map(({ widths }) => widths)),
+    new Set(["2222", "2232", "2424", "3333", "3334"]),
+  );
 });
