@@ -3,9 +3,9 @@
  * is computed once per row; costly elements that several results share are kept; everything else is recomputed per sweep.
  */
 import { flagAttr, type Node } from "../../ir/node.ts";
-import { isMap, isReduce } from "../../ir/ops.ts";
+import { isMap, isMovement, isReduce } from "../../ir/ops.ts";
 import { stridesOf } from "../../ir/ops/record.ts";
-import { sizeOf } from "../../ir/types.ts";
+import { bitsOf, isNarrow, sizeOf } from "../../ir/types.ts";
 import type { Access, Expr, RowElement, RowKernel, RowPhase, RowTransform, Store } from "../kernel.ts";
 import { accessKey, refineExtents } from "./access.ts";
 import { accessesIn, collapsed, collapseLoops, mapAccesses } from "./collapse.ts";
@@ -212,6 +212,28 @@ function rowLoops(unit: Unit, isStored: (node: Node) => boolean): RowLoops {
   };
 }
 
+/** What an anchor's operand is computed from packed codes, if it is: to unpack them again costs more than to keep the value. */
+function unpackedOperand(anchor: Node): Node | undefined {
+  let operand = anchor.inputs[0];
+  while (operand && operand.op === "reshape") operand = operand.inputs[0];
+  return operand && isMap(operand.op) && readsPacked(operand) ? operand : undefined;
+}
+
+/** Whether an expression reads codes of less than a byte. */
+function readsPacked(root: Node): boolean {
+  const stack = [root], seen = new Set<Node>();
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    if (seen.has(node) || !(isMap(node.op) || isMovement(node.op))) continue;
+    seen.add(node);
+    for (const input of node.inputs) {
+      const { dtype } = input.type;
+      if (isNarrow(dtype) && bitsOf(dtype) < 8) return true;
+      stack.push(input);
+    }
+  }
+  return false;
+}
+
 /** Costly elements from which several anchors or results of the unit are computed. */
 function sharedCostlyNodes(
   unit: Unit,
@@ -219,13 +241,14 @@ function sharedCostlyNodes(
   isStored: (node: Node) => boolean,
   size: number,
 ): ReadonlySet<Node> {
-  const readers = new Map<Node, number>();
+  const readers = new Map<Node, number>(), unpacked = new Set(unit.anchors.map(unpackedOperand));
+  const isCostly = (node: Node) => COSTLY.has(node.op) || unpacked.has(node);
   for (const root of new Set([...unit.anchors, ...results])) {
     const seen = new Set<Node>(), stack = isMap(root.op) ? [root] : [...root.inputs];
     for (let node = stack.pop(); node; node = stack.pop()) {
       if (seen.has(node) || isStored(node) || unit.anchors.includes(node)) continue;
       seen.add(node);
-      if (COSTLY.has(node.op) && sizeOf(node.type.shape) === size) readers.set(node, (readers.get(node) ?? 0) + 1);
+      if (isCostly(node) && sizeOf(node.type.shape) === size) readers.set(node, (readers.get(node) ?? 0) + 1);
       stack.push(...node.inputs);
     }
   }

@@ -48,6 +48,8 @@ export interface Block {
   /** Address of the tile, and elements in a row of it. */
   readonly tile: Index;
   readonly width: number;
+  /** Address of a row of the result, and a column of the chunk, where sums go there instead of to the tile. */
+  readonly output: ((row: Index, column: Index) => Index) | undefined;
   /** Whether the left operand must be evaluated, where it may be left from the chunk before. */
   readonly fresh: Index | undefined;
 }

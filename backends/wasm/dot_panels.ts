@@ -45,7 +45,13 @@ const blocksOf = ({ extents, axes, block }: Contraction): number => Math.ceil((e
 export function emitPanels(
   contraction: Contraction,
   emitter: Emitter,
-  { rows, columns, keep }: { readonly rows: number; readonly columns: number; readonly keep: boolean },
+  { rows, columns, keep, once }: {
+    readonly rows: number;
+    readonly columns: number;
+    readonly keep: boolean;
+    /** Whether one block is the whole sum: then the tile is overwritten. */
+    readonly once: boolean;
+  },
 ): (block: Block) => void {
   const { lhs, rhs, scalar, extents } = contraction, { code, reserve } = emitter, { b } = code;
   const steps = stepsOf(contraction), atOnce = rowsAtOnce(extents[ROW] ?? 1), direct = leftInPlace(contraction, code);
@@ -58,20 +64,24 @@ export function emitPanels(
     const inKept = i32.mul(i32.div_u(block.k.from, contraction.block), blockBytes);
     const left = keep ? b.let("left", i32.add(kept, inKept)) : kept;
     if (!direct) block.fresh ? b.if(block.fresh, () => packRows(block, lhs, left)) : packRows(block, lhs, left);
-    const { tile, width } = block, { from, to } = block.rows;
+    const { tile, width, output } = block, { from, to } = block.rows;
     /** `start` is where row 0 would lie, rows `stride` bytes apart. */
     const multiply = (start: Index, stride: number) => {
       const last = b.let("last", i32.sub(to, 1));
       b.for("column", 0, b.let("columns", i32.sub(block.columns.to, block.columns.from)), PANEL_COLUMNS, (column) => {
         const panel = b.let("panel", i32.add(right, i32.mul(column, 4 * steps)));
         b.for("row", from, to, atOnce, (row) => {
-          const pointers = Array.from({ length: atOnce }, (_, r) => {
-            const clamped = smaller(b.let("row", i32.add(row, r)), last);
-            return b.let("left", i32.add(start, i32.mul(clamped, stride)));
-          });
+          // Rows behind the last one are the last one again.
+          const clamped = Array.from(
+            { length: atOnce },
+            (_, r) => b.let("row", smaller(b.let("row", i32.add(row, r)), last)),
+          );
+          const pointers = clamped.map((r) => b.let("left", i32.add(start, i32.mul(r, stride))));
           const inTile = i32.add(i32.mul(i32.sub(row, from), width), column);
-          const target = b.let("target", i32.add(tile, i32.mul(inTile, 4)));
-          product(b, emitter, { pointers, panel, length, target, width, scalar });
+          const targets = output
+            ? clamped.map((r) => ({ base: b.let("to", output(r, column)), offset: 0 }))
+            : inRows(b.let("target", i32.add(tile, i32.mul(inTile, 4))), 4 * width, atOnce);
+          product(b, emitter, { pointers, panel, length, targets, scalar, once });
         });
       });
     };
@@ -238,21 +248,31 @@ function pairs(b: FunctionBuilder, values: readonly Vector[], lanes: number): Ve
   return lanes <= 2 ? [even] : [even, odd];
 }
 
+/** Rows of a tile that follow each other. */
+const inRows = (base: Index, bytes: number, count: number): Target[] =>
+  Array.from({ length: count }, (_, r) => ({ base, offset: bytes * r }));
+
+/** Where a row of eight sums goes. */
+interface Target {
+  readonly base: Index;
+  readonly offset: number;
+}
+
 interface Product {
   /** Where each row's words lie. */
   readonly pointers: readonly Local<"i32">[];
   readonly panel: Local<"i32">;
   readonly length: Index;
-  readonly target: Index;
-  readonly width: number;
+  readonly targets: readonly Target[];
   readonly scalar: "f32" | "i32";
+  readonly once: boolean;
 }
 
-/** tile += rows · panel. */
+/** targets += rows · panel, or = where nothing was added before. */
 function product(
   b: FunctionBuilder,
   { code: { math } }: Emitter,
-  { pointers, panel, length, target, width, scalar }: Product,
+  { pointers, panel, length, targets, scalar, once }: Product,
 ): void {
   const sums = Array.from({ length: 2 * pointers.length }, () => b.let("sum", i32x4.const(0)));
   const right = b.let("right", panel);
@@ -277,7 +297,7 @@ function product(
   b.for("k", whole, length, 1, () => steps(1));
   const sum = scalar === "f32" ? f32x4.add : i32x4.add;
   sums.forEach((value, i) => {
-    const offset = 4 * width * Math.floor(i / 2) + 16 * (i % 2);
-    b.emit(v128.store(target, sum(v128.load(target, offset), value), offset));
+    const { base, offset } = targets[i >> 1] as Target, at = { offset: offset + 16 * (i % 2), align: 4 } as const;
+    b.emit(v128.store(base, once ? value : sum(v128.load(base, at), value), at));
   });
 }

@@ -1,5 +1,5 @@
 /** Chunks whose sums lie in a tile of scratch memory, to which blocks of the contracted axis are added one after the other. */
-import type { Access, DotKernel, Expr } from "../kernel.ts";
+import type { Access, DotKernel, Expr, Store } from "../kernel.ts";
 import { f32x4, i32, memory, v128 } from "./assembler.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, multiple, ROW } from "./dot.ts";
 import { emitInline } from "./dot_inline.ts";
@@ -7,7 +7,7 @@ import { emitPanels, leftBytes, PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.t
 import type { Emitter } from "./kernel.ts";
 import { layoutOf } from "./layout.ts";
 import { smaller, vectorLoop } from "./nest.ts";
-import { createPlace, type Index } from "./place.ts";
+import { createPlace, type Index, type KernelCode } from "./place.ts";
 import { emitStores } from "./stores.ts";
 
 /**
@@ -27,10 +27,11 @@ export function tiledChunk(
   const width = multiple(columns, PANEL_COLUMNS), height = multiple(rows, rowsAtOnce(m)), bytes = 4 * width * height;
   const sums = reserve(bytes), tile = spec.groups ? reserve(bytes) : sums;
   const left = few || spec.groups || columnBlocks === 1 ? 0 : leftBytes(contraction, code, rows);
-  const keep = left > 0 && left <= KEPT;
+  const keep = left > 0 && left <= KEPT, once = !few && !spec.groups && (extents[axes[0] ?? FIRST] ?? 1) <= block;
+  const target = once && n % PANEL_COLUMNS === 0 ? targetOf(spec, stores, code) : undefined;
   const strategy = few
     ? emitInline(contraction, emitter, rows)
-    : emitPanels(contraction, emitter, { rows, columns, keep });
+    : emitPanels(contraction, emitter, { rows, columns, keep, once });
   /** Which rows' left operand this thread has evaluated. */
   const owner = keep ? emitter.prepared(4, ({ code }, at) => code.b.emit(i32.store(at, -1))) : undefined;
   const place = createPlace(code, extents);
@@ -46,7 +47,7 @@ export function tiledChunk(
     };
     const fresh = owner && b.let("fresh", i32.ne(i32.load(owner), rest));
     const ranges = { rows: range(row, rows, m), columns: range(column, columns, n) };
-    b.emit(memory.fill(sums, 0, bytes));
+    if (!once) b.emit(memory.fill(sums, 0, bytes));
     const start = (to: Index) =>
       b.let("origin", i32.sub(to, i32.mul(i32.add(i32.mul(ranges.rows.from, width), ranges.columns.from), 4)));
     const origins = { sums: start(sums), tile: tile === sums ? start(sums) : start(tile) };
@@ -76,6 +77,11 @@ export function tiledChunk(
           k: { from: kFrom, to: b.let("k_to", smaller(i32.add(kFrom, block), i32.const(length))) },
           tile,
           width,
+          output: target && ((row, column) => {
+            const { base, offset } = place.address(target.buffer, target.origin);
+            const at = i32.add(i32.mul(row, 4 * target.rowStride), i32.mul(i32.add(ranges.columns.from, column), 4));
+            return i32.add(i32.add(base, offset), at);
+          }),
           fresh,
         }));
       if (owner) b.emit(i32.store(owner, rest));
@@ -108,6 +114,7 @@ export function tiledChunk(
           });
         });
       } else blocks(undefined);
+      if (target) return;
       const scalar = spec.groups ? "f32" : spec.scalar;
       place.alias(spec.accumulator, { kind: "load", buffer: sumBuffer, access, scalar });
       const roots = stores.flatMap(({ value, scatter }) => scatter ? [value, scatter.index] : [value]);
@@ -119,5 +126,27 @@ export function tiledChunk(
       visit(roots, addresses, () => emitStores(place, stores));
     });
     code.buffers.length -= 2;
+  };
+}
+
+/** A result that is nothing but the sums, in f32 and row by row. */
+interface Target {
+  readonly buffer: number;
+  /** Element 0 of a batch. */
+  readonly origin: Access;
+  readonly rowStride: number;
+}
+
+/** The result that sums can be written to as they are, without a tile between. */
+function targetOf(spec: DotKernel, stores: readonly Store[], { buffers }: KernelCode): Target | undefined {
+  const [store, ...others] = stores;
+  if (!store || others.length > 0 || store.scatter || spec.scalar !== "f32") return undefined;
+  const { buffer, access: { offset, strides }, value } = store, layout = buffers[buffer]?.layout;
+  const plain = value.kind === "value" && value.id === spec.accumulator && layout?.dtype === "f32";
+  if (!plain || layout.storage !== "word" || strides[COLUMN] !== 1) return undefined;
+  return {
+    buffer,
+    origin: { offset, strides: strides.map((stride, v) => v === BATCH ? stride : 0) },
+    rowStride: strides[ROW] ?? 0,
   };
 }

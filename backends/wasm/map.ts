@@ -32,7 +32,7 @@ export function emitMap(spec: MapKernel, { code, layouts, from, to, reserve, sma
   const candidates = [...extents.keys()].filter((v) =>
     packed.every((store) => {
       const layout = layouts[store.buffer];
-      return layout && canStage(store, layout, extents, v);
+      return layout && canStage(store, layout, extents, [v]);
     })
   );
   const uses = usesOf([], stores), among = candidates.length > 0 ? candidates : [...extents.keys()];
@@ -44,7 +44,7 @@ export function emitMap(spec: MapKernel, { code, layouts, from, to, reserve, sma
 
   const vector = extents.length - 1, length = extents[vector] ?? 1, points = extents.reduce((x, y) => x * y, 1);
   const place = createPlace(code, extents);
-  const staging = stage(place, stores, vector, reserve);
+  const staging = stage(place, stores, [vector], reserve);
   const most = points < small ? 0 : parallelVariables(staging.stores, layouts, extents, [...extents.keys()]);
   let parallel = 0, units = 1;
   while (parallel < Math.min(most, vector) && units < ENOUGH) units *= extents[parallel++] ?? 1;

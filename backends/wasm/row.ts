@@ -25,7 +25,7 @@ import {
   vectorLoop,
 } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";
-import { parallelVariables, stage, type Staging } from "./staging.ts";
+import { canStage, parallelVariables, stage, type Staging } from "./staging.ts";
 import { emitStores } from "./stores.ts";
 
 /** Writes the kernel; returns its number of chunks. */
@@ -53,10 +53,12 @@ export function emitRow(spec: RowKernel, emitter: Emitter): number {
     for (const { id } of transforms) sweep.kept.set(id, keep(sweep, reserve));
   }
   const vector = across ? outer - 1 : extents.length - 1;
-  const stagings = phases.map(({ stores }) =>
-    across ? { stores, finish: () => {} } : stage(place, stores, vector, reserve)
-  );
-  const row = () => phases.forEach((phase, i) => emitPhase(sweep, phase, stagings[i] as Staging));
+  const stagings = phases.map(({ stores }): RowStaging => {
+    if (across) return { stores, finish: () => {}, whole: false };
+    const whole = packsWhole(place, stores, vector, rowVariables);
+    return { ...stage(place, stores, whole ? rowVariables : [vector], reserve), whole };
+  });
+  const row = () => phases.forEach((phase, i) => emitPhase(sweep, phase, stagings[i] as RowStaging));
   const roots = phases.flatMap((phase, i) => rootsOf(phase, stagings[i]?.stores ?? []));
   const prepare = () => place.prepare(roots);
 
@@ -91,6 +93,22 @@ export function emitRow(spec: RowKernel, emitter: Emitter): number {
       });
     }));
   return unitsOf(parallel, extents);
+}
+
+/** Stores of a phase, packed at the end of the innermost loop or of the whole row. */
+interface RowStaging extends Staging {
+  readonly whole: boolean;
+}
+
+/** Whether some stores fill whole units only along the whole row. */
+function packsWhole(place: Place, stores: readonly Store[], vector: number, row: readonly number[]): boolean {
+  const packed = stores.flatMap((store) => {
+    const { layout } = place.buffer(store.buffer);
+    return layout.storage === "fields" ? [{ store, layout }] : [];
+  });
+  const along = (walk: readonly number[]) =>
+    packed.every(({ store, layout }) => canStage(store, layout, place.extents, walk));
+  return packed.length > 0 && !along([vector]) && along(row);
 }
 
 const unitsOf = (variables: readonly number[], extents: readonly number[]): number =>
@@ -215,7 +233,7 @@ interface Range {
 /** Elements of a row that are summed before the sum is added to the total; a multiple of sixteen. */
 const SUMMED = 512;
 
-function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
+function emitPhase(sweep: Sweep, phase: RowPhase, staging: RowStaging): void {
   const { place, emitter, rowVariables, kept, across } = sweep, { b } = place.code, position = elementAccess(sweep);
   const start = () => phase.reductions.map(({ op, scalar }) => b.let(op, REDUCTIONS[op][scalar].start));
   const totals = start();
@@ -290,8 +308,9 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: Staging): void {
     prepare();
     nestedLoops(place, rowVariables.slice(0, -1), prepare, () => {
       inBlocks();
-      if (!across) staging.finish();
+      if (!staging.whole) staging.finish();
     });
+    if (staging.whole) staging.finish();
   }
   for (const { id, value } of phase.elements) {
     const home = kept.get(id), scalar = value.scalar;

@@ -1,6 +1,6 @@
 /**
  * Stores to packed rows. Bytes hold codes of several elements, so a vectorised loop writes its codes to scratch, one per byte,
- * and whole units are packed after it. Stores for which that is impossible overwrite single codes, and then the kernel
+ * and whole units are packed after it, or after several loops where one alone ends inside of units. Stores for which that is impossible overwrite single codes, and then the kernel
  * must run on one thread.
  */
 import type { Access, Store } from "../kernel.ts";
@@ -10,21 +10,37 @@ import type { Layout } from "./layout.ts";
 import { splitAccess } from "./loads.ts";
 import type { Index, Place } from "./place.ts";
 
-/** Whether the loop `variable` walks along whole units of the store's row. */
-export function canStage(store: Store, layout: Layout, extents: readonly number[], variable: number): boolean {
-  const split = splitAccess(store.access, layout.columns, extents), extent = extents[variable] ?? 1;
-  if (!split || split.column.strides[variable] !== 1 || split.row.strides[variable] !== 0) return false;
+/** Whether the loops `walk`, the last one innermost, go along whole units of the store's row. */
+export function canStage(store: Store, layout: Layout, extents: readonly number[], walk: readonly number[]): boolean {
+  const split = splitAccess(store.access, layout.columns, extents), steps = stepsAlong(extents, walk);
+  if (!split) return false;
+  const { column, row } = split, alongRow = (v: number) => column.strides[v] === steps[v] && row.strides[v] === 0;
+  if (!walk.every(alongRow)) return false;
   if (store.scatter && store.scatter.stride % layout.columns !== 0) return false;
-  const step = runStep(layout), { offset, strides } = split.column;
-  const aligned = offset % step === 0 && strides.every((stride, v) => v === variable || stride % step === 0);
-  return aligned && runOf(layout, offset, extent) !== undefined;
+  const unit = runStep(layout), { offset, strides } = column;
+  const aligned = offset % unit === 0 && strides.every((stride, v) => walk.includes(v) || stride % unit === 0);
+  return aligned && runOf(layout, offset, lengthOf(extents, walk)) !== undefined;
 }
+
+/** Strides of a dense row that some loops go along. */
+function stepsAlong(extents: readonly number[], walk: readonly number[]): number[] {
+  const strides = extents.map(() => 0);
+  let step = 1;
+  for (const v of [...walk].reverse()) {
+    strides[v] = step;
+    step *= extents[v] ?? 1;
+  }
+  return strides;
+}
+
+const lengthOf = (extents: readonly number[], walk: readonly number[]): number =>
+  walk.reduce((product, v) => product * (extents[v] ?? 1), 1);
 
 /** Stores with those to packed rows replaced. */
 export interface Staging {
   /** What to store inside the vectorised loop. */
   readonly stores: readonly Store[];
-  /** To be called after the loop: packs. */
+  /** To be called after the loops: packs. */
   readonly finish: () => void;
 }
 
@@ -32,14 +48,14 @@ export interface Staging {
 export type Reserve = (bytes: number) => Index;
 
 /**
- * Replaces stores that can be staged. To be called outside of all loops; `finish` inside of all but the vectorised one.
+ * Replaces stores that can be staged along some loops. To be called outside of all loops; `finish` inside of all but these.
  */
-export function stage(place: Place, stores: readonly Store[], variable: number, reserve: Reserve): Staging {
+export function stage(place: Place, stores: readonly Store[], walk: readonly number[], reserve: Reserve): Staging {
   const { b, buffers } = place.code, finishers: (() => void)[] = [];
-  const extent = place.extents[variable] ?? 1;
+  const extent = lengthOf(place.extents, walk);
   const staged = stores.map((store): Store => {
     const { layout, base } = place.buffer(store.buffer);
-    if (layout.storage !== "fields" || !canStage(store, layout, place.extents, variable)) return store;
+    if (layout.storage !== "fields" || !canStage(store, layout, place.extents, walk)) return store;
     const split = splitAccess(store.access, layout.columns, place.extents);
     const run = split && runOf(layout, split.column.offset, extent);
     if (!split || !run) return store;
@@ -49,7 +65,7 @@ export function stage(place: Place, stores: readonly Store[], variable: number, 
     buffers.push({ name: "codes", base: from, layout: { ...layout, storage: "byte", size: 1, dtype: "u8" } });
     finishers.push(() => {
       const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${store.buffer}`, index: base });
-      const column = place.affine(split.column.strides.map((s, v) => v === variable ? 0 : s / step), bytes);
+      const column = place.affine(split.column.strides.map((s, v) => walk.includes(v) ? 0 : s / step), bytes);
       const fixed = split.row.offset * layout.rowBytes + split.column.offset / step * bytes;
       const to = i32.add(i32.add(row, column), fixed);
       const { scatter } = store;
@@ -60,7 +76,7 @@ export function stage(place: Place, stores: readonly Store[], variable: number, 
         packRun(place, layout, run, from, moved);
       });
     });
-    const access: Access = { offset: 0, strides: place.extents.map((_, v) => v === variable ? 1 : 0) };
+    const access: Access = { offset: 0, strides: stepsAlong(place.extents, walk) };
     return { buffer: own, access, value: store.value };
   });
   return { stores: staged, finish: () => finishers.forEach((finish) => finish()) };

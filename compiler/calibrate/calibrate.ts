@@ -116,7 +116,10 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
       );
       const learnt = storedLearned(layout, call.prefix, await opened.learned());
-      await input.store.save(index, [...held.stored, ...scales.stored(call), ...learnt]);
+      // A scale that no norm and no weight absorbs is itself held.
+      const names = new Set(held.stored.map(({ name }) => name));
+      const own = scales.stored(call).filter(({ name }) => !names.has(name));
+      await input.store.save(index, [...held.stored, ...own, ...learnt]);
     }
     if (index < last) {
       await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));
