@@ -10,14 +10,33 @@ export interface Piece {
   readonly bucket: number;
 }
 
-/** Whole buckets of the largest size, and the rest in the smallest bucket that holds it. */
+/** What running a piece costs beside its tokens, padding included, in tokens: weights are read and unpacked once per piece. */
+const PIECE_COST = 16;
+
+/** Whole buckets of the largest size, and the rest in those that cost least together, the largest first. */
 export function piecesOf(tokens: number): readonly Piece[] {
   const largest = BUCKETS[BUCKETS.length - 1] as number, pieces: Piece[] = [];
-  for (let start = 0; start < tokens; start += largest) {
-    const end = Math.min(tokens, start + largest);
-    pieces.push({ start, end, bucket: BUCKETS.find((bucket) => bucket >= end - start) ?? largest });
+  for (let start = 0; start < tokens;) {
+    const rest = tokens - start, bucket = rest >= largest ? largest : cheapest(rest).bucket;
+    const end = Math.min(tokens, start + bucket);
+    pieces.push({ start, end, bucket });
+    start = end;
   }
   return pieces;
+}
+
+/** The first bucket for less than the largest number of tokens, and what all of them cost. */
+function cheapest(tokens: number): { readonly bucket: number; readonly cost: number } {
+  let best = { bucket: 0, cost: tokens > 0 ? Infinity : 0 };
+  for (const bucket of BUCKETS) {
+    // Of buckets below the rest only the largest is worth a look.
+    const whole = bucket >= tokens, next = BUCKETS.find((other) => other > bucket) ?? Infinity;
+    if (!whole && next <= tokens) continue;
+    const cost = PIECE_COST + bucket + (whole ? 0 : cheapest(tokens - bucket).cost);
+    if (cost < best.cost) best = { bucket, cost };
+    if (whole) break;
+  }
+  return best;
 }
 
 /**

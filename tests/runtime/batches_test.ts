@@ -29,6 +29,14 @@ Deno.test("lengthBatches() keeps every prediction of every sequence, in few shap
   }));
 });
 
+Deno.test("piecesOf() takes several pieces where one would be mostly padding, and one where it is not", () => {
+  const buckets = (tokens: number) => piecesOf(tokens).map(({ bucket }) => bucket);
+  assertEquals(buckets(256), [128, 128]);
+  assertEquals(buckets(768), [512, 128, 128]);
+  assertEquals(buckets(40), [32, 8]);
+  assertEquals([buckets(1), buckets(3), buckets(30), buckets(100), buckets(500)], [[1], [8], [32], [128], [512]]);
+});
+
 Deno.test("piecesOf() covers a prompt with buckets, and padding stands outside of the cache", () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 2000 }), fc.nat(500), (tokens, past) => {
