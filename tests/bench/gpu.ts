@@ -7,10 +7,11 @@ import { parseArgs } from "@std/cli/parse-args";
 import { createBackend } from "../../backends/webgpu/backend.ts";
 import { openDevice } from "../../backends/webgpu/device.ts";
 import { benchKernels } from "./gpu/kernels.ts";
-import { benchModels, type Peers } from "./gpu/models.ts";
-import { SEVEN_B } from "./gpu/random_source.ts";
+import { benchCalibration } from "./gpu/calibration.ts";
 import { measureRoofline } from "./gpu/roofline.ts";
-import { benchLine, comparedWith, createReport } from "./report.ts";
+import { benchModels } from "./models/models.ts";
+import { SEVEN_B } from "./models/random_source.ts";
+import { benchLine, comparedWith, createReport, type PeerMedian } from "./report.ts";
 
 const options = parseArgs(Deno.args, { boolean: ["json", "markdown"], string: ["only", "match", "layers", "hidden"] });
 const report = createReport(options.json ? "json" : options.markdown ? "markdown" : "text");
@@ -26,7 +27,7 @@ const config = {
 };
 
 /** Decodes and copies with PyTorch; nothing where there is none. */
-async function askPyTorch(): Promise<Peers> {
+async function askPyTorch(): Promise<Readonly<Record<string, PeerMedian>>> {
   const script = new URL("./peers/gpu_decode.py", import.meta.url).pathname;
   const shape = JSON.stringify({
     layers,
@@ -64,5 +65,14 @@ for (const [name, median, unit] of ceilings) {
 }
 const backend = createBackend(opened), match = new RegExp(options.match ?? "");
 if (options.only !== "models") await benchKernels(backend, roofline, report, match);
-if (options.only !== "kernels") await benchModels(backend, config, roofline, peers, report);
+if (options.only !== "kernels") {
+  const model = `LLaMA-7B shape of ${layers} layers`;
+  const rivals = Object.fromEntries(Object.entries(peers).map(([what, peer]) => [what, [peer]]));
+  await benchModels({ backend, threads: 0, config, model, roofline, prompts: [512, 2048], peers: rivals, report });
+  try {
+    await benchCalibration(backend, config, roofline, report);
+  } catch (error) {
+    console.error(`calibration: ${error instanceof Error ? error.message : error}`);
+  }
+}
 Deno.exit(0);

@@ -1,5 +1,6 @@
 /**
- * Benchmarks of the WebAssembly backend: `deno task bench [--json | --markdown] [--threads N] [--only PATTERN] [--no-peers]`. Ceilings of the
+ * Benchmarks of the WebAssembly backend: `deno task bench [--json | --markdown] [--threads N] [--only PATTERN] [--no-peers]
+ * [--no-models]`; with a pattern, only products whose names match. Ceilings of the
  * machine are measured first; every figure is the median of five rounds, in which peers take turns with ours, since machines are
  * noisy and differ. A ratio above 1 says that we are faster.
  */
@@ -8,6 +9,7 @@ import type { Width } from "../../ir/types.ts";
 import { GROUP, openGraph, product } from "./cpu/graphs.ts";
 import { matMul, matMulNBits } from "./cpu/onnx.ts";
 import { openPeers } from "./cpu/onnx_runtime.ts";
+import { benchCpuModels } from "./cpu/models.ts";
 import { measureCpu } from "./cpu/roofline.ts";
 import { benchLine, createReport, medianOf } from "./report.ts";
 
@@ -56,10 +58,10 @@ const CASES: readonly Case[] = [
 ];
 
 const options = parseArgs(Deno.args, {
-  boolean: ["json", "markdown", "peers"],
+  boolean: ["json", "markdown", "peers", "models"],
   string: ["threads", "only"],
-  negatable: ["peers"],
-  default: { peers: true },
+  negatable: ["peers", "models"],
+  default: { peers: true, models: true },
 });
 const threads = Number(options.threads ?? navigator.hardwareConcurrency), only = new RegExp(options.only ?? "");
 const report = createReport(options.json ? "json" : options.markdown ? "markdown" : "text");
@@ -119,5 +121,8 @@ for (const { name, m, n, k, width, activations, model } of CASES.filter((each) =
     const other = theirs[i] ?? [];
     report({ ...line, peer, ratio: other.length > 0 ? medianOf(other) / seconds : null });
   }
+}
+if (options.models && options.only === undefined) {
+  await benchCpuModels({ threads, roofline, withPeers: options.peers, report });
 }
 Deno.exit(0);

@@ -11,7 +11,7 @@ import { functionOf } from "../../../ir/module.ts";
 import { leavesOf, nameOf } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
 import { type BenchLine, benchLine } from "../report.ts";
-import { randomSource } from "./random_source.ts";
+import { randomSource } from "../models/random_source.ts";
 import type { GpuRoofline } from "./roofline.ts";
 
 const TOKENS = 2048, STEPS = 4;

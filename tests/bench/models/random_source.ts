@@ -1,4 +1,4 @@
-/** A decoder of any size with pseudo-random weights that are made on the device: nothing is uploaded. */
+/** A decoder of any size with pseudo-random weights that are made on the backend once, and stay there: nothing is uploaded. */
 import type { Backend, Tensor } from "../../../backends/backend.ts";
 import { createRunner, type Runner } from "../../../backends/runner.ts";
 import type { DecoderConfig } from "../../../compiler/frontends/config.ts";
@@ -33,6 +33,19 @@ export const SEVEN_B: DecoderConfig = {
   ropeScaling: null,
 };
 
+/** The shape of a LLaMA of 110 million parameters. */
+export const HUNDRED_M: DecoderConfig = {
+  ...SEVEN_B,
+  hiddenSize: 768,
+  intermediateSize: 2048,
+  layers: 12,
+  heads: 12,
+  kvHeads: 12,
+  headDim: 64,
+  maxPositions: 1024,
+  tieEmbeddings: true,
+};
+
 /** Values in (-1, 1)·`scale`, the same for the same type: a multiplicative hash of the index, in f32. */
 function hashGraph(type: TensorType, scale: number): Graph {
   const b = createBuilder(), shape = concreteShape(type.shape), size = sizeOf(type.shape), last = shape.at(-1) ?? 1;
@@ -46,7 +59,7 @@ function hashGraph(type: TensorType, scale: number): Graph {
 /** The random model as an elastic source. */
 export function randomSource(backend: Backend, config: DecoderConfig, track: Track): ElasticSource {
   const recipe = defaultRecipe(track, 0), module = elasticModule(decoderModule(config), recipe);
-  const runner: Runner = createRunner(backend), graphs = new Map<string, Graph>();
+  const runner: Runner = createRunner(backend), graphs = new Map<string, Graph>(), made = new Map<string, Tensor>();
   const fill = async (name: string, type: TensorType): Promise<Tensor> => {
     // Scales and zero steps must be positive; norms near one; everything else small.
     const scale = /codes$/.test(name) ? 100 : 0.02, key = `${typeText(type)} ${scale}`;
@@ -65,13 +78,15 @@ export function randomSource(backend: Backend, config: DecoderConfig, track: Tra
     sites: modelSites(module),
     widths: recipe.bitGroups.flat(),
     contextLimit: config.maxPositions,
-    load: async (_, leaves) => {
-      const made: Record<string, Tensor> = {};
-      for (const [name, type] of leaves) made[name] = await fill(name, type);
-      return made;
+    load: async ({ prefix }, leaves) => {
+      const found: Record<string, Tensor> = {};
+      for (const [name, type] of leaves) {
+        const tensor = made.get(prefix + name) ?? await fill(name, type);
+        made.set(prefix + name, tensor);
+        found[name] = tensor;
+      }
+      return found;
     },
-    release: (_, tensors) => {
-      for (const tensor of Object.values(tensors)) backend.free(tensor);
-    },
+    release: () => {},
   };
 }

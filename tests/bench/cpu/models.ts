@@ -1,0 +1,41 @@
+/** A LLaMA of 110 million parameters on the WebAssembly backend, beside llama.cpp and our own half as many threads. */
+import { openWasm } from "../../../backends/wasm/backend.ts";
+import { benchModels, type Peers } from "../models/models.ts";
+import { HUNDRED_M } from "../models/random_source.ts";
+import { wllamaDecode } from "../models/wllama.ts";
+import type { BenchLine, PeerMedian } from "../report.ts";
+import { type CpuRoofline, measureCpu } from "./roofline.ts";
+
+/** What to measure, and against what. */
+export interface CpuModelBench {
+  readonly threads: number;
+  readonly roofline: CpuRoofline;
+  readonly withPeers: boolean;
+  readonly report: (line: BenchLine) => void;
+}
+
+const MODEL = "LLaMA 110M", PROMPTS = [256];
+
+/** Times the model; of half as many threads only what the ratios need is kept. */
+export async function benchCpuModels({ threads, roofline, withPeers, report }: CpuModelBench): Promise<void> {
+  const peers: Record<string, readonly PeerMedian[]> = {};
+  const add = (what: string, peer: PeerMedian) => peers[what] = [...peers[what] ?? [], peer];
+  const run = async (count: number, limits: CpuRoofline, known: Peers, print: (line: BenchLine) => void) => {
+    await using backend = await openWasm({ threads: count });
+    const common = { config: HUNDRED_M, model: MODEL, prompts: PROMPTS };
+    await benchModels({ ...common, backend, threads: count, roofline: limits, peers: known, report: print });
+  };
+  const half = Math.floor(threads / 2);
+  if (half >= 1) {
+    const name = `ours on ${half} thread${half > 1 ? "s" : ""}`;
+    await run(
+      half,
+      measureCpu(half),
+      {},
+      ({ name: line, median }) => add(line.replace(`, ${MODEL}`, ""), { name, median }),
+    );
+  }
+  const wllama = withPeers ? await wllamaDecode(HUNDRED_M, threads) : undefined;
+  if (wllama) add("decode at 4 bits", wllama);
+  await run(threads, roofline, peers, report);
+}
