@@ -1,7 +1,7 @@
 /** @file Bit specifications, the short texts by which users say precision: `4`, `w4a4kv4`, `2-8`, `mixed@3.25`. */
 import { quote, UserError } from "../ir/errors.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
-import { type BitConfig, FULL_WIDTH, WIDTHS } from "../ir/sites.ts";
+import { type BitConfig, FULL_WIDTH, LEAST_WIDTHS, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import type { Frontier } from "./allocate/frontier.ts";
 import { type Budget, chooseMixture, parseBudget, type SizeModel } from "./budget.ts";
@@ -29,6 +29,10 @@ export interface MixedSpec {
   readonly kind: "mixed";
   readonly text: string;
   readonly budget: Budget;
+  /** One width for all, or for each that of the widest weight that reads it, from 4 bits; full precision unless given. */
+  readonly activations?: number | "weights";
+  /** Width of cached keys and values; full precision unless given. */
+  readonly cache?: number;
   /** Widths that win over the budget's; it is kept by the rest. */
   readonly pins?: readonly Pin[];
 }
@@ -36,7 +40,8 @@ export interface MixedSpec {
 /** The budget of a plain `mixed`. */
 const DEFAULT_BUDGET: Budget = { kind: "bits", most: 3 };
 const FORMS =
-  'use "4", "w4a4", "w4kv8", "w4a4kv4", "16", "2-8", "mixed", "mixed@3.25" or "mixed@900MB", or a list such as "2,3,mixed@3"';
+  'use "4", "w4a4", "w4kv8", "w4a4kv4", "16", "2-8", "mixed", "mixed@3.25", "mixed@5a8", "mixed@5aw" (activations as wide as the ' +
+  'weights that read them) or "mixed@900MB", or a list such as "2,3,mixed@3"';
 
 /**
  * Parses one setting: weights of 2 to 8 bits or 16, activations of 4 to 8 or 16, caches of 2 to 8 or 16.
@@ -93,10 +98,14 @@ function parseElement(text: string): readonly BitSpec[] {
       return [uniform(text, weights, activations, cache)];
     }
   }
-  const mixed = /^mixed(?:@(.+))?$/.exec(text);
+  const mixed = /^mixed(?:@(.+?))?(?:a([1-9]\d*|w))?(?:kv([1-9]\d*))?$/.exec(text);
   if (mixed) {
-    const budget = mixed[1] === undefined ? DEFAULT_BUDGET : parseBudget(mixed[1]);
-    if (budget) return [{ kind: "mixed", text, budget }];
+    const [, amount, a, kv] = mixed, budget = amount === undefined ? DEFAULT_BUDGET : parseBudget(amount);
+    const activations = a === undefined ? {} : { activations: a === "w" ? "weights" as const : Number(a) };
+    const cache = kv === undefined ? {} : { cache: Number(kv) };
+    const known = (a === undefined || a === "w" || isWidth(Number(a), 4)) &&
+      (kv === undefined || isWidth(Number(kv), 2));
+    if (budget && known) return [{ kind: "mixed", text, budget, ...activations, ...cache }];
   }
   throw new UserError({
     what: `Expected a bit specification but found ${quote(text)}`,
@@ -135,8 +144,7 @@ export function configOf(
   size?: SizeModel,
 ): BitConfig {
   const pinned = pinnedWidths(spec.pins ?? [], sites);
-  if (spec.kind === "mixed") return { ...fullConfig(sites), ...mixedWidths(spec, sites, pinned, frontier, size) };
-  const { weights, activations, cache } = spec;
+  const { activations = FULL_WIDTH, cache = FULL_WIDTH } = spec;
   for (const [role, width] of [["activation", activations], ["key", cache]] as const) {
     if (width === FULL_WIDTH || sites.some((site) => site.role === role)) continue;
     throw new UserError({
@@ -144,12 +152,15 @@ export function configOf(
       mend: "compile the model with --bits w4a4, or use a setting of weights alone",
     });
   }
-  const widths = { weight: weights, activation: activations, key: cache, value: cache };
-  return { ...Object.fromEntries(sites.map(({ name, role }) => [name, widths[role]])), ...pinned };
+  const weights = spec.kind === "mixed" ? mixedWidths(spec, sites, pinned, frontier, size) : pinned;
+  const widthOf = ({ name, role, readers = [] }: ModelSite): number => {
+    if (role === "weight") return weights[name] ?? (spec.kind === "uniform" ? spec.weights : FULL_WIDTH);
+    if (role !== "activation") return cache;
+    if (activations !== "weights") return activations;
+    return Math.max(LEAST_WIDTHS.activation, ...readers.map((reader) => weights[reader] ?? FULL_WIDTH));
+  };
+  return { ...Object.fromEntries(sites.map((site) => [site.name, widthOf(site)])), ...pinned };
 }
-
-const fullConfig = (sites: readonly ModelSite[]): BitConfig =>
-  Object.fromEntries(sites.map(({ name }) => [name, FULL_WIDTH]));
 
 function mixedWidths(
   { text, budget }: MixedSpec,

@@ -1,9 +1,10 @@
 /** @file The quantizer sites of a whole model: those of every call's function, under global names. */
 import { functionOf, type Module } from "../ir/module.ts";
-import { leavesOf, nameOf } from "../ir/node.ts";
+import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { FULL_WIDTH, sitesOf } from "../ir/sites.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
 import { sizeOf } from "../ir/types.ts";
+import { linearsOf } from "./passes/quantize/linears.ts";
 
 /** A place of a model whose precision can be chosen. Adapters share their weight's site. */
 export interface ModelSite {
@@ -14,17 +15,35 @@ export interface ModelSite {
   readonly parameters: number;
   /** Rows of the weight; 0 for other roles. */
   readonly rows: number;
+  /** Of an activation: the weights that it is multiplied with. */
+  readonly readers?: readonly string[];
 }
 
 /** The sites of a model, in the order of its calls. */
 export function modelSites(module: Module): readonly ModelSite[] {
-  return module.calls.flatMap((call) =>
-    sitesOf(functionOf(module, call)).flatMap(({ name, role, type }): ModelSite[] => {
+  const known = new Map<Graph, ReadonlyMap<string, readonly string[]>>();
+  return module.calls.flatMap((call) => {
+    const graph = functionOf(module, call), readers = known.get(graph) ?? readersOf(graph);
+    known.set(graph, readers);
+    return sitesOf(graph).flatMap(({ name, role, type }): ModelSite[] => {
       if (role === "adapter") return [];
       const [rows = 0, columns = 0] = role === "weight" ? type.shape.map(Number) : [];
-      return [{ name: call.prefix + name, role, parameters: rows * columns, rows }];
-    })
-  );
+      const site = { name: call.prefix + name, role, parameters: rows * columns, rows };
+      if (role !== "activation") return [site];
+      return [{ ...site, readers: (readers.get(name) ?? []).map((reader) => call.prefix + reader) }];
+    });
+  });
+}
+
+/** Names of the weights that read each activation site of a function. */
+function readersOf(graph: Graph): ReadonlyMap<string, readonly string[]> {
+  const readers = new Map<string, readonly string[]>();
+  for (const { source, name } of linearsOf(graph)) {
+    if (source.op !== "site") continue;
+    const site = nameOf(source);
+    readers.set(site, [...readers.get(site) ?? [], name]);
+  }
+  return readers;
 }
 
 /** Parameters of a module that no site quantizes: embeddings, norms, biases; what calls share counts once. */

@@ -47,8 +47,8 @@ const INDEPENDENT_RANKS = { 2: 32, 3: 32, 4: 32, 5: 16, 6: 16, 7: 16, 8: 16 } as
 export function defaultRecipe(track: Track, seed: number): Recipe {
   return {
     ...commonRecipe(track, seed),
-    // Measured for weights alone; rotations spread what scales would even out.
-    scaleColumns: track === "weights",
+    // Both together, not measured: see docs/quality.md.
+    scaleColumns: track !== "both",
     scheme: {
       ...COMMON_SCHEME,
       adapters: adaptersOf("independent", INDEPENDENT_RANKS),

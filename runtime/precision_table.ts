@@ -6,8 +6,8 @@ import { FULL_WIDTH, LEAST_WIDTHS } from "../ir/sites.ts";
 
 /** The recipe that settings need: weights and activations as soon as one of them quantizes activations or the cache. */
 export function trackOf(specs: readonly BitSpec[]): Track {
-  const beyondWeights = (spec: BitSpec) =>
-    spec.kind === "uniform" && (spec.activations < FULL_WIDTH || spec.cache < FULL_WIDTH);
+  const beyondWeights = ({ activations = FULL_WIDTH, cache = FULL_WIDTH }: BitSpec) =>
+    activations === "weights" || activations < FULL_WIDTH || cache < FULL_WIDTH;
   return specs.some(beyondWeights) ? "activations" : "weights";
 }
 

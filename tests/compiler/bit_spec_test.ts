@@ -4,8 +4,12 @@ import { type BitSpec, configOf, parseBitSpec, parseBitSpecs, withPins } from ".
 import { weightBytes } from "../../compiler/budget.ts";
 import { parsePin } from "../../compiler/pins.ts";
 import type { Frontier } from "../../compiler/allocate/frontier.ts";
-import { meanBits, type ModelSite } from "../../compiler/model_sites.ts";
+import { decoderModule } from "../../compiler/frontends/decoder.ts";
+import { meanBits, type ModelSite, modelSites } from "../../compiler/model_sites.ts";
+import { elasticModule } from "../../compiler/pipeline.ts";
 import { UserError } from "../../ir/errors.ts";
+import { VARIANTS } from "../support/random_decoder.ts";
+import { tinyRecipe } from "../support/tiny_artifact.ts";
 
 const weights = fc.constantFrom(2, 3, 4, 5, 6, 7, 8, 16), activations = fc.constantFrom(4, 5, 6, 7, 8, 16);
 const texts = (specs: readonly BitSpec[]) => specs.map(({ text }) => text);
@@ -18,7 +22,7 @@ const weight = (name: string, rows: number, columns: number): ModelSite => ({
 });
 const SITES: readonly ModelSite[] = [
   weight("up.weight", 10, 6),
-  { name: "up.input", role: "activation", parameters: 0, rows: 0 },
+  { name: "up.input", role: "activation", parameters: 0, rows: 0, readers: ["up.weight"] },
   { name: "key", role: "key", parameters: 0, rows: 0 },
   { name: "value", role: "value", parameters: 0, rows: 0 },
   weight("down.weight", 5, 4),
@@ -243,4 +247,40 @@ Deno.test("pins win over every width, and budgets are kept by the rest", () => {
   for (const text of ["layers.*", "=8", "a=9", "a=x", "a="]) {
     assertThrows(() => parsePin(text), UserError, "PATTERN=WIDTH");
   }
+});
+
+Deno.test("mixtures can quantize activations, too: to one width, or as wide as the widest weight that reads them", () => {
+  const budget = { kind: "bits", most: 3 } as const;
+  assertEquals(parseBitSpec("mixed@3a6kv8"), { kind: "mixed", text: "mixed@3a6kv8", budget, activations: 6, cache: 8 });
+  assertEquals(parseBitSpec("mixed@3aw"), { kind: "mixed", text: "mixed@3aw", budget, activations: "weights" });
+  assertEquals(parseBitSpec("mixedkv2"), { kind: "mixed", text: "mixedkv2", budget, cache: 2 });
+  for (const text of ["mixed@3a3", "mixed@3a9", "mixed@a4", "mixed@3kv1", "mixed@3kv8a4", "mixed@3awkv"]) {
+    assertThrows(() => parseBitSpec(text), UserError, "Expected a bit specification");
+  }
+  const widths = (text: string) => configOf(parseBitSpec(text), SITES, FRONTIER);
+  const weights = { "up.weight": 2, "down.weight": 3 };
+  assertEquals(widths("mixed@2.25a6"), { ...weights, "up.input": 6, key: 16, value: 16 });
+  // Activations have at least four bits.
+  assertEquals(widths("mixed@2.25awkv3"), { ...weights, "up.input": 4, key: 3, value: 3 });
+  const pinned = withPins([parseBitSpec("mixed@8aw")], [parsePin("up.weight=7")]);
+  assertEquals(configOf(pinned[0] as BitSpec, SITES, FRONTIER)["up.input"], 7);
+  const alone = SITES.filter(({ role }) => role === "weight");
+  assertThrows(() => configOf(parseBitSpec("mixed@3aw"), alone, FRONTIER), UserError, "quantizers of activations");
+});
+
+Deno.test("modelSites() knows which weights read an activation", () => {
+  const sites = modelSites(elasticModule(decoderModule(VARIANTS["tied, grouped queries"]), tinyRecipe("activations")));
+  const readers = Object.fromEntries(
+    sites.flatMap(({ name, role, readers }) => role === "activation" ? [[name, readers]] : []),
+  );
+  assertEquals(readers["layers.0.attention.input"], [
+    "layers.0.attention.query.weight",
+    "layers.0.attention.key.weight",
+    "layers.0.attention.value.weight",
+  ]);
+  assertEquals(readers["layers.1.mlp.down.input"], ["layers.1.mlp.down.weight"]);
+  assertEquals(
+    new Set(Object.values(readers).flat()),
+    new Set(sites.filter(({ role }) => role === "weight").map(({ name }) => name)),
+  );
 });

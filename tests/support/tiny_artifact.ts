@@ -30,7 +30,7 @@ export function tinyRecipe(track: Track): Recipe {
     groupSizes,
     adapters,
     master: { kind: "int10", groupSize: 12 },
-    cacheClip: 0.95,
+    cacheClip: 0.9,
   } as const;
   return { ...recipe, scheme };
 }
