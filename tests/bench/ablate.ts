@@ -19,6 +19,7 @@ import { configurationOf } from "../../runtime/configuration.ts";
 import { EVALUATION_TOKENS } from "../../runtime/result_row.ts";
 import { ablationChart } from "./ablate/chart.ts";
 import { PARTS } from "./ablate/parts.ts";
+import { measureInputOf, traceItems } from "./ablate/traces.ts";
 import { medianOf } from "./report.ts";
 
 /** A finished run at one setting. */
@@ -57,20 +58,28 @@ const rows: Row[] = (await Deno.readTextFile(file).catch(() => "")).split("\n").
 );
 await using backend = await openWasm({ threads: Number(options.threads ?? navigator.hardwareConcurrency) });
 
-/** Mixtures of one artifact, allocated in other ways than by search: from single-site losses, by knapsack and greedily. */
-async function allocations({ artifact }: CompiledModel): Promise<Omit<Row, "part" | "run" | "seed">[]> {
+/** Mixtures of one artifact, allocated in other ways than by search: from single-site losses, by knapsack and greedily, and from traces. */
+async function allocations({ artifact }: CompiledModel, seed: number): Promise<Omit<Row, "part" | "run" | "seed">[]> {
   const source = artifactSource(artifact, createRunner(backend)), { module, sensitivities = {} } = artifact.description;
   const items = modelSites(module).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }): AllocationItem => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
+  const tokenizer = await openTokenizer(folder), maxTokens = Math.min(EVALUATION_TOKENS, source.contextLimit);
+  const sequences = tokenizeTexts(evaluation, tokenizer, { maxTokens });
+  const measured = tokenizeTexts(calibration, tokenizer, { maxTokens: Math.min(256, maxTokens) });
   const frontier = frontierOf(items), names = items.map(({ site }) => site);
+  const traced = await traceItems(await measureInputOf(artifact, folder, backend, measured), seed);
+  const bySite = new Map(traced.map((item) => [item.site, item]));
+  const traces = frontierOf(names.flatMap((name) => bySite.get(name) ?? []));
   const settings = BUDGETS.flatMap((budget) =>
-    [["knapsack", lookUp(frontier, budget)], ["greedy", greedyAllocation(items, budget)]] as const
-  ).map(([kind, point], i) => ({
-    bits: `${kind}@${BUDGETS[i >> 1]}`,
-    config: configurationOf(source, Object.fromEntries(names.map((name, j) => [name, Number(point?.widths[j])]))),
-  }));
-  const tokenizer = await openTokenizer(folder),
-    sequences = tokenizeTexts(evaluation, tokenizer, { maxTokens: Math.min(EVALUATION_TOKENS, source.contextLimit) });
+    ([
+      ["knapsack", lookUp(frontier, budget)],
+      ["greedy", greedyAllocation(items, budget)],
+      ["trace", lookUp(traces, budget)],
+    ] as const).map(([kind, point]) => ({
+      bits: `${kind}@${budget}`,
+      config: configurationOf(source, Object.fromEntries(names.map((name, j) => [name, Number(point?.widths[j])]))),
+    }))
+  );
   const reference = { source, config: configurationOf(source, "16") };
   const scores = await score({ reference, scorers: settings.map(({ config }) => ({ source, config })), sequences });
   return settings.map(({ bits }, i) => ({ bits, perplexity: scores[i]?.perplexity ?? NaN, kl: scores[i]?.kl ?? NaN }));
@@ -95,7 +104,7 @@ for (const [i, { part, name, changes, seed }] of runs.entries()) {
   });
   const found = [
     ...compiled.rows.filter(({ bits }) => bits !== "16"),
-    ...part === "default" ? await allocations(compiled) : [],
+    ...part === "default" ? await allocations(compiled, seed) : [],
   ]
     .map(({ bits, perplexity, kl }): Row => ({ part, run: name, seed, bits, perplexity, kl }));
   rows.push(...found);

@@ -1,0 +1,98 @@
+/**
+ * Allocation by traces of the Hessian (HAWQ-V2; Dong et al., NeurIPS 2020): a site loses ½·tr(H)/n·‖Ŵ - W‖² at a width, H being the
+ * Hessian of the divergence with respect to its n weights. The trace is estimated with random signs v: KL(W + εv) ≈ ½·ε²·vᵀHv.
+ */
+import type { Backend } from "../../../backends/backend.ts";
+import type { AllocationItem } from "../../../compiler/allocate/frontier.ts";
+import { type MeasureInput, openBench, type TensorValues } from "../../../compiler/allocate/bench.ts";
+import type { Artifact } from "../../../compiler/artifact/artifact.ts";
+import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
+import { openCheckpoint } from "../../../compiler/frontends/checkpoint.ts";
+import { decoderModule } from "../../../compiler/frontends/decoder.ts";
+import { decoderSource } from "../../../compiler/frontends/decoder_source.ts";
+import type { Folder } from "../../../compiler/frontends/source.ts";
+import { modelSites } from "../../../compiler/model_sites.ts";
+import { structureModule } from "../../../compiler/pipeline.ts";
+import { random } from "../../../ir/random.ts";
+import { concreteShape } from "../../../ir/types.ts";
+
+/** Size of a random step beside the weights' own, and steps per site. */
+const STEP = 0.05, SAMPLES = 4;
+
+/** What measuring an artifact needs: its tensors, and the checkpoint that it was made from. */
+export async function measureInputOf(
+  { description, has, names, tensor }: Artifact,
+  folder: Folder,
+  backend: Backend,
+  sequences: readonly Int32Array[],
+): Promise<MeasureInput> {
+  const checkpoint = await openCheckpoint(folder), { recipe, module: elastic } = description;
+  const source = decoderSource(checkpoint.config);
+  return {
+    programs: createPrograms(backend),
+    structure: structureModule(decoderModule(checkpoint.config), recipe),
+    elastic,
+    recipe,
+    sequences,
+    tokens: 2048,
+    load: async (name, { shape }) =>
+      has(name) && name.endsWith(".scale")
+        ? (await tensor(name)).values
+        : (await checkpoint.tensor(source(name), concreteShape(shape))).data,
+    store: {
+      load: async (index) => {
+        const prefix = elastic.calls[index]?.prefix ?? "";
+        return await Promise.all(
+          names.filter((name) => name.startsWith(prefix)).map(async (name) => {
+            const { type, values } = await tensor(name);
+            return { name, dtype: type.dtype, shape: concreteShape(type.shape), values };
+          }),
+        );
+      },
+      save: () => Promise.resolve(),
+    },
+  };
+}
+
+/** Every weight site with what its trace predicts that it loses at each width. */
+export async function traceItems(input: MeasureInput, seed: number): Promise<readonly AllocationItem[]> {
+  const { programs: { backend }, elastic, recipe } = input,
+    bench = await openBench(input),
+    items: AllocationItem[] = [];
+  const parameters = new Map(modelSites(elastic).map((site) => [site.name, site.parameters]));
+  for (const [index, call] of elastic.calls.entries()) {
+    const before = bench.calls[index]?.before, held = bench.calls[index]?.held ?? {};
+    for (const site of before ? bench.sites(index) : []) {
+      const tensor = held[site];
+      if (!before || !tensor) throw new Error(`Expected the weight of "${call.prefix}${site}" but found none`);
+      const weights = Float32Array.from(await backend.download(tensor)), draw = random(seed, call.prefix + site);
+      const size = Math.sqrt(weights.reduce((sum, w) => sum + w * w, 0) / weights.length) * STEP;
+      let trace = 0;
+      for (let sample = 0; sample < SAMPLES; sample++) {
+        const pool = createPool(backend), moved = weights.map((w) => w + (draw.int(2) === 0 ? size : -size));
+        let values: TensorValues = await bench.forward(
+          index,
+          { [site]: pool.upload(tensor.type, moved) },
+          before,
+          pool,
+        );
+        for (let next = index + 1; next < bench.calls.length - 1; next++) {
+          values = await bench.forward(next, {}, values, pool);
+        }
+        trace += 2 * await bench.divergence(values) / size ** 2 / SAMPLES;
+        pool.release();
+      }
+      const loss: Record<number, number> = {};
+      for (const width of recipe.bitGroups.flat()) {
+        const pool = createPool(backend), made = (await bench.weights(index, width, pool))[site];
+        const rounded = made ? await backend.download(made) : [];
+        const error = weights.reduce((sum, w, i) => sum + (w - (rounded[i] ?? NaN)) ** 2, 0);
+        loss[width] = trace / weights.length * error / 2;
+        pool.release();
+      }
+      items.push({ site: call.prefix + site, parameters: parameters.get(call.prefix + site) ?? 0, loss });
+    }
+  }
+  bench.release();
+  return items;
+}
