@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import type { Tensor } from "../../../backends/backend.ts";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
 import { lookUp } from "../../../compiler/allocate/frontier.ts";
@@ -6,14 +7,16 @@ import { measuredSequences } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
 import { calibrate, type CalibrationInput, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
-import { createPrograms } from "../../../compiler/calibrate/programs.ts";
+import { type LoadParameter, prepareAgain, prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
+import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { type CalibrationSettings, defaultSettings } from "../../../compiler/calibrate/settings.ts";
 import { memoryStore, type StoredTensor } from "../../../compiler/calibrate/store.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
 import { defaultRecipe, type Recipe, type Track } from "../../../compiler/recipe.ts";
+import type { Call } from "../../../ir/module.ts";
 import { random } from "../../../ir/random.ts";
-import { tensorType } from "../../../ir/types.ts";
+import { sizeOf, tensorType } from "../../../ir/types.ts";
 import { randomParameters, VARIANTS } from "../../support/random_decoder.ts";
 
 const CONFIG = { ...VARIANTS["tied, grouped queries"], hiddenSize: 8, intermediateSize: 12, heads: 2, kvHeads: 1 };
@@ -150,4 +153,28 @@ Deno.test("measureFrontier() keeps allocations measured as a whole: never worse 
   points.slice(1).forEach(({ meanBits, loss }, i) => {
     assert(meanBits > (points[i]?.meanBits ?? 0) && loss < (points[i]?.loss ?? 0));
   });
+});
+
+Deno.test("prepareAgain() gives what preparing from the start gives, and touches only what the changed scale is part of", async () => {
+  const { programs, elastic, load } = inputFor("weights", {}, { scaleColumns: true }), { backend } = programs;
+  const call = elastic.calls.find(({ function: name }) => name === "block") as Call;
+  const scaled = (changed: string, factor: number): LoadParameter => async (name, type) =>
+    name.endsWith(".scale")
+      ? new Float32Array(sizeOf(type.shape)).map((_, i) => name === call.prefix + changed ? factor + i / 8 : 1)
+      : await load(name, type);
+  const valuesOf = async (held: Readonly<Record<string, Tensor>>) => {
+    const values: Record<string, readonly number[]> = {};
+    for (const [name, tensor] of Object.entries(held)) values[name] = [...await backend.download(tensor)];
+    return values;
+  };
+  const pool = createPool(backend), changed = "mlp.down.input.scale";
+  const held = await prepareCall({ programs, load: scaled(changed, 1) }, elastic, call, pool),
+    before = await valuesOf(held);
+  const again = { programs, load: scaled(changed, 2) };
+  await prepareAgain(again, elastic, call, { held, changed: new Set([changed]) });
+  const after = await valuesOf(held);
+  assertEquals(after, await valuesOf(await prepareCall(again, elastic, call, pool)));
+  const moved = Object.keys(after).filter((name) => String(after[name]) !== String(before[name]));
+  assert(moved.length > 0 && moved.every((name) => /^mlp\.(down|up)\./.test(name)), String(moved));
+  pool.release();
 });
