@@ -2,7 +2,7 @@
  * What measurements of mixed precision share: a bounded set of tokens, the full-precision run over it, weights as they are at
  * any width, and the KL divergence of next-token distributions at the end of the model.
  */
-import type { Executable, HostArray, Tensor } from "../../backends/backend.ts";
+import type { HostArray, Tensor } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";
 import { logSoftmax } from "../../ir/composites/activations.ts";
 import type { Symbols } from "../../ir/dim.ts";
@@ -42,18 +42,26 @@ export type TensorValues = Readonly<Record<string, Tensor>>;
 
 /** The measuring bench; `release` frees everything it holds. */
 export interface MeasureBench {
-  /** The calls in order, with their full-precision weights and the values in front of them. */
-  readonly calls: readonly { readonly call: Call; readonly held: TensorValues; readonly before: TensorValues }[];
+  readonly calls: readonly Call[];
+  /** The values in front of the first call. */
+  readonly start: TensorValues;
   /** Local names of the weight sites of a call. */
   sites(call: number): readonly string[];
+  /** The full-precision weights of a call; to be used before those of another call are asked for. */
+  held(call: number): Promise<TensorValues>;
   /** Every weight of a call dequantized at one width, by site, in the shape that the call contracts it in. */
   weights(call: number, width: Width, pool: TensorPool): Promise<TensorValues>;
-  /** The values behind a call, some of its weights replaced. */
-  forward(call: number, replaced: TensorValues, before: TensorValues, pool: TensorPool): Promise<TensorValues>;
+  /** The values behind a call, some of its weights replaced; whoever asks for them discards them. */
+  forward(call: number, replaced: TensorValues, before: TensorValues): Promise<TensorValues>;
+  /** Frees values, but not those that are also among what is kept or stand in front of the first call. */
+  discard(values: Iterable<TensorValues>, kept: Iterable<TensorValues>): void;
   /** Mean KL(full ‖ quantized) per token, in nats, given the values in front of the last call. */
   divergence(before: TensorValues): Promise<number>;
   release(): void;
 }
+
+/** Full-precision weights that stay for the next use, in bytes; at least those of one call. So memory does not grow with depth. */
+const HELD_BYTES = 2 ** 29;
 
 const SEQUENCE = 128;
 
@@ -71,59 +79,91 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
   if (!batch) throw new RangeError("Expected at least one sequence to measure on but found none");
   const symbols = { B: cut.length, T: batch.ids.length / cut.length };
   const pool = createPool(backend), shape = [symbols.B, symbols.T], ids = tensorType("i32", shape);
-  let values: TensorValues = { ids: pool.upload(ids, batch.ids), positions: pool.upload(ids, batch.positions) };
+  const start: TensorValues = { ids: pool.upload(ids, batch.ids), positions: pool.upload(ids, batch.positions) };
   const tokenWeights = pool.upload(tensorType("f32", [...shape, 1]), batch.weights);
 
-  const calls: { call: Call; held: TensorValues; before: TensorValues }[] = [];
-  for (const call of structure.calls) {
-    const held = await prepareCall(input, structure, call, pool);
-    calls.push({ call, held, before: values });
-    if (call !== structure.calls.at(-1)) values = await run(programs, structure, call, held, values, symbols, pool);
-  }
-  const head = calls.at(-1);
+  const { calls } = structure, last = calls.length - 1, head = calls[last];
   if (!head) throw new RangeError("Expected a module with calls but found none");
-  const step = stage(functionOf(structure, head.call)).step;
-  const program = await programs.get(
-    `divergence ${head.call.function}`,
-    () => divergenceProgram(step, head.call),
-    symbols,
-  );
+  const weights = heldWeights(input);
+  const forward: MeasureBench["forward"] = async (index, replaced, before) =>
+    await run(programs, structure, calls[index] as Call, { ...await weights.of(index), ...replaced }, before, symbols);
+  const fixed = new Set(Object.values(start));
+  const discard: MeasureBench["discard"] = (values, kept) => {
+    const alive = new Set([...kept].flatMap((each) => Object.values(each)));
+    for (const tensor of new Set([...values].flatMap((each) => Object.values(each)))) {
+      if (!alive.has(tensor) && !fixed.has(tensor)) backend.free(tensor);
+    }
+  };
+  let exact = start;
+  for (let index = 0; index < last; index++) {
+    const after = await forward(index, {}, exact);
+    discard([exact], [after]);
+    exact = after;
+  }
+  const step = stage(functionOf(structure, head)).step;
+  const program = await programs.get(`divergence ${head.function}`, () => divergenceProgram(step, head), symbols);
 
   return {
     calls,
+    start,
     sites: (index) => weightSites(elastic, elastic.calls[index]),
+    held: weights.of,
     weights: async (index, width, scratch) => {
-      const own = calls[index]?.held ?? {}, made = await effectiveWeights(input, index, width, scratch);
+      const own = await weights.of(index), made = await effectiveWeights(input, index, width, scratch);
       // The same values in the same order, under the shape that the function contracts them in.
       return Object.fromEntries(
         Object.entries(made).map(([site, weight]) => [site, backend.view(weight, 0, own[site]?.type ?? weight.type)]),
       );
     },
-    forward: (index, replaced, before, scratch) => {
-      const { call, held } = calls[index] as (typeof calls)[number];
-      return run(programs, structure, call, { ...held, ...replaced }, before, symbols, scratch);
+    forward,
+    discard,
+    divergence: async (before) => {
+      const leaves: Record<string, Tensor> = { ...await weights.of(last), [TRAIN_LEAVES.tokenWeights]: tokenWeights };
+      for (const [name, value] of Object.entries(head.inputs)) {
+        leaves[name] = exact[value] as Tensor;
+        leaves[`quantized.${name}`] = before[value] as Tensor;
+      }
+      const result = backend.run(program, pick(program.leaves, leaves)).kl as Tensor;
+      const [kl = NaN] = await backend.download(result);
+      backend.free(result);
+      return Math.max(0, kl);
     },
-    divergence: (before) => diverge(programs, program, head, before, tokenWeights),
-    release: () => pool.release(),
+    release: () => {
+      discard([exact], []);
+      weights.release();
+      pool.release();
+    },
   };
 }
 
-async function diverge(
-  { backend }: Programs,
-  program: Executable,
-  head: MeasureBench["calls"][number],
-  quantized: TensorValues,
-  tokenWeights: Tensor,
-): Promise<number> {
-  const leaves: Record<string, Tensor> = { ...head.held, [TRAIN_LEAVES.tokenWeights]: tokenWeights };
-  for (const [name, value] of Object.entries(head.call.inputs)) {
-    leaves[name] = head.before[value] as Tensor;
-    leaves[`quantized.${name}`] = quantized[value] as Tensor;
-  }
-  const result = backend.run(program, pick(program.leaves, leaves)).kl as Tensor;
-  const [kl = NaN] = await backend.download(result);
-  backend.free(result);
-  return Math.max(0, kl);
+/** The full-precision weights of calls, as many at a time as fit; the one that was not used for longest goes first. */
+function heldWeights(input: MeasureInput) {
+  const { programs, structure } = input, { backend } = programs;
+  const known = new Map<
+    number,
+    { readonly tensors: TensorValues; readonly pool: TensorPool; readonly bytes: number }
+  >();
+  const of = async (index: number): Promise<TensorValues> => {
+    const before = known.get(index);
+    if (before) {
+      known.delete(index);
+      known.set(index, before);
+      return before.tensors;
+    }
+    const pool = createPool(backend),
+      tensors = await prepareCall(input, structure, structure.calls[index] as Call, pool);
+    const bytes = Object.values(tensors).reduce((sum, { type }) => sum + backend.bytesOf(type), 0);
+    known.set(index, { tensors, pool, bytes });
+    let all = [...known.values()].reduce((sum, entry) => sum + entry.bytes, 0);
+    for (const [other, entry] of known) {
+      if (all <= HELD_BYTES || other === index) break;
+      entry.pool.release();
+      known.delete(other);
+      all -= entry.bytes;
+    }
+    return tensors;
+  };
+  return { of, release: () => known.forEach(({ pool }) => pool.release()) };
 }
 
 const longest = (sequences: readonly Int32Array[]): number => Math.max(1, ...sequences.map(({ length }) => length));
@@ -190,16 +230,13 @@ async function run(
   held: TensorValues,
   values: TensorValues,
   symbols: Symbols,
-  pool: TensorPool,
 ): Promise<TensorValues> {
   const program = await programs.get(`exact ${call.function}`, () => stage(functionOf(module, call)).step, symbols);
   const leaves: Record<string, Tensor> = { ...held };
   for (const [name, value] of Object.entries(call.inputs)) leaves[name] = values[value] as Tensor;
-  const after: Record<string, Tensor> = { ...values };
-  for (const [name, tensor] of Object.entries(programs.backend.run(program, pick(program.leaves, leaves)))) {
-    after[call.outputs[name] ?? name] = pool.keep(tensor);
-  }
-  return after;
+  const results = programs.backend.run(program, pick(program.leaves, leaves));
+  const named = Object.entries(results).map(([name, tensor]) => [call.outputs[name] ?? name, tensor]);
+  return { ...values, ...Object.fromEntries(named) };
 }
 
 /** Only what a program takes. */

@@ -136,7 +136,7 @@ async function measureTogether(
   sites: readonly string[],
   allocations: readonly string[],
 ): Promise<number[]> {
-  const column = new Map(sites.map((site, i) => [site, i])), start = bench.calls[0]?.before ?? {};
+  const column = new Map(sites.map((site, i) => [site, i])), { start } = bench;
   // Digits so far -> values behind them.
   let paths = new Map<string, TensorValues>([["", start]]), prefixes = allocations.map(() => "");
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
@@ -153,19 +153,15 @@ async function measureTogether(
       const replaced = Object.fromEntries(
         own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
       );
-      next.set(key, await bench.forward(index, replaced, before, { ...scratch, keep: (tensor) => tensor }));
+      next.set(key, await bench.forward(index, replaced, before));
     }
-    const alive = new Set([start, ...next.values()].flatMap((values) => Object.values(values)));
-    const gone = new Set([...paths.values()].flatMap((values) => Object.values(values)));
-    for (const tensor of gone) if (!alive.has(tensor)) backend.free(tensor);
+    bench.discard(paths.values(), next.values());
     [paths, prefixes] = [next, behind];
     scratch.release();
   }
   const losses = new Map<string, number>();
   for (const [key, values] of paths) losses.set(key, await bench.divergence(values));
-  const shared = new Set(Object.values(start));
-  const rest = new Set([...paths.values()].flatMap((values) => Object.values(values)));
-  for (const tensor of rest) if (!shared.has(tensor)) backend.free(tensor);
+  bench.discard(paths.values(), []);
   return prefixes.map((key) => losses.get(key) ?? NaN);
 }
 

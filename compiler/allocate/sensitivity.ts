@@ -6,6 +6,7 @@
 import { createPool } from "../calibrate/programs.ts";
 import { type MeasureInput, openBench, type TensorValues } from "./bench.ts";
 import type { Tensor } from "../../backends/backend.ts";
+import type { Width } from "../../ir/types.ts";
 
 /** Loss by width, by global site name. */
 export type Sensitivities = Readonly<Record<string, Readonly<Record<number, number>>>>;
@@ -15,25 +16,34 @@ export async function measureSensitivities(input: MeasureInput): Promise<Sensiti
   const { programs, elastic, recipe, report } = input, bench = await openBench(input);
   const found: Record<string, Record<number, number>> = {}, widths = recipe.bitGroups.flat();
   const all = elastic.calls.flatMap((_, index) => bench.sites(index)).length * widths.length;
-  let done = 0;
-  for (const [index, call] of elastic.calls.entries()) {
-    const sites = bench.sites(index), before = bench.calls[index]?.before;
-    if (sites.length === 0 || !before) continue;
-    for (const width of widths) {
+  let done = 0, exact: TensorValues = bench.start;
+  for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
+    // What differs at one site and width walks through the calls behind together: their weights are read once for all.
+    let paths: { readonly site: string; readonly width: Width; readonly values: TensorValues }[] = [];
+    for (const width of bench.sites(index).length > 0 ? widths : []) {
       const scratch = createPool(programs.backend), weights = await bench.weights(index, width, scratch);
-      for (const site of sites) {
-        const step = createPool(programs.backend);
-        let after: TensorValues = await bench.forward(index, { [site]: weights[site] as Tensor }, before, step);
-        for (let next = index + 1; next < bench.calls.length - 1; next++) {
-          after = await bench.forward(next, {}, after, step);
-        }
-        (found[call.prefix + site] ??= {})[width] = await bench.divergence(after);
-        step.release();
-        report?.(++done, all);
+      for (const site of bench.sites(index)) {
+        paths.push({ site, width, values: await bench.forward(index, { [site]: weights[site] as Tensor }, exact) });
       }
       scratch.release();
     }
+    const after = await bench.forward(index, {}, exact);
+    bench.discard([exact], [after, ...paths.map(({ values }) => values)]);
+    exact = after;
+    for (let next = index + 1; next < bench.calls.length - 1 && paths.length > 0; next++) {
+      const moved: typeof paths = [];
+      for (const path of paths) moved.push({ ...path, values: await bench.forward(next, {}, path.values) });
+      const valuesOf = (list: typeof paths) => list.map(({ values }) => values);
+      bench.discard(valuesOf(paths), [exact, ...valuesOf(moved)]);
+      paths = moved;
+    }
+    for (const { site, width, values } of paths) {
+      (found[call.prefix + site] ??= {})[width] = await bench.divergence(values);
+      bench.discard([values], [exact]);
+      report?.(++done, all);
+    }
   }
+  bench.discard([exact], []);
   bench.release();
   return found;
 }

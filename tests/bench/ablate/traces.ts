@@ -60,26 +60,24 @@ export async function traceItems(input: MeasureInput, seed: number): Promise<rea
     bench = await openBench(input),
     items: AllocationItem[] = [];
   const parameters = new Map(modelSites(elastic).map((site) => [site.name, site.parameters]));
-  for (const [index, call] of elastic.calls.entries()) {
-    const before = bench.calls[index]?.before, held = bench.calls[index]?.held ?? {};
-    for (const site of before ? bench.sites(index) : []) {
-      const tensor = held[site];
-      if (!before || !tensor) throw new Error(`Expected the weight of "${call.prefix}${site}" but found none`);
+  let before: TensorValues = bench.start;
+  for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
+    for (const site of bench.sites(index)) {
+      const tensor = (await bench.held(index))[site];
+      if (!tensor) throw new Error(`Expected the weight of "${call.prefix}${site}" but found none`);
       const weights = Float32Array.from(await backend.download(tensor)), draw = random(seed, call.prefix + site);
-      const size = Math.sqrt(weights.reduce((sum, w) => sum + w * w, 0) / weights.length) * STEP;
+      const size = Math.sqrt(weights.reduce((sum, w) => sum + w * w, 0) / weights.length) * STEP, { type } = tensor;
       let trace = 0;
       for (let sample = 0; sample < SAMPLES; sample++) {
         const pool = createPool(backend), moved = weights.map((w) => w + (draw.int(2) === 0 ? size : -size));
-        let values: TensorValues = await bench.forward(
-          index,
-          { [site]: pool.upload(tensor.type, moved) },
-          before,
-          pool,
-        );
+        let values = await bench.forward(index, { [site]: pool.upload(type, moved) }, before);
         for (let next = index + 1; next < bench.calls.length - 1; next++) {
-          values = await bench.forward(next, {}, values, pool);
+          const after = await bench.forward(next, {}, values);
+          bench.discard([values], [after, before]);
+          values = after;
         }
         trace += 2 * await bench.divergence(values) / size ** 2 / SAMPLES;
+        bench.discard([values], [before]);
         pool.release();
       }
       const loss: Record<number, number> = {};
@@ -92,7 +90,11 @@ export async function traceItems(input: MeasureInput, seed: number): Promise<rea
       }
       items.push({ site: call.prefix + site, parameters: parameters.get(call.prefix + site) ?? 0, loss });
     }
+    const after = await bench.forward(index, {}, before);
+    bench.discard([before], [after]);
+    before = after;
   }
+  bench.discard([before], []);
   bench.release();
   return items;
 }
