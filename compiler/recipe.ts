@@ -47,8 +47,7 @@ const INDEPENDENT_RANKS = { 2: 32, 3: 32, 4: 32, 5: 16, 6: 16, 7: 16, 8: 16 } as
 export function defaultRecipe(track: Track, seed: number): Recipe {
   return {
     ...commonRecipe(track, seed),
-    // Both together, not measured: see docs/quality.md.
-    scaleColumns: track !== "both",
+    scaleColumns: true,
     scheme: {
       ...COMMON_SCHEME,
       adapters: adaptersOf("independent", INDEPENDENT_RANKS),

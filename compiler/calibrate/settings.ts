@@ -99,7 +99,8 @@ export function defaultSettings(track: Track): CalibrationSettings {
     rateSlope: 1.5,
     average: 1 / 3,
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 9, 6: 9, 7: 9, 8: 9 },
-    clipSearch: track === "weights",
+    // Beside quantized activations alone it gains nothing: docs/quality.md.
+    clipSearch: track !== "activations",
     lossPower: 1,
     inputs: "tracks",
     mixtures: 0.25,
