@@ -25,17 +25,17 @@ export async function benchCpuModels({ threads, roofline, withPeers, report }: C
     const common = { config: HUNDRED_M, model: MODEL, prompts: PROMPTS };
     await benchModels({ ...common, backend, threads: count, roofline: limits, peers: known, report: print });
   };
-  const half = Math.floor(threads / 2);
-  if (half >= 1) {
-    const name = `ours on ${half} thread${half > 1 ? "s" : ""}`;
-    await run(
-      half,
-      measureCpu(half),
-      {},
-      ({ name: line, median }) => add(line.replace(`, ${MODEL}`, ""), { name, median }),
-    );
-  }
-  const wllama = withPeers ? await wllamaDecode(HUNDRED_M, threads) : undefined;
+  const half = Math.floor(threads / 2), wllama = withPeers && half <= 1 ? await wllamaDecode(HUNDRED_M) : undefined;
   if (wllama) add("decode at 4 bits", wllama);
+  if (half >= 1) {
+    const name = `ours on ${half} thread${half > 1 ? "s" : ""}`, found: [string, PeerMedian][] = [];
+    await run(half, measureCpu(half), { ...peers }, (line) => {
+      // The peer runs on one thread alone.
+      if (line.peer !== null) report(line);
+      found.push([line.name.replace(`, ${MODEL}`, ""), { name, median: line.median }]);
+    });
+    delete peers["decode at 4 bits"];
+    for (const [what, peer] of found) add(what, peer);
+  }
   await run(threads, roofline, peers, report);
 }

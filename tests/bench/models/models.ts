@@ -37,7 +37,7 @@ export async function benchModels(bench: ModelBench): Promise<void> {
     const own = benchLine({ name: `${what}, ${model}`, backend: backend.name, threads, median, unit }, {
       roofline: share,
     });
-    const rivals = [...peers[what] ?? [], ...peers[what.replace(/ at \d bits$/, "")] ?? []];
+    const rivals = [...new Set([what, what.replace(/ at \d bits$/, "")])].flatMap((key) => peers[key] ?? []);
     if (rivals.length === 0) report(own);
     for (const { name: peer, median: other } of rivals) {
       report({ ...own, peer, ratio: unit === "s" ? other / median : median / other });

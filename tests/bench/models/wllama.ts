@@ -9,14 +9,16 @@ interface Wllama {
   createCompletion(options: Readonly<Record<string, unknown>>): Promise<{
     readonly timings: { readonly predicted_per_second: number };
   }>;
-  isMultithread(): boolean;
   exit(): Promise<void>;
 }
 
 const VERSION = "3.13.0", ROUNDS = 3, TOKENS = 24;
 
-/** Tokens per second of decoding a model of random weights in Q4_0; undefined, after a message, where that is impossible. */
-export async function wllamaDecode(config: DecoderConfig, threads: number): Promise<PeerMedian | undefined> {
+/**
+ * Tokens per second of decoding a model of random weights in Q4_0 on one thread (more need classic workers, which Deno does not have);
+ * undefined, after a message, where that is impossible.
+ */
+export async function wllamaDecode(config: DecoderConfig): Promise<PeerMedian | undefined> {
   const restore = lookLikeBrowser();
   try {
     const name = `@wllama/wllama@${VERSION}`;
@@ -33,7 +35,7 @@ export async function wllamaDecode(config: DecoderConfig, threads: number): Prom
       logger: quiet,
       cacheManager: {},
     });
-    await peer.loadModel([new Blob([randomGguf(config)])], { n_ctx: 512, n_threads: threads, n_gpu_layers: 0 });
+    await peer.loadModel([new Blob([randomGguf(config)])], { n_ctx: 512, n_threads: 1, n_gpu_layers: 0 });
     const rates: number[] = [];
     for (let round = 0; round < ROUNDS; round++) {
       const { timings } = await peer.createCompletion({
@@ -44,10 +46,9 @@ export async function wllamaDecode(config: DecoderConfig, threads: number): Prom
       });
       rates.push(timings.predicted_per_second);
     }
-    const own = peer.isMultithread() ? threads : 1;
     await peer.exit();
     await server.shutdown();
-    return { name: `wllama ${VERSION} Q4_0${own === threads ? "" : ", one thread"}`, median: medianOf(rates) };
+    return { name: `wllama ${VERSION}, Q4_0`, median: medianOf(rates) };
   } catch (error) {
     console.error(`SKIPPED wllama: ${String(error).split("\n")[0]}`);
     return undefined;
