@@ -34,6 +34,8 @@ export interface MeasureInput {
   readonly sequences: readonly Int32Array[];
   /** At most so many tokens, in sequences of at most 128. */
   readonly tokens: number;
+  /** Full-precision weights that stay for the next use, in bytes, at least those of one call; 512 MiB unless given. */
+  readonly heldBytes?: number;
   readonly report?: (done: number, all: number) => void;
 }
 
@@ -60,7 +62,7 @@ export interface MeasureBench {
   release(): void;
 }
 
-/** Full-precision weights that stay for the next use, in bytes; at least those of one call. So memory does not grow with depth. */
+/** A bound, so that memory does not grow with depth. */
 const HELD_BYTES = 2 ** 29;
 
 const SEQUENCE = 128;
@@ -138,7 +140,7 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
 
 /** The full-precision weights of calls, as many at a time as fit; the one that was not used for longest goes first. */
 function heldWeights(input: MeasureInput) {
-  const { programs, structure } = input, { backend } = programs;
+  const { programs, structure, heldBytes = HELD_BYTES } = input, { backend } = programs;
   const known = new Map<
     number,
     { readonly tensors: TensorValues; readonly pool: TensorPool; readonly bytes: number }
@@ -156,7 +158,7 @@ function heldWeights(input: MeasureInput) {
     known.set(index, { tensors, pool, bytes });
     let all = [...known.values()].reduce((sum, entry) => sum + entry.bytes, 0);
     for (const [other, entry] of known) {
-      if (all <= HELD_BYTES || other === index) break;
+      if (all <= heldBytes || other === index) break;
       entry.pool.release();
       known.delete(other);
       all -= entry.bytes;

@@ -17,6 +17,7 @@ import { defaultRecipe, type Recipe, type Track } from "../../../compiler/recipe
 import type { Call } from "../../../ir/module.ts";
 import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
+import { countingBackend } from "../../support/counting_backend.ts";
 import { randomParameters, VARIANTS } from "../../support/random_decoder.ts";
 
 const CONFIG = { ...VARIANTS["tied, grouped queries"], hiddenSize: 8, intermediateSize: 12, heads: 2, kvHeads: 1 };
@@ -132,6 +133,21 @@ Deno.test("measureSensitivities() gives every site a loss that falls with its wi
     assert(Object.values(losses).every((loss) => loss >= 0));
     assert((losses[2] ?? 0) > (losses[8] ?? 0));
   }
+});
+
+Deno.test("measuring gives the same when the weights of one call alone are held at a time, and frees everything", async () => {
+  const input = inputFor("weights", { epochs: 1 }), load = await calibrate(input);
+  const { backend, alive } = countingBackend(input.programs.backend), before = alive.size;
+  const measuring = { ...input, load, programs: createPrograms(backend), tokens: 16, report: () => {} };
+  const whole = await measureSensitivities(measuring),
+    single = await measureSensitivities({ ...measuring, heldBytes: 0 });
+  assertEquals(single, whole);
+  const sites = Object.keys(whole), allocations = ["2", "8"].map((digit) => digit.repeat(sites.length));
+  assertEquals(
+    await measureAllocations({ ...measuring, heldBytes: 0 }, sites, allocations),
+    await measureAllocations(measuring, sites, allocations),
+  );
+  assertEquals(alive.size, before);
 });
 
 Deno.test("measureFrontier() keeps allocations measured as a whole: never worse than a uniform width of the same budget", async () => {
