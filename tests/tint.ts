@@ -2,22 +2,22 @@
  * Tint, the WGSL compiler of Dawn and Chromium, for tests. Deno compiles WGSL with naga, which accepts and rejects other programs,
  * so generated kernels are tried on both.
  *
- * Tint comes with Dawn's Node binding, the npm package `webgpu`, which Deno loads by itself. Dawn's null backend opens a device
- * that executes nothing and needs no driver, yet validates shaders in full (types, uniformity, constant expressions, features),
- * in a millisecond. It has f16, subgroups and the packed integer products, whatever the machine.
+ * Dawn runs in a process of its own (`tint_process.ts`), one per file of tests, which ends with this one.
  */
-import { shaderErrors, skipped } from "./gpu.ts";
+import { skipped } from "./gpu.ts";
+import type { TintAnswer } from "./tint_process.ts";
 
-/** Not written into the import, where Deno would see it beforehand: 132 MB that most runs do not need. */
-const DAWN: string = "npm:webgpu@0.6.2";
+// Started beside the tests and not by one of them, which Deno would call a leak.
+const child = new Deno.Command(Deno.execPath(), {
+  args: ["run", "-A", "--no-lock", new URL("./tint_process.ts", import.meta.url).pathname],
+  stdin: "piped",
+  stdout: "piped",
+  stderr: "null",
+}).spawn();
+const writer = child.stdin.getWriter(), reader = child.stdout.getReader();
 
-/** Dawn crashes when the entry object that `create` returns is collected before its devices, so both are kept. */
-interface Dawn {
-  readonly gpu: GPU;
-  readonly device: GPUDevice;
-}
-
-let opened: Promise<Dawn | undefined> | undefined;
+let last: Promise<unknown> = Promise.resolve();
+let missing = false;
 
 /**
  * Messages of the errors that Tint finds in WGSL text, as `line:column message`; empty if the text is valid.
@@ -25,23 +25,28 @@ let opened: Promise<Dawn | undefined> | undefined;
  * @returns Undefined, after a printed SKIPPED line, where Dawn cannot be loaded.
  * @throws {Error} Where Dawn cannot be loaded while VERNIER_REQUIRE_WEBGPU is 1.
  */
-export async function tintCheck(wgsl: string): Promise<string[] | undefined> {
-  opened ??= openDawn();
-  const dawn = await opened;
-  return dawn && await shaderErrors(dawn.device, wgsl);
+export async function tintCheck(wgsl: string): Promise<readonly string[] | undefined> {
+  if (missing) return undefined;
+  const answer = last.then(() => ask(wgsl));
+  last = answer.catch(() => {});
+  const { errors, reason } = await answer;
+  if (errors) return errors;
+  missing = true;
+  return skipped(`WGSL is not checked with Tint: ${reason}`);
 }
 
-async function openDawn(): Promise<Dawn | undefined> {
+/** One question, one line; one line of answer. */
+async function ask(wgsl: string): Promise<TintAnswer> {
   try {
-    const { create } = await import(DAWN) as { create(options: string[]): GPU };
-    const gpu = create(["backend=null"]);
-    const adapter = await gpu.requestAdapter();
-    if (!adapter) return skipped("Dawn has no null backend, so WGSL is not checked with Tint");
-    const wanted: GPUFeatureName[] = ["shader-f16", "subgroups"];
-    const requiredFeatures = wanted.filter((name) => adapter.features.has(name));
-    return { gpu, device: await adapter.requestDevice({ requiredFeatures }) };
+    await writer.write(new TextEncoder().encode(`${JSON.stringify(wgsl)}\n`));
+    const decoder = new TextDecoder();
+    for (let text = "";;) {
+      const { value, done } = await reader.read();
+      if (done) return { reason: "the process of Dawn has ended" };
+      text += decoder.decode(value, { stream: true });
+      if (text.endsWith("\n")) return JSON.parse(text);
+    }
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    return skipped(`Dawn cannot be loaded, so WGSL is not checked with Tint: ${reason}`);
+    return { reason: error instanceof Error ? error.message : String(error) };
   }
 }
