@@ -109,3 +109,9 @@ export interface Backend extends AsyncDisposable {
 /** A host array of the kind that holds values of `dtype`. */
 export const hostArray = (dtype: DType, length: number): HostArray =>
   dtype === "f32" || dtype === "f16" ? new Float32Array(length) : new Int32Array(length);
+
+/** Bytes that programs need together beside their tensors, since one arena and one scratch memory serve all of them. */
+export const workSpaceOf = (programs: readonly Executable[]): { readonly arena: number; readonly scratch: number } => ({
+  arena: Math.max(0, ...programs.map(({ plan }) => plan.arenaBytes)),
+  scratch: Math.max(0, ...programs.map(({ plan }) => plan.scratchBytes)),
+});

@@ -8,8 +8,8 @@ import type { Recipe } from "./recipe.ts";
 export const OPEN_CLIP = 32;
 
 /**
- * The elastic module without scaled columns, master and adapters: at 16 bits it is the model in full precision, and its weight grids round
- * the original weights to nearest. Of learned parameters it has the clip logits alone.
+ * The elastic module without scaled columns, master and adapters: at 16 bits it is the model in full precision, and its weight
+ * grids round the original weights to nearest. Of learned parameters it has the clip logits alone.
  */
 export function roundToNearestModule(module: Module, recipe: Recipe, options?: RunOptions): Module {
   // Weights are held in front of their sites, where the elastic module has its master.

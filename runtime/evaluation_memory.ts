@@ -1,5 +1,5 @@
 /** @file What an evaluation needs in memory: planned before it starts, by the compiler's own plans. */
-import type { Executable } from "../backends/backend.ts";
+import { type Executable, workSpaceOf } from "../backends/backend.ts";
 import { localWidths } from "../ir/sites.ts";
 import { tensorType } from "../ir/types.ts";
 import type { ProgramsOf, Scorer } from "./forward.ts";
@@ -93,8 +93,7 @@ export async function evaluationMemory(input: EvaluationPlanInput): Promise<Eval
     moments.push({ weights: last.weights + ownHead.weights, hidden: original + own + scores });
   }
   const peak = moments.reduce((a, b) => b.weights + b.hidden > a.weights + a.hidden ? b : a);
-  const arena = Math.max(0, ...compiled.map(({ plan }) => plan.arenaBytes)),
-    scratch = Math.max(0, ...compiled.map(({ plan }) => plan.scratchBytes));
+  const { arena, scratch } = workSpaceOf(compiled);
   return { ...peak, arena, scratch, total: peak.weights + peak.hidden + arena + scratch };
 }
 

@@ -25,18 +25,15 @@ export function piecesOf(tokens: number): readonly Piece[] {
   return pieces;
 }
 
-/** The first bucket for less than the largest number of tokens, and what all of them cost. */
+/** The first bucket for at least one token, and what all of them cost: a whole piece, or the largest one below and the rest. */
 function cheapest(tokens: number): { readonly bucket: number; readonly cost: number } {
-  let best = { bucket: 0, cost: tokens > 0 ? Infinity : 0 };
-  for (const bucket of BUCKETS) {
-    // Of buckets below the rest only the largest is worth a look.
-    const whole = bucket >= tokens, next = BUCKETS.find((other) => other > bucket) ?? Infinity;
-    if (!whole && next <= tokens) continue;
-    const cost = PIECE_COST + bucket + (whole ? 0 : cheapest(tokens - bucket).cost);
-    if (cost < best.cost) best = { bucket, cost };
-    if (whole) break;
-  }
-  return best;
+  const part = BUCKETS.findLast((bucket) => bucket < tokens), whole = BUCKETS.find((bucket) => bucket >= tokens);
+  const choices = [part, whole].flatMap((bucket) =>
+    bucket === undefined
+      ? []
+      : [{ bucket, cost: PIECE_COST + bucket + (bucket < tokens ? cheapest(tokens - bucket).cost : 0) }]
+  );
+  return choices.reduce((best, choice) => choice.cost < best.cost ? choice : best);
 }
 
 /**

@@ -1,5 +1,5 @@
 /** @file What a session needs in memory for a sequence of known length: planned before weights are read, by the compiler's own plans. */
-import type { Executable } from "../backends/backend.ts";
+import { type Executable, workSpaceOf } from "../backends/backend.ts";
 import { leavesOf, nameOf } from "../ir/node.ts";
 import { type BitConfig, FULL_WIDTH, type LocalWidths, localWidths } from "../ir/sites.ts";
 import { tensorType } from "../ir/types.ts";
@@ -90,9 +90,7 @@ export async function sessionMemory(
       for (const [name, bytes] of results) alive.set(name, bytes);
     }
   }
-  const arena = Math.max(0, ...compiled.map(({ plan }) => plan.arenaBytes)),
-    scratch = Math.max(0, ...compiled.map(({ plan }) => plan.scratchBytes)),
-    all = sum(weights.values());
+  const { arena, scratch } = workSpaceOf(compiled), all = sum(weights.values());
   return {
     weights: all,
     cache,

@@ -2,20 +2,15 @@
 import type { Access, Expr } from "../kernel.ts";
 import type { Block, Contraction } from "./dot.ts";
 import type { Emitter } from "./kernel.ts";
-import { nestedLoops, unpacksAlong, usesOf, vectorCost, vectorLoop, withinAll } from "./nest.ts";
+import { denseStrides, nestedLoops, unpacksAlong, usesOf, vectorCost, vectorLoop, withinAll } from "./nest.ts";
 import type { Place } from "./place.ts";
 import { staysInside } from "./loads.ts";
 
 /** The position of a point within the contracted axes, row-major. */
-export function flatAccess({ extents, axes }: Contraction): Access {
-  const strides = extents.map(() => 0);
-  let stride = 1;
-  for (const v of [...axes].reverse()) {
-    strides[v] = stride;
-    stride *= extents[v] ?? 1;
-  }
-  return { offset: 0, strides };
-}
+export const flatAccess = ({ extents, axes }: Contraction): Access => ({
+  offset: 0,
+  strides: denseStrides(extents, axes),
+});
 
 /** Elements of the contracted axes in a block. */
 export const blockLength = ({ block, inner }: Contraction): number => block * inner;

@@ -77,6 +77,17 @@ export function usesOf(roots: readonly Expr[], stores: readonly Store[]): Use[] 
   return uses;
 }
 
+/** Strides of the elements that some variables run over, the last one fastest; 0 for all others. */
+export function denseStrides(extents: readonly number[], variables: readonly number[]): number[] {
+  const strides = extents.map(() => 0);
+  let stride = 1;
+  for (const v of [...variables].reverse()) {
+    strides[v] = stride;
+    stride *= extents[v] ?? 1;
+  }
+  return strides;
+}
+
 /** Number of expressions, each counted once. */
 export function sizeOfExprs(roots: readonly Expr[]): number {
   const visited = new Set<Expr>();

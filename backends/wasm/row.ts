@@ -12,6 +12,7 @@ import type { Emitter } from "./kernel.ts";
 import { type Combine, combineLanes, laneMask } from "./lanes.ts";
 import { layoutOf } from "./layout.ts";
 import {
+  denseStrides,
   moveLast,
   nestedLoops,
   rewriteExpr,
@@ -210,15 +211,10 @@ function keep({ place, length, across }: Sweep, reserve: Emitter["reserve"]): Ke
 }
 
 /** Where element (row variables) of a kept row lies. */
-function elementAccess({ place, rowVariables }: Sweep): Access {
-  const strides = place.extents.map(() => 0);
-  let stride = 1;
-  for (const v of [...rowVariables].reverse()) {
-    strides[v] = stride;
-    stride *= place.extents[v] ?? 1;
-  }
-  return { offset: 0, strides };
-}
+const elementAccess = ({ place: { extents }, rowVariables }: Sweep): Access => ({
+  offset: 0,
+  strides: denseStrides(extents, rowVariables),
+});
 
 const flatAccess = ({ place, flat }: Sweep): Access => ({
   offset: 0,

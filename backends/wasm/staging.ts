@@ -1,18 +1,19 @@
 /**
  * Stores to packed rows. Bytes hold codes of several elements, so a vectorised loop writes its codes to scratch, one per byte,
- * and whole units are packed after it, or after several loops where one alone ends inside of units. Stores for which that is impossible overwrite single codes, and then the kernel
- * must run on one thread.
+ * and whole units are packed after it, or after several loops where one alone ends inside of units. Stores for which that is
+ * impossible overwrite single codes, and then the kernel must run on one thread.
  */
 import type { Access, Store } from "../kernel.ts";
 import { i32, i32x4, memory } from "./assembler.ts";
 import { packRun, runLength, runOf, runStep } from "./codes_packing.ts";
 import type { Layout } from "./layout.ts";
 import { splitAccess } from "./loads.ts";
+import { denseStrides } from "./nest.ts";
 import type { Index, Place } from "./place.ts";
 
 /** Whether the loops `walk`, the last one innermost, go along whole units of the store's row. */
 export function canStage(store: Store, layout: Layout, extents: readonly number[], walk: readonly number[]): boolean {
-  const split = splitAccess(store.access, layout.columns, extents), steps = stepsAlong(extents, walk);
+  const split = splitAccess(store.access, layout.columns, extents), steps = denseStrides(extents, walk);
   if (!split) return false;
   const { column, row } = split, alongRow = (v: number) => column.strides[v] === steps[v] && row.strides[v] === 0;
   if (!walk.every(alongRow)) return false;
@@ -20,17 +21,6 @@ export function canStage(store: Store, layout: Layout, extents: readonly number[
   const unit = runStep(layout), { offset, strides } = column;
   const aligned = offset % unit === 0 && strides.every((stride, v) => walk.includes(v) || stride % unit === 0);
   return aligned && runOf(layout, offset, lengthOf(extents, walk)) !== undefined;
-}
-
-/** Strides of a dense row that some loops go along. */
-function stepsAlong(extents: readonly number[], walk: readonly number[]): number[] {
-  const strides = extents.map(() => 0);
-  let step = 1;
-  for (const v of [...walk].reverse()) {
-    strides[v] = step;
-    step *= extents[v] ?? 1;
-  }
-  return strides;
 }
 
 const lengthOf = (extents: readonly number[], walk: readonly number[]): number =>
@@ -76,7 +66,7 @@ export function stage(place: Place, stores: readonly Store[], walk: readonly num
         packRun(place, layout, run, from, moved);
       });
     });
-    const access: Access = { offset: 0, strides: stepsAlong(place.extents, walk) };
+    const access: Access = { offset: 0, strides: denseStrides(place.extents, walk) };
     return { buffer: own, access, value: store.value };
   });
   return { stores: staged, finish: () => finishers.forEach((finish) => finish()) };

@@ -44,7 +44,6 @@ export type TensorValues = Readonly<Record<string, Tensor>>;
 
 /** The measuring bench; `release` frees everything it holds. */
 export interface MeasureBench {
-  readonly calls: readonly Call[];
   /** The values in front of the first call. */
   readonly start: TensorValues;
   /** Local names of the weight sites of a call. */
@@ -106,7 +105,6 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
   const program = await programs.get(`divergence ${head.function}`, () => divergenceProgram(step, head), symbols);
 
   return {
-    calls,
     start,
     sites: (index) => weightSites(elastic, elastic.calls[index]),
     held: weights.of,
@@ -152,8 +150,8 @@ function heldWeights(input: MeasureInput) {
       known.set(index, before);
       return before.tensors;
     }
-    const pool = createPool(backend),
-      tensors = await prepareCall(input, structure, structure.calls[index] as Call, pool);
+    const pool = createPool(backend), call = structure.calls[index] as Call;
+    const { held: tensors } = await prepareCall(input, structure, call, pool);
     const bytes = Object.values(tensors).reduce((sum, { type }) => sum + backend.bytesOf(type), 0);
     known.set(index, { tensors, pool, bytes });
     let all = [...known.values()].reduce((sum, entry) => sum + entry.bytes, 0);

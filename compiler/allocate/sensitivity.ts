@@ -30,7 +30,7 @@ export async function measureSensitivities(input: MeasureInput): Promise<Sensiti
     const after = await bench.forward(index, {}, exact);
     bench.discard([exact], [after, ...paths.map(({ values }) => values)]);
     exact = after;
-    for (let next = index + 1; next < bench.calls.length - 1 && paths.length > 0; next++) {
+    for (let next = index + 1; next < elastic.calls.length - 1 && paths.length > 0; next++) {
       const moved: typeof paths = [];
       for (const path of paths) moved.push({ ...path, values: await bench.forward(next, {}, path.values) });
       const valuesOf = (list: typeof paths) => list.map(({ values }) => values);

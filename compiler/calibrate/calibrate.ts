@@ -134,7 +134,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
 /** A call's checkpoint holds on the backend, and as the artifact stores them. */
 async function openHolds(input: CalibrationInput, module: Module, call: Call) {
   const { backend } = input.programs, pool = createPool(backend), stored: StoredTensor[] = [];
-  const tensors = await prepareCall(input, module, call, pool);
+  const { held: tensors } = await prepareCall(input, module, call, pool);
   for (const [name, tensor] of Object.entries(tensors)) {
     const { dtype, shape } = tensor.type, values = (await backend.download(tensor)).slice();
     stored.push({ name: call.prefix + name, dtype, shape: concreteShape(shape), values });

@@ -30,7 +30,7 @@ export async function openExact(
   call: Call,
 ): Promise<ExactCall> {
   const { programs } = input, { backend } = programs, graph = functionOf(module, call);
-  const weights = createPool(backend), held = await prepareCall(input, module, call, weights);
+  const weights = createPool(backend), { held } = await prepareCall(input, module, call, weights);
   const step: ExactProgram = { name: call.function, graph: () => stage(graph).step };
   const results: ExactCall["results"] = async (program, values, symbols) => {
     const run = await programs.get(`exact ${program.name}`, program.graph, symbols), pool = createPool(backend);

@@ -1,5 +1,5 @@
 /** @file What a calibration needs in memory, known before it starts: a sum of sizes, with arenas as the compiler plans them. */
-import type { Executable } from "../../backends/backend.ts";
+import { type Executable, workSpaceOf } from "../../backends/backend.ts";
 import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { leavesOf, nameOf } from "../../ir/node.ts";
@@ -130,8 +130,7 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
     }
   }
   // Programs share one arena, which never shrinks.
-  const arena = Math.max(0, ...compiled.map(({ plan }) => plan.arenaBytes));
-  const scratch = Math.max(0, ...compiled.map(({ plan }) => plan.scratchBytes));
+  const { arena, scratch } = workSpaceOf(compiled);
   const all = phases.map((phase): PhaseMemory => {
     return { ...phase, arena, scratch, total: phase.weights + phase.learned + phase.batch + arena + scratch };
   });

@@ -15,39 +15,35 @@ export interface PrepareInput {
   readonly load: LoadParameter;
 }
 
-/**
- * Prepares a call: its checkpoint holds by local name, which `pool` keeps. One large parameter is on the backend at a time beside
- * what is held.
- */
+/** A prepared call. */
+export interface PreparedCall {
+  /** Its checkpoint holds by local name. */
+  readonly held: Readonly<Record<string, Tensor>>;
+  /** Prepares again, in place, what is made of these parameters (local names), whose values are others now. */
+  again(changed: ReadonlySet<string>): Promise<void>;
+}
+
+/** Prepares a call; `pool` keeps what it holds. One large parameter is on the backend at a time beside that. */
 export async function prepareCall(
   input: PrepareInput,
   module: Module,
   call: Call,
   pool: TensorPool,
-): Promise<Readonly<Record<string, Tensor>>> {
-  const graph = prepareGraph(functionOf(module, call)), held: Record<string, Tensor> = {};
-  for (const part of prepareParts(graph)) Object.assign(held, await preparePart(input, { module, call, part, pool }));
-  return Object.fromEntries(graph.outputs.map(({ name }) => [name, held[name] as Tensor]));
-}
-
-/**
- * Prepares again what is made of some parameters, in place.
- *
- * @param changed local names of parameters that have other values now
- */
-export async function prepareAgain(
-  input: PrepareInput,
-  module: Module,
-  call: Call,
-  { held, changed }: { readonly held: Readonly<Record<string, Tensor>>; readonly changed: ReadonlySet<string> },
-): Promise<void> {
-  for (const part of prepareParts(prepareGraph(functionOf(module, call)))) {
-    const read = part.kind === "parameter" ? [part.node] : leavesOf(part.graph, "param");
-    if (!read.some((node) => changed.has(nameOf(node)))) continue;
-    const pool = createPool(input.programs.backend);
-    await preparePart(input, { module, call, part, pool, into: held });
-    pool.release();
-  }
+): Promise<PreparedCall> {
+  const graph = prepareGraph(functionOf(module, call)), parts = prepareParts(graph), made: Record<string, Tensor> = {};
+  for (const part of parts) Object.assign(made, await preparePart(input, { module, call, part, pool }));
+  const held = Object.fromEntries(graph.outputs.map(({ name }) => [name, made[name] as Tensor]));
+  return {
+    held,
+    again: async (changed) => {
+      for (const part of parts) {
+        const read = part.kind === "parameter" ? [part.node] : leavesOf(part.graph, "param");
+        if (read.some((node) => changed.has(nameOf(node)))) {
+          await preparePart(input, { module, call, part, pool, into: held });
+        }
+      }
+    },
+  };
 }
 
 /** A part to prepare, and where its results go: to new tensors of the pool, or to those that are there. */

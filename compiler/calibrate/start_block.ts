@@ -9,7 +9,7 @@ import type { Track } from "./advance_tracks.ts";
 import { type BlockInput, openBlock } from "./block.ts";
 import type { ColumnScales } from "./column_scales.ts";
 import type { InputStatistics } from "./input_statistics.ts";
-import { prepareAgain, prepareCall } from "./prepare_call.ts";
+import { prepareCall } from "./prepare_call.ts";
 import { createPool, type Programs } from "./programs.ts";
 import { searchClips } from "./search_clips.ts";
 import { scaledStatistics, type Scales, searchScales } from "./search_scales.ts";
@@ -34,12 +34,13 @@ export async function findScales(start: BlockStart, scales: ColumnScales, learne
   const { programs, elastic, call, block, tracks, targets, statistics } = start, inputs = scales.inputs(call);
   if (inputs.length === 0) return;
   const input = { programs, load: scales.load }, pool = createPool(programs.backend);
-  const held = await prepareCall(input, elastic, call, pool), opened = openBlock(programs, { ...block, held }, learned);
+  const { held, again } = await prepareCall(input, elastic, call, pool);
+  const opened = openBlock(programs, { ...block, held }, learned);
   const losses = async (tried: Scales): Promise<readonly number[]> => {
     const before = scales.of(call), found: number[] = [];
     const changed = new Set([...tried].filter(([name, s]) => !equal(s, before.get(name))).map(([name]) => name));
     scales.set(call, tried);
-    await prepareAgain(input, elastic, call, { held, changed });
+    await again(changed);
     for (const [g, widths] of block.recipe.bitGroups.entries()) {
       found.push(await opened.loss(Math.min(...widths) as Width, tracks[g] ?? [], targets, SCALE_BATCHES));
     }

@@ -20,7 +20,7 @@ export const evaluationMemoryText = ({ weights, hidden, arena, scratch, total }:
   }, programs ${mebibytes(arena + scratch)})`;
 
 /** `12.0 MiB`, `1,234 MiB`. */
-export function mebibytes(bytes: number): string {
+function mebibytes(bytes: number): string {
   const size = bytes / 2 ** 20;
   return `${size < 100 ? size.toFixed(1) : Math.round(size).toLocaleString("en-US")} MiB`;
 }

@@ -20,7 +20,7 @@ import { EVALUATION_TOKENS } from "../../runtime/result_row.ts";
 import { ablationChart } from "./ablate/chart.ts";
 import { PARTS } from "./ablate/parts.ts";
 import { measureInputOf, traceItems } from "./ablate/traces.ts";
-import { medianOf } from "./report.ts";
+import { medianOf, openRows } from "./report.ts";
 
 /** A finished run at one setting. */
 interface Row {
@@ -52,10 +52,7 @@ if (unknown !== undefined) {
   Deno.exit(2);
 }
 await Deno.mkdir(out, { recursive: true });
-const file = `${out}/rows-${options.epochs ?? "default"}.jsonl`;
-const rows: Row[] = (await Deno.readTextFile(file).catch(() => "")).split("\n").filter(Boolean).map((line) =>
-  JSON.parse(line)
-);
+const { rows, add } = await openRows<Row>(`${out}/rows-${options.epochs ?? "default"}.jsonl`);
 await using backend = await openWasm({ threads: Number(options.threads ?? navigator.hardwareConcurrency) });
 
 /** Mixtures of one artifact, allocated in other ways than by search: from single-site losses, by knapsack and greedily, and from traces. */
@@ -107,8 +104,7 @@ for (const [i, { part, name, changes, seed }] of runs.entries()) {
     ...part === "default" ? await allocations(compiled, seed) : [],
   ]
     .map(({ bits, perplexity, kl }): Row => ({ part, run: name, seed, bits, perplexity, kl }));
-  rows.push(...found);
-  await Deno.writeTextFile(file, found.map((row) => `${JSON.stringify(row)}\n`).join(""), { append: true });
+  await add(found);
 }
 
 const settings = [...new Set(rows.map(({ bits }) => bits))], names = [...new Set(rows.map(({ run }) => run))];

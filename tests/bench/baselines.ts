@@ -10,7 +10,7 @@ import { readTexts } from "../../compiler/frontends/dataset.ts";
 import { localFolder } from "../../compiler/frontends/source.ts";
 import { RECIPE_NAMES, type RecipeName } from "../../compiler/recipe.ts";
 import { compileModel } from "../../runtime/compile_model.ts";
-import { medianOf } from "./report.ts";
+import { medianOf, openRows } from "./report.ts";
 
 /** A method at a width: as baselines.py prints it, and ours alike. */
 interface Row {
@@ -39,14 +39,7 @@ const options = parseArgs(Deno.args, {
 });
 const path = String(options._[0] ?? bundled), widths: readonly number[] = options.widths.split(",").map(Number);
 await Deno.mkdir(options.out, { recursive: true });
-const file = `${options.out}/rows.jsonl`;
-const rows: Row[] = (await Deno.readTextFile(file).catch(() => "")).split("\n").filter(Boolean).map((line) =>
-  JSON.parse(line)
-);
-const add = async (found: readonly Row[]): Promise<void> => {
-  rows.push(...found);
-  await Deno.writeTextFile(file, found.map((row) => `${JSON.stringify(row)}\n`).join(""), { append: true });
-};
+const { rows, add } = await openRows<Row>(`${options.out}/rows.jsonl`);
 const isKnown = (method: string, width: number, seed?: number): boolean =>
   rows.some((row) => row.method === method && row.width === width && row.seed === seed);
 

@@ -57,6 +57,17 @@ export function createReport(format: Format, print: (text: string) => void = con
   };
 }
 
+/** Rows of a long run in a file of JSON lines: those of an earlier run that was stopped, and more, which are written as they come. */
+export async function openRows<Row>(file: string) {
+  const text = await Deno.readTextFile(file).catch(() => "");
+  const rows: Row[] = text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const add = async (found: readonly Row[]): Promise<void> => {
+    rows.push(...found);
+    await Deno.writeTextFile(file, found.map((row) => `${JSON.stringify(row)}\n`).join(""), { append: true });
+  };
+  return { rows, add };
+}
+
 /** The middle of some numbers. */
 export function medianOf(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);

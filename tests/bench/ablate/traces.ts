@@ -71,7 +71,7 @@ export async function traceItems(input: MeasureInput, seed: number): Promise<rea
       for (let sample = 0; sample < SAMPLES; sample++) {
         const pool = createPool(backend), moved = weights.map((w) => w + (draw.int(2) === 0 ? size : -size));
         let values = await bench.forward(index, { [site]: pool.upload(type, moved) }, before);
-        for (let next = index + 1; next < bench.calls.length - 1; next++) {
+        for (let next = index + 1; next < elastic.calls.length - 1; next++) {
           const after = await bench.forward(next, {}, values);
           bench.discard([values], [after, before]);
           values = after;

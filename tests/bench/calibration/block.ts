@@ -59,12 +59,7 @@ export async function openBenchBlock(backend: Backend, options: BenchBlockOption
   const source = decoderSource(config), programs = createPrograms(backend);
   const load = async (name: string, { shape }: { shape: Parameters<typeof concreteShape>[0] }) =>
     (await checkpoint.tensor(source(name), concreteShape(shape))).data;
-  const held: Readonly<Record<string, Tensor>> = await prepareCall(
-    { programs, load },
-    module,
-    call,
-    createPool(backend),
-  );
+  const { held } = await prepareCall({ programs, load }, module, call, createPool(backend));
   const start = initialLearned(layout, settings.clipStart, random(1, "bench.start"));
   const timed: CalibrationSettings = { ...settings, epochs: 1, balance: false };
   const opened = openBlock(

@@ -7,7 +7,7 @@ import { measuredSequences } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
 import { calibrate, type CalibrationInput, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
-import { type LoadParameter, prepareAgain, prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
+import { type LoadParameter, prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
 import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { type CalibrationSettings, defaultSettings } from "../../../compiler/calibrate/settings.ts";
 import { memoryStore, type StoredTensor } from "../../../compiler/calibrate/store.ts";
@@ -171,10 +171,12 @@ Deno.test("measureFrontier() keeps allocations measured as a whole: never worse 
   });
 });
 
-Deno.test("prepareAgain() gives what preparing from the start gives, and touches only what the changed scale is part of", async () => {
+Deno.test("again() gives what preparing from the start gives, and touches only what the changed scale is part of", async () => {
   const { programs, elastic, load } = inputFor("weights", {}, { scaleColumns: true }), { backend } = programs;
   const call = elastic.calls.find(({ function: name }) => name === "block") as Call;
-  const scaled = (changed: string, factor: number): LoadParameter => async (name, type) =>
+  const changed = "mlp.down.input.scale";
+  let factor = 1;
+  const scaled: LoadParameter = async (name, type) =>
     name.endsWith(".scale")
       ? new Float32Array(sizeOf(type.shape)).map((_, i) => name === call.prefix + changed ? factor + i / 8 : 1)
       : await load(name, type);
@@ -183,13 +185,12 @@ Deno.test("prepareAgain() gives what preparing from the start gives, and touches
     for (const [name, tensor] of Object.entries(held)) values[name] = [...await backend.download(tensor)];
     return values;
   };
-  const pool = createPool(backend), changed = "mlp.down.input.scale";
-  const held = await prepareCall({ programs, load: scaled(changed, 1) }, elastic, call, pool),
-    before = await valuesOf(held);
-  const again = { programs, load: scaled(changed, 2) };
-  await prepareAgain(again, elastic, call, { held, changed: new Set([changed]) });
+  const pool = createPool(backend), input = { programs, load: scaled };
+  const { held, again } = await prepareCall(input, elastic, call, pool), before = await valuesOf(held);
+  factor = 2;
+  await again(new Set([changed]));
   const after = await valuesOf(held);
-  assertEquals(after, await valuesOf(await prepareCall(again, elastic, call, pool)));
+  assertEquals(after, await valuesOf((await prepareCall(input, elastic, call, pool)).held));
   const moved = Object.keys(after).filter((name) => String(after[name]) !== String(before[name]));
   assert(moved.length > 0 && moved.every((name) => /^mlp\.(down|up)\./.test(name)), String(moved));
   pool.release();
