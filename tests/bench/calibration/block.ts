@@ -2,6 +2,7 @@
 import type { Backend, Tensor } from "../../../backends/backend.ts";
 import { type Batches, batchesOf, type Values } from "../../../compiler/calibrate/batches.ts";
 import { type ElasticBlock, openBlock } from "../../../compiler/calibrate/block.ts";
+import { columnScales } from "../../../compiler/calibrate/column_scales.ts";
 import { initialLearned, type LearnedLayout, learnedLayout } from "../../../compiler/calibrate/learned.ts";
 import { prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
 import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
@@ -13,7 +14,7 @@ import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { decoderSource } from "../../../compiler/frontends/decoder_source.ts";
 import { localFolder } from "../../../compiler/frontends/source.ts";
 import { openTokenizer } from "../../../compiler/frontends/tokenizer.ts";
-import { elasticModule } from "../../../compiler/pipeline.ts";
+import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
 import { type Plan } from "../../../compiler/plan.ts";
 import { functionOf } from "../../../ir/module.ts";
 import { random } from "../../../ir/random.ts";
@@ -57,8 +58,12 @@ export async function openBenchBlock(backend: Backend, options: BenchBlockOption
   const batches = batchesOf(sequences, settings.batch, settings.tokens);
   const graph = functionOf(module, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
   const source = decoderSource(config), programs = createPrograms(backend);
-  const load = async (name: string, { shape }: { shape: Parameters<typeof concreteShape>[0] }) =>
-    (await checkpoint.tensor(source(name), concreteShape(shape))).data;
+  const structure = structureModule(decoderModule(config), recipe);
+  // Scales of columns are ones, as before a calibration has searched them.
+  const { load } = columnScales(
+    structure,
+    async (name, { shape }) => (await checkpoint.tensor(source(name), concreteShape(shape))).data,
+  );
   const { held } = await prepareCall({ programs, load }, module, call, createPool(backend));
   const start = initialLearned(layout, settings.clipStart, random(1, "bench.start"));
   const timed: CalibrationSettings = { ...settings, epochs: 1, balance: false };
