@@ -29,6 +29,10 @@ const COMPARE = {
   ge: [f32x4.ge, i32x4.ge_s],
 } as const;
 
+/** Whether dividing by a number is multiplying by its inverse, to the bit: powers of two, whose inverse is no subnormal number. */
+const isPowerOfTwo = (value: number): boolean =>
+  Number.isInteger(Math.log2(Math.abs(value))) && Math.abs(Math.log2(Math.abs(value))) <= 126;
+
 /** Integers of at most this magnitude are exact in f32, so that clamping may come before the conversion. */
 const EXACT = 2 ** 24;
 
@@ -62,7 +66,11 @@ const LOWERINGS = {
   add: numbers(f32x4.add, i32x4.add),
   sub: numbers(f32x4.sub, i32x4.sub),
   mul: numbers(f32x4.mul, i32x4.mul),
-  div: floats(f32x4.div),
+  div: (_, { args: [, divisor] }, args) => {
+    const by = divisor?.kind === "constant" && isPowerOfTwo(divisor.value) ? divisor.value : undefined;
+    if (by !== undefined) return f32x4.mul(operand(args, 0), f32x4.const(1 / by));
+    return f32x4.div(operand(args, 0), operand(args, 1));
+  },
   exp: ({ b, math }, _, args) => math.f32x4.exp(b, operand(args, 0)),
   log: ({ b, math }, _, args) => math.f32x4.log(b, operand(args, 0)),
   sqrt: unary(f32x4.sqrt),

@@ -2,7 +2,7 @@
 import type { Access, Expr, Store } from "../kernel.ts";
 import { type Expr as Code, i32, select } from "./assembler.ts";
 import type { Layout } from "./layout.ts";
-import type { Index, Part, Place, Vector } from "./place.ts";
+import type { Index, Part, Place } from "./place.ts";
 
 /** Loops and the stores inside them. */
 export interface Nest {
@@ -207,19 +207,28 @@ export function withinAll(
   index: Index | readonly Index[],
   lanes: number | undefined,
   body: () => void,
-  parts: readonly Part[] = [],
 ): void {
   const open = (i: number): void => {
     const place = places[i];
     if (!place) return body();
     const own = Array.isArray(index) ? (index as readonly Index[])[i] ?? i32.const(0) : index as Index;
-    place.within(variable, own, lanes, () => open(i + 1), parts[i]);
+    place.within(variable, own, lanes, () => open(i + 1));
   };
   open(0);
 }
 
-/** Largest number of expressions that are written out four times to unpack sixteen codes at once. */
+/** Moves several places to a part of theirs at once. */
+function withinParts(places: readonly Place[], parts: readonly Part[], body: () => void): void {
+  const [place, ...others] = places, [part, ...rest] = parts;
+  if (!place || !part) return body();
+  place.withinPart(part, () => withinParts(others, rest, body));
+}
+
+/** Largest number of expressions that are written out four times to handle sixteen elements at once. */
 const WRITTEN_OUT = 64;
+
+/** Whether expressions are small enough to be written out four times. */
+export const isWrittenOut = (roots: readonly Expr[]): boolean => sizeOfExprs(roots) <= WRITTEN_OUT;
 
 /** Whether narrow codes are read along `variable` by expressions small enough to be written out four times. */
 export function unpacksAlong(
@@ -231,7 +240,7 @@ export function unpacksAlong(
     const storage = buffer === undefined ? undefined : layouts[buffer]?.storage;
     return (storage === "fields" || storage === "byte") && access.strides[variable] === 1;
   });
-  return narrow && sizeOfExprs(roots) <= WRITTEN_OUT;
+  return narrow && isWrittenOut(roots);
 }
 
 /** How to run a vectorised loop. */
@@ -258,11 +267,13 @@ export function vectorLoop(
   const beyond = (end: number, rest: () => void) => range ? b.if(i32.gt_s(range.to, end), rest) : rest();
   if (blocks > 0) {
     b.for("i", from, limit(blocks), 16, (i) => {
-      const unpacked = all.map(() => new Map<string, Vector>());
-      for (let number = 0; number < 4; number++) {
-        const index = number === 0 ? i : b.let("i", i32.add(i, 4 * number));
-        withinAll(all, variable, index, 4, () => body(index), unpacked.map((shared) => ({ number, unpacked: shared })));
-      }
+      const shared = all.map((): Omit<Part, "number"> => ({ unpacked: new Map(), stored: new Map() }));
+      withinAll(all, variable, i, 4, () => {
+        for (let number = 0; number < 4; number++) {
+          const parts = all.map((_, p): Part => ({ number, ...shared[p] as Omit<Part, "number"> }));
+          withinParts(all, parts, () => body(i32.add(i, 4 * number)));
+        }
+      });
     });
   }
   const vectors = (start: Index) =>

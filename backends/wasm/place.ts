@@ -62,6 +62,8 @@ interface Frame {
   readonly aliases: Map<number, Expr>;
   /** Row addresses of gathers. */
   readonly rows: Map<Expr, Local<"i32">>;
+  /** Whether it is that of one of four parts: indices and addresses stay in the frame below, which all parts share. */
+  readonly isPart: boolean;
 }
 
 /** One of the four vectors of sixteen neighbours; codes of all sixteen are unpacked when the first one needs them. */
@@ -70,6 +72,8 @@ export interface Part {
   readonly number: number;
   /** Sixteen codes as bytes, and halves of them as 16 bits, by load. Shared by the four parts. */
   readonly unpacked: Map<string, Vector>;
+  /** What parts so far store to bytes, and where the first one does: all four are written as one vector. Shared, too. */
+  readonly stored: Map<string, { readonly to: Address; readonly vectors: readonly Vector[] }>;
 }
 
 /** A position inside loops: which variables have a value there, and what has been computed. */
@@ -84,7 +88,9 @@ export interface Place {
   /** Where vectors are handled sixteen elements at a time: which of the four this is. */
   readonly part: Part | undefined;
   /** Gives a loop variable a value for the duration of `body`; with `lanes` the vector's lanes are index, index+1, …. */
-  within(variable: number, index: Index, lanes: number | undefined, body: () => void, part?: Part): void;
+  within(variable: number, index: Index, lanes: number | undefined, body: () => void): void;
+  /** Moves the vector to one of four neighbours, the first of which lies at the index, for the duration of `body`. */
+  withinPart(part: Part, body: () => void): void;
   /** Runs `body` so that nothing it computes is reused outside: for code that may not be reached. */
   scoped(body: () => void): void;
   /** Computes here whatever parts of the expressions need no further loop variable. */
@@ -109,7 +115,8 @@ export interface Place {
 /** Starts outside of all loops. */
 export function createPlace(code: KernelCode, extents: readonly number[]): Place {
   const { b } = code;
-  const newFrame = (variable: number, index: Index): Frame => ({
+  const newFrame = (variable: number, index: Index, isPart = false): Frame => ({
+    isPart,
     variable,
     index,
     values: new Map(),
@@ -122,6 +129,11 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
   let vector = -1, lanes = 4, part: Part | undefined;
 
   const top = (): Frame => frames[frames.length - 1] as Frame;
+  /** Where indices are kept: parts have them in common. */
+  const shared = (): Frame => top().isPart ? frames[frames.length - 2] as Frame : top();
+  /** What the part adds to an access. */
+  const partOffset = (strides: readonly number[], scale: number): number =>
+    part && vector >= 0 ? 4 * part.number * (strides[vector] ?? 0) * scale : 0;
   const find = <T>(get: (frame: Frame) => T | undefined): T | undefined => {
     for (let i = frames.length - 1; i >= 0; i--) {
       const found = get(frames[i] as Frame);
@@ -181,11 +193,17 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     get part() {
       return part;
     },
-    within(variable, index, active, body, own) {
+    within(variable, index, active, body) {
       const before = { vector, lanes, part };
-      if (active !== undefined) [vector, lanes, part] = [variable, active, own];
+      if (active !== undefined) [vector, lanes, part] = [variable, active, undefined];
       push(newFrame(variable, index), body);
       ({ vector, lanes, part } = before);
+    },
+    withinPart(own, body) {
+      const before = part;
+      part = own;
+      push(newFrame(-1, i32.const(0), true), body);
+      part = before;
     },
     scoped: (body) => push(newFrame(-1, i32.const(0)), body),
     prepare(roots) {
@@ -234,22 +252,8 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     define: (id, value) => void top().defined.set(id, value),
     alias: (id, expr) => void top().aliases.set(id, expr),
     affine(strides, scale = 1, base) {
-      let sum: Index = base?.index ?? i32.const(0), key = base?.key ?? "";
-      key += `*${scale}`;
-      for (const frame of frames) {
-        const stride = frame.variable < 0 ? 0 : (strides[frame.variable] ?? 0) * scale;
-        if (stride === 0) continue;
-        key += `|${frame.variable}:${stride}`;
-        const current = key;
-        const known = find((f) => f.indices.get(current));
-        if (known) sum = known;
-        else {
-          const added = i32.add(sum, scaled(frame, stride));
-          sum = isSimple(added) ? added : b.let(base ? "at" : "i", added);
-          top().indices.set(current, sum);
-        }
-      }
-      return sum;
+      const sum = affineOfFirst(strides, scale, base), more = partOffset(strides, scale);
+      return more === 0 ? sum : i32.add(sum, more);
     },
     uniform(expr) {
       if (expr.kind === "constant" || vector < 0) return true;
@@ -270,10 +274,13 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
       const size = layout.size, offset = access.offset * size;
       // A static offset is added without wrapping, so the rest must not be negative.
       const fold = offset >= 0 && access.strides.every((stride) => stride >= 0);
-      if (fold) return { base: place.affine(access.strides, size, { key: `b${buffer}`, index: base }), offset };
+      if (fold) {
+        const first = affineOfFirst(access.strides, size, { key: `b${buffer}`, index: base });
+        return { base: first, offset: offset + partOffset(access.strides, size) };
+      }
       const start = find((frame) => frame.indices.get(`o${buffer}:${offset}`)) ??
         b.let(`${name}_at`, i32.add(base, offset));
-      top().indices.set(`o${buffer}:${offset}`, start);
+      shared().indices.set(`o${buffer}:${offset}`, start);
       return { base: place.affine(access.strides, size, { key: `b${buffer}+${offset}`, index: start }), offset: 0 };
     },
     buffer(index) {
@@ -288,6 +295,30 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     if (bound.layout.storage !== "fields" && staysInside(place, bound, access)) place.address(buffer, access);
   };
 
+  /** `affine` at the first of four parts. */
+  const affineOfFirst = (
+    strides: readonly number[],
+    scale: number,
+    base: { readonly key: string; readonly index: Index } | undefined,
+  ): Index => {
+    let sum: Index = base?.index ?? i32.const(0), key = base?.key ?? "";
+    key += `*${scale}`;
+    for (const frame of frames) {
+      const stride = frame.variable < 0 ? 0 : (strides[frame.variable] ?? 0) * scale;
+      if (stride === 0) continue;
+      key += `|${frame.variable}:${stride}`;
+      const current = key;
+      const known = find((f) => f.indices.get(current));
+      if (known) sum = known;
+      else {
+        const added = i32.add(sum, scaled(frame, stride));
+        sum = isSimple(added) ? added : b.let(base ? "at" : "i", added);
+        shared().indices.set(current, sum);
+      }
+    }
+    return sum;
+  };
+
   /** index · stride, shared within the frame of the index. */
   const scaled = (frame: Frame, stride: number): Index => {
     if (isConstant(frame.index) || stride === 1) return i32.mul(frame.index, stride);
@@ -297,7 +328,7 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     const shift = Math.log2(stride);
     const product = stride > 0 && Number.isInteger(shift) ? i32.shl(frame.index, shift) : i32.mul(frame.index, stride);
     const local = b.let("step", product);
-    top().indices.set(key, local);
+    shared().indices.set(key, local);
     return local;
   };
 

@@ -13,6 +13,7 @@ import { type Combine, combineLanes, laneMask } from "./lanes.ts";
 import { layoutOf } from "./layout.ts";
 import {
   denseStrides,
+  isWrittenOut,
   moveLast,
   nestedLoops,
   rewriteExpr,
@@ -233,10 +234,13 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: RowStaging): void {
   const { place, emitter, rowVariables, kept, across } = sweep, { b } = place.code, position = elementAccess(sweep);
   const start = () => phase.reductions.map(({ op, scalar }) => b.let(op, REDUCTIONS[op][scalar].start));
   const totals = start();
-  // NaN found so far, where the reduction itself would lose it.
-  const lost = phase.reductions.map(({ op, scalar }) =>
-    REDUCTIONS[op][scalar].losesNan ? b.let("nan", i32x4.const(0)) : undefined
-  );
+  // NaN found so far, where the reduction itself would lose it; reductions of one value have it in common.
+  const lost = new Map<Expr, Local<"v128">>();
+  for (const { op, scalar, value } of phase.reductions) {
+    if (REDUCTIONS[op][scalar].losesNan && !lost.has(value)) lost.set(value, b.let("nan", i32x4.const(0)));
+  }
+  const nanOf = ({ op, scalar, value }: RowPhase["reductions"][number]) =>
+    REDUCTIONS[op][scalar].losesNan ? lost.get(value) : undefined;
   let sums = totals;
   const roots = [
     ...[...phase.elements, ...phase.reductions].map(({ value }) => value),
@@ -263,17 +267,19 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: RowStaging): void {
       }
     }
     phase.reductions.forEach(({ op, scalar, value }, i) => {
-      const sum = sums[i] as Local<"v128">, { start, combine } = REDUCTIONS[op][scalar], nan = lost[i];
-      const x = nan ? b.let("x", place.value(value)) : place.value(value);
+      const sum = sums[i] as Local<"v128">, { start, combine } = REDUCTIONS[op][scalar], x = place.value(value);
       const active = across || place.lanes === 4 ? x : b.let("active", v128.bitselect(x, start, laneMask(place.lanes)));
       b.set(sum, combine(sum, active));
-      if (nan) b.set(nan, v128.or(nan, f32x4.ne(active, active)));
     });
+    for (const [value, nan] of lost) {
+      const x = b.let("x", place.value(value)), found = f32x4.ne(x, x);
+      b.set(nan, v128.or(nan, across || place.lanes === 4 ? found : v128.and(found, laneMask(place.lanes))));
+    }
     emitStores(place, staging.stores);
   };
   const last = rowVariables.at(-1) ?? 0,
     extent = place.extents[last] ?? 1,
-    sixteen = unpacksAlong(roots, emitter.layouts, last);
+    sixteen = unpacksAlong(roots, emitter.layouts, last) || storesBytes(place, staging.stores, last);
   const along = (range?: Range) => {
     if (!across) return vectorLoop(place, last, extent, element, { range, sixteen });
     b.for(
@@ -313,8 +319,9 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: RowStaging): void {
     // Kept truth values are the lanes' masks, as they are.
     place.alias(id, home ? { kind: "load", buffer: home.buffer, access: position, scalar } : value);
   }
-  phase.reductions.forEach(({ id, op, scalar }, i) => {
-    const sum = totals[i] as Local<"v128">, { combine } = REDUCTIONS[op][scalar], nan = lost[i];
+  phase.reductions.forEach((reduction, i) => {
+    const { id, op, scalar } = reduction, nan = nanOf(reduction);
+    const sum = totals[i] as Local<"v128">, { combine } = REDUCTIONS[op][scalar];
     const whole = across ? sum : combineLanes(b, combine, sum);
     if (!nan) return place.define(id, whole);
     place.define(id, b.let(op, v128.or(whole, across ? nan : combineLanes(b, v128.or, nan))));
@@ -323,6 +330,12 @@ function emitPhase(sweep: Sweep, phase: RowPhase, staging: RowStaging): void {
   for (const transform of phase.transforms) emitRowTransform(sweep, transform);
   emitStores(place, phase.rowStores);
 }
+
+/** Whether neighbours along a variable go to neighbouring bytes, by expressions small enough to be written out four times. */
+const storesBytes = (place: Place, stores: readonly Store[], variable: number): boolean =>
+  stores.some(({ buffer, access, scatter }) =>
+    !scatter && place.buffer(buffer).layout.storage === "byte" && access.strides[variable] === 1
+  ) && isWrittenOut(stores.map(({ value }) => value));
 
 /**
  * How reductions start and go on. The largest and least f32 are found by single instructions that forget NaN, which is kept track of

@@ -1,9 +1,10 @@
 /** Stores of one to four lanes, of every layout, and scatters. */
 import type { Access, Store } from "../kernel.ts";
-import { f32x4, i32, i32x4, i8x16, v128 } from "./assembler.ts";
+import { f32x4, i16x8, i32, i32x4, i8x16, v128 } from "./assembler.ts";
 import { storeCode } from "./codes_packing.ts";
+import { four } from "./lanes.ts";
 import type { Layout } from "./layout.ts";
-import type { Address, Place, Vector } from "./place.ts";
+import type { Address, Part, Place, Vector } from "./place.ts";
 
 /** Evaluates the values of all stores, then stores them: what a store overwrites may be an operand of a later one. */
 export function emitStores(place: Place, stores: readonly Store[]): void {
@@ -30,6 +31,9 @@ export function storeVector(place: Place, buffer: number, access: Access, value:
   const at = place.address(buffer, access);
   if (layout.storage === "vector") return b.emit(v128.store(at.base, value, at.offset));
   const raw = lower(place, layout, value);
+  if (place.part && stride === 1 && layout.storage === "byte") {
+    return storePart(place, place.part, `${buffer} ${access.offset} ${access.strides}`, layout, at, raw);
+  }
   if (stride === 1 && lanes === 4) return storeFour(place, layout, at, raw);
   for (let k = 0; k < lanes; k++) storeLane(place, layout, moved(at, k * stride * layout.size), raw, k);
 }
@@ -82,6 +86,23 @@ function floatToHalf(x: Vector): Vector {
   const special = v128.or(nan, i32x4.const(0x7c00));
   const half = v128.bitselect(special, finite, i32x4.gt_s(magnitude, i32x4.const(0x477fefff)));
   return v128.or(half, v128.and(i32x4.shr_u(x, 16), i32x4.const(0x8000)));
+}
+
+/** Keeps what a part stores until the last part has come; then sixteen bytes are one store. */
+function storePart(
+  { code: { b } }: Place,
+  { number, stored }: Part,
+  key: string,
+  layout: Layout,
+  at: Address,
+  raw: Vector,
+): void {
+  const { to, vectors } = stored.get(key) ?? { to: at, vectors: [] }, all = [...vectors, b.let("part", raw)];
+  stored.set(key, { to, vectors: all });
+  if (number < 3) return;
+  const [first, second, third, last] = four(all), narrow = i16x8.narrow_i32x4_s;
+  const join = layout.dtype.startsWith("i") ? i8x16.narrow_i16x8_s : i8x16.narrow_i16x8_u;
+  b.emit(v128.store(to.base, join(narrow(first, second), narrow(third, last)), { offset: to.offset, align: 1 }));
 }
 
 function storeFour({ code: { b } }: Place, layout: Layout, { base, offset }: Address, raw: Vector): void {
