@@ -1,5 +1,4 @@
 /** Where intermediate values lie: one arena, in which values that are not alive together share room. */
-import type { TensorType } from "../ir/types.ts";
 import type { MemoryPlan, PlannedValue } from "./backend.ts";
 import type { LoweredProgram } from "./regions/program.ts";
 
@@ -11,12 +10,12 @@ export interface PlannedProgram extends Omit<MemoryPlan, "scratchBytes"> {
 /**
  * Plans the arena: values in order of decreasing size, each at the lowest offset that is free during its whole life.
  *
- * @param bytesOf size of a value in the backend's layout
+ * @param bytesOf room that a value needs, by index
  * @param alignment of every offset, bytes
  */
 export function planMemory(
   program: LoweredProgram,
-  bytesOf: (type: TensorType) => number,
+  bytesOf: (value: number) => number,
   alignment: number,
 ): PlannedProgram {
   const lives = new Map<number, { from: number; to: number }>();
@@ -29,8 +28,8 @@ export function planMemory(
   });
   const up = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
   const waiting = [...lives].map(([index, life]) => {
-    const { name, type } = program.values[index] as LoweredProgram["values"][number];
-    return { index, name, bytes: up(bytesOf(type)), ...life };
+    const { name } = program.values[index] as LoweredProgram["values"][number];
+    return { index, name, bytes: up(bytesOf(index)), ...life };
   }).sort((a, b) => b.bytes - a.bytes || a.index - b.index);
   const placed: (PlannedValue & { index: number })[] = [];
   for (const { index, name, bytes, from, to } of waiting) {

@@ -18,7 +18,16 @@ import { placeBarriers, type Span, type TouchingStep } from "./barriers.ts";
 import { createHeap, type Heap } from "./heap.ts";
 import { ENTRY, type GeneratedKernel, generateKernel, printKernel, type Table, TABLES } from "./kernel.ts";
 import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
-import { createPool, type Kernel, type Pool, type Program, type Step, type StepArgument } from "./threads.ts";
+import {
+  createPool,
+  type Kernel,
+  type KernelCall,
+  type Pool,
+  type Program,
+  type Step,
+  type StepArgument,
+} from "./threads.ts";
+import { planTurns, type TurnPlan } from "./turns.ts";
 
 /** How to open the backend. */
 export interface WasmOptions {
@@ -136,24 +145,35 @@ function createBackend(
   };
 
   const makeProgram = (
-    lowered: LoweredProgram,
-    offsets: ReadonlyMap<number, number>,
+    { values, steps }: LoweredProgram,
+    loaded: readonly LoadedKernel[],
+    turns: readonly TurnPlan[],
+    barriers: readonly boolean[],
   ): Pick<WasmExecutable, "program" | "single"> & { readonly scratchBytes: number } => {
-    const loaded = lowered.steps.map(({ kernel }) => load(kernel)), scratchSlot = lowered.values.length;
     // One stride for all kernels: without a barrier between them, threads are in different kernels at one time.
     const scratchBytes = Math.max(0, ...loaded.map((kernel) => kernel.scratchBytes));
-    const barriers = placeBarriers(touchesOf(lowered, loaded, offsets), traits.threads);
-    const steps = lowered.steps.map(({ bindings }, i): Step => {
-      const { kernel, grid, tables: needed } = loaded[i] as LoadedKernel;
-      const args: StepArgument[] = bindings.map((index) => ({ slot: index }));
+    const scratch: StepArgument = { slot: values.length, perThread: scratchBytes };
+    const callOf = (i: number, turn?: TurnPlan): KernelCall => {
+      const { kernel, grid, tables: needed } = loaded[i] as LoadedKernel, bytes = 4 * (turn?.elements ?? 0);
+      const args = (steps[i]?.bindings ?? []).map((slot): StepArgument =>
+        // Every thread has some rows of its own; what turns write one after the other lies in one place.
+        slot === turn?.value ? { slot, perThread: bytes, perTurn: -bytes } : { slot }
+      );
       for (let t = 0; t < TABLES; t++) args.push(needed[t] ? tableAddress(needed[t] as Table) : 0);
-      args.push({ slot: scratchSlot }, scratchBytes, traits.threads);
-      return { kernel, export: ENTRY, args, grid, barrier: barriers[i] ?? true };
-    });
+      return { kernel, export: ENTRY, args: [...args, scratch], grid };
+    };
+    const stepOf = (i: number): Step | undefined => {
+      if (turns.some(({ step }) => step === i - 1)) return undefined;
+      const turn = turns.find(({ step }) => step === i);
+      if (!turn) return { ...callOf(i), barrier: barriers[i] ?? true };
+      const { count, chunks: [own, others] } = turn, next = { ...callOf(i + 1, turn), chunks: others };
+      return { ...callOf(i, turn), barrier: barriers[i] ?? true, turns: { count, chunks: own, next } };
+    };
     const single = profile === undefined
       ? []
-      : lowered.steps.map(({ kernel }, i) => ({ spec: kernel, program: pool.program([steps[i] as Step]) }));
-    return { program: pool.program(steps), single, scratchBytes: scratchBytes * traits.threads };
+      : steps.map(({ kernel }, i) => ({ spec: kernel, program: pool.program([callOf(i)]) }));
+    const program = pool.program(steps.flatMap((_, i) => stepOf(i) ?? []));
+    return { program, single, scratchBytes: scratchBytes * traits.threads };
   };
 
   /** Puts the addresses of everything that does not change between runs into the slots. */
@@ -170,8 +190,14 @@ function createBackend(
     traits,
     compile(graph: Graph, options: CompileOptions = {}) {
       const lowered = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS, gradientsTogether: true });
-      const { offsets, arenaBytes, entries } = planMemory(lowered, bytesOf, ALIGNMENT);
-      const { scratchBytes, ...made } = makeProgram(lowered, offsets);
+      const loaded = lowered.steps.map(({ kernel }) => load(kernel));
+      // A profile runs kernels one after the other.
+      const turns = profile === undefined ? planTurns(lowered, loaded, traits.threads) : [];
+      const partial = new Map(turns.map(({ value, elements }) => [value, 4 * elements * traits.threads]));
+      const sizeOf = (index: number) => partial.get(index) ?? bytesOf((lowered.values[index] as LoweredValue).type);
+      const { offsets, arenaBytes, entries } = planMemory(lowered, sizeOf, ALIGNMENT);
+      const barriers = barriersOf(lowered, touchesOf(lowered, loaded, offsets, sizeOf), turns);
+      const { scratchBytes, ...made } = makeProgram(lowered, loaded, turns, barriers);
       const plan: MemoryPlan = { arenaBytes, scratchBytes, entries };
       work.require(plan);
       const typesOf = (role: "leaf" | "output") =>
@@ -321,24 +347,40 @@ function createWorkSpace(heap: Heap): WorkSpace {
   };
 }
 
+/** Behind which steps barriers lie, by index of the step, or of the first of two that take turns and count as one. */
+function barriersOf(
+  { steps }: LoweredProgram,
+  touches: readonly TouchingStep[],
+  turns: readonly TurnPlan[],
+): readonly boolean[] {
+  const firsts = [...steps.keys()].filter((i) => !turns.some(({ step }) => step === i - 1));
+  const joined = firsts.map((i): TouchingStep => {
+    const own = touches[i] as TouchingStep, turn = turns.find(({ step }) => step === i), next = touches[i + 1];
+    if (!turn || !next) return own;
+    return { grid: turn.count, reads: [...own.reads, ...next.reads], writes: [...own.writes, ...next.writes] };
+  });
+  const placed = placeBarriers(joined), barriers = steps.map(() => true);
+  firsts.forEach((i, at) => barriers[i] = placed[at] ?? true);
+  return barriers;
+}
+
 /** What the steps of a program touch. Temporaries are told apart by their place in the arena, tensors by the value they hold. */
 function touchesOf(
   { values, steps }: LoweredProgram,
   kernels: readonly LoadedKernel[],
   offsets: ReadonlyMap<number, number>,
+  sizeOf: (value: number) => number,
 ): TouchingStep[] {
   const spanOf = (index: number): Span => {
-    const home = values.indexOf(homeOf(values, index)),
-      offset = offsets.get(home),
-      { type } = values[home] as LoweredValue;
+    const home = values.indexOf(homeOf(values, index)), offset = offsets.get(home);
     return offset === undefined
       ? { space: home, from: 0, to: 1 }
-      : { space: -1, from: offset, to: offset + bytesOf(type) };
+      : { space: -1, from: offset, to: offset + sizeOf(home) };
   };
   return steps.map(({ kernel, bindings }, i) => {
-    const { grid, scratchBytes } = kernels[i] as LoadedKernel;
+    const { grid } = kernels[i] as LoadedKernel;
     const spans = (unless: KernelBuffer["use"]) =>
       kernel.buffers.flatMap(({ use }, j) => use === unless ? [] : [spanOf(bindings[j] ?? 0)]);
-    return { grid, usesScratch: scratchBytes > 0, reads: spans("write"), writes: spans("read") };
+    return { grid, reads: spans("write"), writes: spans("read") };
   });
 }

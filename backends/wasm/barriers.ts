@@ -11,7 +11,6 @@ export interface Span {
 export interface TouchingStep {
   /** Number of chunks; a single one is done by the first thread. */
   readonly grid: number;
-  readonly usesScratch: boolean;
   readonly reads: readonly Span[];
   readonly writes: readonly Span[];
 }
@@ -20,20 +19,17 @@ export interface TouchingStep {
  * Places a barrier between any two steps of which one touches what the other one writes, and that may run on different threads.
  *
  * Two neighbours of one chunk each run on the first thread, in order, and the pool drops a barrier between them; so it goes where
- * the last step of several chunks ends. Scratch memory is told apart by the first chunk of a thread's share, which with fewer
- * chunks than threads can give one thread the room of another: such steps stand alone.
+ * the last step of several chunks ends.
  */
-export function placeBarriers(steps: readonly TouchingStep[], threads: number): boolean[] {
+export function placeBarriers(steps: readonly TouchingStep[]): boolean[] {
   const barriers = steps.map(() => false);
   const alone = (i: number) => steps[i]?.grid === 1;
-  const uneven = ({ usesScratch, grid }: TouchingStep) => usesScratch && grid > 1 && grid < threads;
   let since: number[] = [];
   steps.forEach((step, i) => {
     const waits = since.some((earlier) => {
       const other = steps[earlier] as TouchingStep;
       if (alone(earlier) && alone(i)) return false;
-      return uneven(step) || uneven(other) || meet(step.reads, other.writes) || meet(step.writes, other.writes) ||
-        meet(step.writes, other.reads);
+      return meet(step.reads, other.writes) || meet(step.writes, other.writes) || meet(step.writes, other.reads);
     });
     if (waits) {
       let after = i - 1;

@@ -14,7 +14,7 @@ import { byteChunk } from "./dot_bytes.ts";
 import { codedChunk } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import { tiledChunk } from "./dot_tiles.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter, Walk } from "./kernel.ts";
 import { rewriteExpr, rewriteStores, simplifyLoops, usesOf } from "./nest.ts";
 import type { Index, Place } from "./place.ts";
 import { parallelVariables } from "./staging.ts";
@@ -62,6 +62,8 @@ const BLOCK_LENGTH = 256;
 const SMALL_PRODUCT = 32;
 /** Chunks that keep several threads busy, and the largest and least block of rows and columns of one. */
 const CHUNKS = 8, LARGEST = { rows: 256, columns: 128 }, LEAST = 32;
+/** The largest block of rows of a short product: small enough to be used out of a cache, and enough of them for all threads. */
+const SHORT = { elements: 2 ** 17, blocks: 16, leastRows: 96 };
 
 /** Writes the kernel; returns its number of chunks. */
 export function emitDot(spec: DotKernel, emitter: Emitter): number {
@@ -69,7 +71,9 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const arrangement = arrange(spec, emitter), { contraction, stores } = arrangement, { extents } = contraction;
   const [batch = 1, m = 1, n = 1] = extents, few = m <= FEW_ROWS;
   const work = extents.reduce((x, y) => x * y, 1), tiny = work < small * SMALL_PRODUCT;
-  const size = few ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL_COLUMNS)) } : chunkSize(m, n, tiny);
+  const size = few
+    ? { rows: m, columns: Math.max(LEAST, multiple(n / 64, PANEL_COLUMNS)) }
+    : chunkSize(m, n, tiny, isShort(contraction, spec) ? shortRows(m, n) : LARGEST.rows);
   const blocks: ChunkSize = { few, rows: Math.min(m, size.rows), columns: Math.min(n, size.columns) };
   const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
   const operand = codedOperand(contraction, spec, code);
@@ -86,7 +90,24 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
     return 1;
   }
   b.for("chunk", from, to, 1, chunk);
+  const walk = walkOf(spec, arrangement, blocks);
+  if (walk) emitter.walks(walk.buffer, walk);
   return total;
+}
+
+/** How chunks write the result: block of rows after block of rows, where rows lie one behind the other. */
+function walkOf(
+  { buffers }: DotKernel,
+  { contraction: { extents }, stores }: Arrangement,
+  { rows, columns }: ChunkSize,
+): Walk & { readonly buffer: number } | undefined {
+  const [store, ...others] = stores, [batch = 1, , n = 1] = extents;
+  if (!store || others.length > 0 || store.scatter || batch > 1 || buffers[store.buffer]?.use !== "write") {
+    return undefined;
+  }
+  const { buffer, access: { offset, strides } } = store, row = strides[ROW] ?? 0;
+  if (offset !== 0 || strides[COLUMN] !== 1 || row < n) return undefined;
+  return { buffer, chunks: Math.ceil(n / columns), elements: rows * row };
 }
 
 /** Rows and columns of a chunk. */
@@ -108,11 +129,18 @@ export interface Arrangement {
 /** The least multiple of a number that is not below `x`. */
 export const multiple = (x: number, of: number): number => Math.ceil(x / of) * of;
 
-function chunkSize(m: number, n: number, tiny: boolean): { rows: number; columns: number } {
+/** Whether one block is the whole sum, so that writing the result takes much of the time. */
+const isShort = ({ extents, axes, block }: Contraction, { groups }: DotKernel): boolean =>
+  !groups && (extents[axes[0] ?? FIRST] ?? 1) <= block;
+
+const shortRows = (m: number, n: number): number =>
+  Math.max(SHORT.leastRows, Math.min(SHORT.elements / n, m / SHORT.blocks));
+
+function chunkSize(m: number, n: number, tiny: boolean, mostRows: number): { rows: number; columns: number } {
   const part = (extent: number, most: number, of: number) => multiple(extent / Math.ceil(extent / most), of);
   // Blocks start at whole vectors of rows, too.
   const atOnce = rowsAtOnce(m) % 4 === 0 ? rowsAtOnce(m) : 2 * rowsAtOnce(m);
-  let rows = part(m, LARGEST.rows, atOnce), columns = part(n, LARGEST.columns, PANEL_COLUMNS);
+  let rows = part(m, Math.min(mostRows, LARGEST.rows), atOnce), columns = part(n, LARGEST.columns, PANEL_COLUMNS);
   while (!tiny && Math.ceil(m / rows) * Math.ceil(n / columns) < CHUNKS && Math.max(rows, columns) > LEAST) {
     if (rows >= columns) rows = multiple(rows / 2, atOnce);
     else columns = multiple(columns / 2, PANEL_COLUMNS);

@@ -35,8 +35,16 @@ export interface Emitter {
   readonly prepared: (bytes: number, write: (preparation: Preparation, at: Index) => void) => Index;
   /** Points below which a kernel is one chunk: waking another thread costs more. */
   readonly small: number;
+  /** Says how the chunks walk through a buffer, where they do so in order. */
+  readonly walks: (buffer: number, walk: Walk) => void;
   /** Address of a table. */
   readonly table: (table: Table) => Index;
+}
+
+/** Every `chunks` chunks touch the next `elements` elements of a buffer, and no others of it. */
+export interface Walk {
+  readonly chunks: number;
+  readonly elements: number;
 }
 
 /** What code that runs before the chunks is written with. */
@@ -44,7 +52,7 @@ export type Preparation = Pick<Emitter, "code" | "layouts" | "reserve">;
 
 /** A kernel, generated. */
 export interface GeneratedKernel {
-  /** Name of the exported function: `(…buffers, …tables, scratch, stride, threads, from, to)`, all i32; `stride` bytes of scratch memory per thread. */
+  /** Name of the exported function: `(…buffers, …tables, scratch, from, to)`, all i32; scratch memory is the calling thread's own. */
   readonly name: string;
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Number of chunks; depends on shapes only. */
@@ -52,6 +60,8 @@ export interface GeneratedKernel {
   /** Bytes of scratch memory per thread. */
   readonly scratchBytes: number;
   readonly tables: readonly Table[];
+  /** How chunks walk through buffers, by index; of those that are not walked through in order, nothing. */
+  readonly walks: ReadonlyMap<number, Walk>;
 }
 
 /** Name under which every kernel is exported. */
@@ -83,7 +93,7 @@ type Built = Omit<GeneratedKernel, "name" | "bytes"> & { readonly module: Module
 function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOptions): Built {
   const module = createModule({ comment: header(spec) });
   module.memory("memory", { shared });
-  const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [];
+  const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [], walks = new Map<number, Walk>();
   const names = spec.buffers.map(({ name }, i) => `${name}_${i}`);
   const tableNames = Array.from({ length: TABLES }, (_, i) => `table_${i}`);
   const addresses: Record<string, "i32"> = Object.fromEntries([...names, ...tableNames].map((name) => [name, "i32"]));
@@ -127,7 +137,8 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
         }
         return at(tableNames[known < 0 ? tables.length - 1 : known] ?? "");
       };
-      grid = emit(spec, { ...common, from: at("from"), to: at("to"), prepared, table, small });
+      const remember = (buffer: number, walk: Walk) => void walks.set(buffer, walk);
+      grid = emit(spec, { ...common, from: at("from"), to: at("to"), prepared, table, small, walks: remember });
     },
   );
   const prepare = preparations.length === 0
@@ -136,28 +147,19 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
       const { at: _, ...common } = begin(b, p);
       preparations.forEach((write) => write(common));
     });
-  const run = module.func(ENTRY, {
-    ...addresses,
-    scratch: "i32",
-    stride: "i32",
-    threads: "i32",
-    from: "i32",
-    to: "i32",
-  }, (b, p) => {
-    const { scratch, stride, threads, from, to, ...rest } = p as Record<string, Local<"i32">>;
-    if (!scratch || !stride || !threads || !from || !to) throw new Error("Internal error: a kernel lacks a parameter");
-    // Shares of chunks are contiguous, so that of ⌊grid·t/threads⌋ as the first one, thread t is the ceiling of first·threads/grid.
-    const thread = i32.div_u(i32.add(i32.mul(from, threads), grid - 1), grid);
-    const own = scratchBytes === 0 ? scratch : b.let("own", i32.add(scratch, i32.mul(thread, stride)));
-    if (prepare) b.emit(call(prepare, { ...rest, scratch: own }));
-    if (grid === 1) return b.emit(call(chunks, { ...rest, scratch: own, from, to }));
+  const run = module.func(ENTRY, { ...addresses, scratch: "i32", from: "i32", to: "i32" }, (b, p) => {
+    const { scratch, from, to, ...others } = p as Record<string, Local<"i32">>;
+    if (!scratch || !from || !to) throw new Error("Internal error: a kernel lacks a parameter");
+    const rest = { ...others, scratch };
+    if (prepare) b.emit(call(prepare, rest));
+    if (grid === 1) return b.emit(call(chunks, { ...rest, from, to }));
     const step = Math.max(1, Math.floor(CALL_WORK * grid / workOf(spec)));
     b.for("chunk", from, to, step, (chunk) => {
-      b.emit(call(chunks, { ...rest, scratch: own, from: chunk, to: smaller(i32.add(chunk, step), to) }));
+      b.emit(call(chunks, { ...rest, from: chunk, to: smaller(i32.add(chunk, step), to) }));
     });
   });
   module.export(run);
-  return { module, grid, scratchBytes, tables };
+  return { module, grid, scratchBytes, tables, walks };
 }
 
 /**

@@ -14,8 +14,6 @@ const operand = (args: readonly Vector[], i: number): Vector => {
 };
 
 const unary = (apply: (x: Vector) => Vector): Lowering => (_, __, args) => apply(operand(args, 0));
-const floats = (apply: (a: Vector, b: Vector) => Vector): Lowering => (_, __, args) =>
-  apply(operand(args, 0), operand(args, 1));
 /** An operation with one instruction for floats and one for integers. */
 const numbers =
   (real: (a: Vector, b: Vector) => Vector, integer: (a: Vector, b: Vector) => Vector): Lowering =>
@@ -35,6 +33,18 @@ const isPowerOfTwo = (value: number): boolean =>
 
 /** Integers of at most this magnitude are exact in f32, so that clamping may come before the conversion. */
 const EXACT = 2 ** 24;
+
+/**
+ * The operands that an operation is computed from. A cast to codes stays within their range by itself: where a value was clamped to that
+ * very range before, it is that of the value.
+ */
+export function operandsOf({ op, args, range }: MapExpr): readonly Expr[] {
+  const [clamped] = args;
+  if (op !== "cast" || !range || clamped?.kind !== "map" || clamped.op !== "minimum") return args;
+  const [raised, high] = clamped.args, [x, low] = raised?.kind === "map" && raised.op === "maximum" ? raised.args : [];
+  if (!x || low?.kind !== "constant" || high?.kind !== "constant" || x.scalar !== "f32") return args;
+  return low.value === range[0] && high.value === range[1] ? [x] : args;
+}
 
 const cast: Lowering = ({ relaxed, b }, { scalar, range, half, args: of }, args) => {
   const x = operand(args, 0), from = of[0]?.scalar ?? "f32";

@@ -53,6 +53,8 @@ export interface Use {
   readonly access: Access;
   readonly buffer: number | undefined;
   readonly store: boolean;
+  /** Whether data choose what is read beside it. */
+  readonly gather: boolean;
 }
 
 /** Every access in expressions and stores, each once. */
@@ -62,15 +64,15 @@ export function usesOf(roots: readonly Expr[], stores: readonly Store[]): Use[] 
     if (visited.has(expr)) return;
     visited.add(expr);
     if (expr.kind === "map") expr.args.forEach(visit);
-    else if (expr.kind === "index") uses.push({ access: expr.access, buffer: undefined, store: false });
+    else if (expr.kind === "index") uses.push({ access: expr.access, buffer: undefined, store: false, gather: false });
     else if (expr.kind === "load" || expr.kind === "gather") {
-      uses.push({ access: expr.access, buffer: expr.buffer, store: false });
+      uses.push({ access: expr.access, buffer: expr.buffer, store: false, gather: expr.kind === "gather" });
       if (expr.kind === "gather") visit(expr.index);
     }
   };
   roots.forEach(visit);
   for (const { access, buffer, value, scatter } of stores) {
-    uses.push({ access, buffer, store: true });
+    uses.push({ access, buffer, store: true, gather: false });
     visit(value);
     if (scatter) visit(scatter.index);
   }

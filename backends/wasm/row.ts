@@ -94,7 +94,34 @@ export function emitRow(spec: RowKernel, emitter: Emitter): number {
         else row();
       });
     }));
+  if (!across && shared === outer) {
+    for (const [buffer, elements] of walksOf(spec, phases, extents, outer)) {
+      emitter.walks(buffer, { chunks: 1, elements });
+    }
+  }
   return unitsOf(parallel, extents);
+}
+
+/** Buffers that are read row after row, and how many elements lie between rows. */
+function walksOf(
+  { buffers }: RowKernel,
+  phases: readonly RowPhase[],
+  extents: readonly number[],
+  outer: number,
+): ReadonlyMap<number, number> {
+  const walks = new Map<number, number>(), uses = usesOf(phases.flatMap((phase) => rootsOf(phase, phase.stores)), []);
+  const order = denseStrides(extents, [...extents.keys()].slice(0, outer));
+  for (const [buffer, { use }] of buffers.entries()) {
+    const own = uses.filter((each) => each.buffer === buffer), step = own[0]?.access.strides[outer - 1] ?? 0;
+    const inOrder = own.every(({ gather, access: { offset, strides } }) => {
+      const inRow = strides.slice(outer),
+        reach = inRow.reduce((sum, s, v) => sum + s * ((extents[outer + v] ?? 1) - 1), 0);
+      const rowAfterRow = order.slice(0, outer).every((rows, v) => strides[v] === rows * step);
+      return !gather && rowAfterRow && inRow.every((stride) => stride >= 0) && offset >= 0 && offset + reach < step;
+    });
+    if (use === "read" && own.length > 0 && inOrder) walks.set(buffer, step);
+  }
+  return walks;
 }
 
 /** Stores of a phase, packed at the end of the innermost loop or of the whole row. */

@@ -20,6 +20,7 @@
  */
 
 import {
+  type CallRecord,
   type Change,
   CONTROL,
   CONTROL_WORDS,
@@ -45,13 +46,28 @@ export interface Program {
 }
 
 /** One call of a kernel. */
-export interface Step {
+export interface KernelCall {
   readonly kernel: Kernel;
   /** Name of the exported function, called as `f(...args, from, to)` with i32 arguments. */
   readonly export: string;
   readonly args: readonly StepArgument[];
   /** Number of chunks; thread t of T gets those from ⌊grid·t/T⌋ up to ⌊grid·(t+1)/T⌋, and is not called when there are none. */
   readonly grid: number;
+}
+
+/** Kernels that take turns: what one of them writes in its turn, the next one finds in the cache. */
+export interface Turns {
+  /** Number of turns, at least 2; shared among threads in place of chunks. */
+  readonly count: number;
+  /** Chunks of the step's own kernel in a turn. */
+  readonly chunks: number;
+  /** The kernel that follows in every turn, and its chunks in one. */
+  readonly next: KernelCall & { readonly chunks: number };
+}
+
+/** One call of a kernel, or of two that take turns. */
+export interface Step extends KernelCall {
+  readonly turns?: Turns;
   /**
    * False where threads may go on to the next step at once, because it neither reads nor overwrites anything that this step, or an
    * earlier one since the last barrier, works on.
@@ -214,9 +230,11 @@ export function createPool(options: PoolOptions): Pool {
     },
     program(steps) {
       const id = identifiers++;
-      for (const step of steps) check(step, modules.get(step.kernel.id));
+      for (const step of steps) {
+        for (const own of callsOf(step)) check(own, modules.get(own.kernel.id));
+      }
       const records = withBarriers(steps);
-      const table = words(records.flatMap(({ args }) => args).reduce(slotCount, 0));
+      const table = words(records.flatMap(({ calls }) => calls.flatMap(({ args }) => args)).reduce(slotCount, 0));
       slots.set(id, table);
       changes.push({ kind: "program", id, steps: records, slots: table });
       return { id, steps };
@@ -259,8 +277,14 @@ export function createPool(options: PoolOptions): Pool {
   };
 }
 
-/** Checks a step against its module. */
-function check({ kernel, export: name, grid }: Step, module: WebAssembly.Module | undefined): void {
+/** The kernels that a step calls. */
+const callsOf = (step: Step): readonly KernelCall[] => step.turns ? [step, step.turns.next] : [step];
+
+/** What is shared among threads: chunks or turns. */
+const gridOf = ({ turns, grid }: Step): number => turns?.count ?? grid;
+
+/** Checks a call against its module. */
+function check({ kernel, export: name, grid }: KernelCall, module: WebAssembly.Module | undefined): void {
   const where = `Cannot register a step of kernel "${kernel.name}"`;
   if (!module) throw new Error(`${where}: expected a kernel that is loaded in this pool`);
   const known = WebAssembly.Module.exports(module).filter(({ kind }) => kind === "function").map((e) => e.name);
@@ -275,14 +299,19 @@ function check({ kernel, export: name, grid }: Step, module: WebAssembly.Module 
 function withBarriers(steps: readonly Step[]): StepRecord[] {
   let othersAtWork = false, owed = false;
   return steps.map((step, i) => {
-    othersAtWork ||= step.grid > 1;
+    const grid = gridOf(step), { turns } = step;
+    othersAtWork ||= grid > 1;
     owed ||= step.barrier !== false;
     const next = steps[i + 1];
-    const alone = !othersAtWork && next?.grid === 1;
+    const alone = !othersAtWork && next !== undefined && gridOf(next) === 1;
     // A meeting that thread 0 skips while it works alone is owed until others come in: they rely on it.
     const barrier = next === undefined || (owed && !alone);
     if (barrier) othersAtWork = owed = false;
-    return { kernel: step.kernel.id, export: step.export, args: step.args, grid: step.grid, barrier };
+    const record = ({ kernel, export: name, args, grid }: KernelCall, perTurn = grid): CallRecord => {
+      return { kernel: kernel.id, export: name, args, grid, perTurn };
+    };
+    const calls = turns ? [record(step, turns.chunks), record(turns.next, turns.next.chunks)] : [record(step)];
+    return { calls, grid, barrier };
   });
 }
 
@@ -298,9 +327,9 @@ function describe(program: Program, failure: number, control: Int32Array): Kerne
   const step = failure > 0 ? program.steps[failure - 1] : undefined;
   return new KernelError(
     step
-      ? `Kernel "${step.kernel.name}" failed in "${step.export}", step ${
-        failure - 1
-      } of program ${program.id}, thread ${thread}: ${message}`
+      ? `Kernel ${
+        callsOf(step).map(({ kernel }) => `"${kernel.name}"`).join(" or ")
+      } failed in "${step.export}", step ${failure - 1} of program ${program.id}, thread ${thread}: ${message}`
       : `Cannot prepare program ${program.id} on thread ${thread}: ${message}`,
   );
 }

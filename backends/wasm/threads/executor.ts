@@ -6,14 +6,28 @@
 /** Number of 32-bit words that threads steer each other with. */
 export const CONTROL_WORDS = 160;
 
-/** An i32 argument of a kernel: fixed, or the value that slot `slot` of the program's table has when the program runs. */
-export type StepArgument = number | { readonly slot: number };
+/**
+ * An i32 argument of a kernel: fixed, or the value that slot `slot` of the program's table has when the program runs, plus
+ * `perThread` times the thread's number and `perTurn` times that of the turn.
+ */
+export type StepArgument =
+  | number
+  | { readonly slot: number; readonly perThread?: number; readonly perTurn?: number };
 
-/** A step as the executors see it. */
-export interface StepRecord {
+/** A call as the executors see it. */
+export interface CallRecord {
   readonly kernel: number;
   readonly export: string;
   readonly args: readonly StepArgument[];
+  /** Number of chunks, and how many a turn has. */
+  readonly grid: number;
+  readonly perTurn: number;
+}
+
+/** A step as the executors see it: one call that is shared among threads chunk by chunk, or several that take turns. */
+export interface StepRecord {
+  readonly calls: readonly CallRecord[];
+  /** Chunks of the only call, or turns: what is shared among threads. */
   readonly grid: number;
   /** Whether all threads wait for each other after this step. */
   readonly barrier: boolean;
@@ -104,13 +118,14 @@ export interface ExecutorOptions {
 
 /** Makes the executor of one thread. Self-contained: it is also turned into the workers' source text. */
 export function createExecutor({ control, layout: at, thread, threads, spins }: ExecutorOptions): Executor {
-  type Prepared = {
+  type PreparedCall = {
     call: (...args: number[]) => unknown;
     args: number[];
-    patches: { index: number; slot: number }[];
-    active: boolean;
-    barrier: boolean;
+    patches: { index: number; slot: number; own: number; perTurn: number }[];
+    grid: number;
+    perTurn: number;
   };
+  type Prepared = { calls: PreparedCall[]; first: number; last: number; barrier: boolean };
   const kernels = new Map<number, WebAssembly.Exports>();
   const programs = new Map<number, { steps: Prepared[]; slots: Int32Array }>();
 
@@ -131,18 +146,49 @@ export function createExecutor({ control, layout: at, thread, threads, spins }: 
     }
   }
 
-  function prepare({ kernel, export: name, args, grid, barrier }: StepRecord): Prepared {
+  function prepare({ calls, grid, barrier }: StepRecord): Prepared {
     const from = Math.floor((grid * thread) / threads);
     const to = Math.floor((grid * (thread + 1)) / threads);
     // A single chunk belongs to thread 0, so that neighbouring single-chunk steps need no barrier between them.
     const [first, last] = grid === 1 ? (thread === 0 ? [0, 1] : [0, 0]) : [from, to];
     return {
-      call: kernels.get(kernel)?.[name] as (...args: number[]) => unknown,
-      args: [...args.map((arg) => typeof arg === "number" ? arg : 0), first, last],
-      patches: args.flatMap((arg, index) => typeof arg === "number" ? [] : [{ index, slot: arg.slot }]),
-      active: first < last,
+      calls: calls.map(({ kernel, export: name, args, grid: chunks, perTurn }) => ({
+        call: kernels.get(kernel)?.[name] as (...args: number[]) => unknown,
+        args: [...args.map((arg) => typeof arg === "number" ? arg : 0), first, last],
+        patches: args.flatMap((arg, index) =>
+          typeof arg === "number"
+            ? []
+            : [{ index, slot: arg.slot, own: (arg.perThread ?? 0) * thread, perTurn: arg.perTurn ?? 0 }]
+        ),
+        grid: chunks,
+        perTurn,
+      })),
+      first: first ?? 0,
+      last: last ?? 0,
       barrier,
     };
+  }
+
+  /** Fills in what slots hold, and calls. */
+  function invoke({ call, args, patches }: PreparedCall, slots: Int32Array, turn: number): void {
+    for (let p = 0; p < patches.length; p++) {
+      const { index, slot, own, perTurn } = patches[p] as PreparedCall["patches"][number];
+      args[index] = (slots[slot] ?? 0) + own + perTurn * turn;
+    }
+    call.apply(undefined, args);
+  }
+
+  /** This thread's share of a step. */
+  function perform({ calls, first, last }: Prepared, slots: Int32Array): void {
+    if (calls.length === 1) return invoke(calls[0] as PreparedCall, slots, 0);
+    for (let turn = first; turn < last; turn++) {
+      for (let c = 0; c < calls.length; c++) {
+        const own = calls[c] as PreparedCall, { args, grid, perTurn } = own;
+        args[args.length - 2] = turn * perTurn;
+        args[args.length - 1] = Math.min(grid, (turn + 1) * perTurn);
+        invoke(own, slots, turn);
+      }
+    }
   }
 
   /**
@@ -197,13 +243,9 @@ export function createExecutor({ control, layout: at, thread, threads, spins }: 
       const { steps, slots } = program;
       for (let i = 0; i < steps.length; i++) {
         const step = steps[i] as Prepared;
-        if (step.active && Atomics.load(control, at.failure) === 0) {
-          for (let p = 0; p < step.patches.length; p++) {
-            const { index, slot } = step.patches[p] as { index: number; slot: number };
-            step.args[index] = slots[slot] ?? 0;
-          }
+        if (step.first < step.last && Atomics.load(control, at.failure) === 0) {
           try {
-            step.call.apply(undefined, step.args);
+            perform(step, slots);
           } catch (error) {
             fail(i, error);
           }

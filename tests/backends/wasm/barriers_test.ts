@@ -10,7 +10,6 @@ const span = fc.record({
   .map(({ space, from, length }) => ({ space, from, to: from + length }));
 const step = fc.record({
   grid: fc.constantFrom(1, 1, 2, 3, 8),
-  usesScratch: fc.boolean(),
   reads: fc.array(span, { maxLength: 2 }),
   writes: fc.array(span, { minLength: 1, maxLength: 2 }),
 });
@@ -19,8 +18,8 @@ const touch = (a: TouchingStep, b: TouchingStep) =>
   a.writes.some((x) => [...b.reads, ...b.writes].some((y) => x.space === y.space && x.from < y.to && y.from < x.to));
 
 Deno.test("placeBarriers() parts all steps that touch each other's memory on different threads", () => {
-  fc.assert(fc.property(fc.array(step, { maxLength: 12 }), fc.constantFrom(1, 2, 3), (steps, threads) => {
-    const barriers = placeBarriers(steps, threads);
+  fc.assert(fc.property(fc.array(step, { maxLength: 12 }), (steps) => {
+    const barriers = placeBarriers(steps);
     // The pool drops barriers between neighbours of one chunk each.
     const kept = barriers.map((barrier, i) => barrier && !(steps[i]?.grid === 1 && steps[i + 1]?.grid === 1));
     steps.forEach((a, i) =>
@@ -36,15 +35,13 @@ Deno.test("placeBarriers() parts all steps that touch each other's memory on dif
 Deno.test("placeBarriers() lets independent steps run on", () => {
   const independent = (space: number): TouchingStep => ({
     grid: 8,
-    usesScratch: true,
     reads: [{ space: -1, from: 0, to: 8 }],
     writes: [{ space, from: 0, to: 1 }],
   });
-  assertEquals(placeBarriers([independent(0), independent(1), independent(2), independent(1)], 2), [
+  assertEquals(placeBarriers([independent(0), independent(1), independent(2), independent(1)]), [
     false,
     false,
     true,
     false,
   ]);
-  assertEquals(placeBarriers([{ ...independent(0), grid: 2 }, independent(1)], 3), [true, false]);
 });

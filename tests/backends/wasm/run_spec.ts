@@ -29,7 +29,7 @@ export function runSpec(
   const run = instance.exports[ENTRY] as (...args: number[]) => void;
   for (let t = 0; t < threads; t++) {
     const [from, to] = [t, t + 1].map((i) => Math.floor(kernel.grid * i / threads)) as [number, number];
-    if (from < to) run(...places, ...tables, scratch, kernel.scratchBytes, threads, from, to);
+    if (from < to) run(...places, ...tables, scratch + t * kernel.scratchBytes, from, to);
   }
   return spec.buffers.map(({ type }, i) => decode(type, memory.buffer, places[i] ?? 0));
 }
