@@ -62,6 +62,18 @@ export function rowSpace(node: Node): { shape: readonly number[]; axes: readonly
   return { shape, axes: node.op === "hadamard" ? [numberAttr(node.attrs, "axis")] : numbersAttr(node.attrs, "axes") };
 }
 
+/** The same text for row anchors that walk over the same rows of the same memory order, whatever their shapes. */
+function walkOf(node: Node): string {
+  const { shape, axes } = rowSpace(node), parts: { along: boolean; extent: number }[] = [];
+  shape.forEach((extent, axis) => {
+    const along = axes.includes(axis), last = parts.at(-1);
+    if (extent === 1) return;
+    if (last?.along === along) last.extent *= extent;
+    else parts.push({ along, extent });
+  });
+  return JSON.stringify(parts);
+}
+
 /** Partitions a canonical graph; see the top of this file. */
 export function partition(graph: Graph, constraints: Constraints): Partition {
   const outputs = new Set(graph.outputs.map(({ node }) => node).filter((node) => !isLeaf(node)));
@@ -148,8 +160,8 @@ function formUnits(graph: Graph, { grouped, stored, alone, gradientsTogether }: 
 
   const sharesRow = (unit: Unit, node: Node): boolean => {
     if (unit.kind !== "row" || alone.has(node)) return false;
-    const space = JSON.stringify(rowSpace(node));
-    if (unit.anchors.some((other) => JSON.stringify(rowSpace(other)) !== space)) return false;
+    const space = walkOf(node);
+    if (unit.anchors.some((other) => walkOf(other) !== space)) return false;
     const size = sizeOf(rowSpace(node).shape), needs = sourcesOf(node);
     const related = unit.attached.some((other) => needs.has(other)) ||
       unit.anchors.some((other) =>

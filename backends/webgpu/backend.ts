@@ -8,7 +8,7 @@ import type { Backend, CompileOptions, Executable, Tensor } from "../backend.ts"
 import { kernelTexts } from "../kernel_texts.ts";
 import { lowerGraph } from "../regions/lower.ts";
 import type { LoweredValue } from "../regions/program.ts";
-import { adoptDevice, openDevice, type WebGpuDevice } from "./device.ts";
+import { adoptDevice, MOST_BUFFERS, openDevice, type WebGpuDevice } from "./device.ts";
 import { generateKernel } from "./kernel.ts";
 import { bytesOf } from "./layout.ts";
 import { bufferBytes, createMemory, type GpuMemory, type Range } from "./memory.ts";
@@ -40,9 +40,6 @@ export async function openWebGpu({ device, requireHardware = false, tuning }: We
   );
 }
 
-/** Most buffers that one kernel takes: what every device binds. */
-const MOST_BUFFERS = 8;
-
 interface WebGpuExecutable extends Executable {
   readonly values: readonly LoweredValue[];
   readonly steps: readonly LoadedStep[];
@@ -68,12 +65,13 @@ export function createBackend(
   });
   const submitter = createSubmitter(device),
     pipelines = createPipelines(device, { traits, tuning: software ? undefined : named(tuning, adapter, traits) });
+  const maxBuffers = Math.min(device.limits.maxStorageBuffersPerShaderStage, MOST_BUFFERS);
   const memory = createMemory(device, () => failure, submitter.flush);
   const backend: Backend = {
     name: "webgpu",
     traits: { adapter, software },
     async compile(graph: Graph, options: CompileOptions = {}) {
-      const { values, steps } = lowerGraph(graph, { ...options, maxBuffers: MOST_BUFFERS, storeCodes: true });
+      const { values, steps } = lowerGraph(graph, { ...options, maxBuffers, storeCodes: true });
       const kernels = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));

@@ -22,6 +22,8 @@ const WANTED = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
 const CLOCK = "timestamp-query";
 /** More would leave room for too few workgroups. */
 const MOST_WORKGROUP_BYTES = 32768;
+/** Most buffers that one kernel binds, where the device allows it: eight are sure, and a quantized cache is written by one kernel of eleven. */
+export const MOST_BUFFERS = 16;
 const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render|warp/i;
 
 /**
@@ -50,6 +52,7 @@ export async function openDevice(
   }
   const requiredLimits = {
     ...Object.fromEntries(WANTED.map((limit) => [limit, adapter.limits[limit]])),
+    maxStorageBuffersPerShaderStage: Math.min(adapter.limits.maxStorageBuffersPerShaderStage, MOST_BUFFERS),
     maxComputeWorkgroupStorageSize: Math.min(adapter.limits.maxComputeWorkgroupStorageSize, MOST_WORKGROUP_BYTES),
   };
   const requiredFeatures = ([CLOCK] as const).filter((feature) => adapter.features.has(feature));

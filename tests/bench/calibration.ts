@@ -9,7 +9,10 @@ import { planOf } from "../../compiler/plan.ts";
 import type { Plan } from "../../compiler/plan.ts";
 import { random } from "../../ir/random.ts";
 import { WIDTHS } from "../../ir/sites.ts";
+import { readTexts } from "../../compiler/frontends/dataset.ts";
+import { localFolder } from "../../compiler/frontends/source.ts";
 import { openBenchBlock } from "./calibration/block.ts";
+import { calibrationSeconds } from "./calibration/depth.ts";
 import { trainInTorch } from "./calibration/peer.ts";
 import { createReport, medianOf } from "./report.ts";
 
@@ -75,5 +78,20 @@ report({
   median: 1000 * ours / steps,
   peer: "seven calibrations of one width",
   ratio: alone / ours,
+});
+const [less = NaN, more = NaN] = await calibrationSeconds({
+  backend,
+  folder: await localFolder(options.model),
+  texts: await readTexts(options.texts),
+  depths: [2, 4],
+  repeats: REPEATS,
+});
+report({
+  ...common,
+  name: "calibration of 4 blocks, all widths, one short epoch",
+  median: more,
+  unit: "s",
+  peer: "2 blocks",
+  ratio: less / more,
 });
 Deno.exit(0);
