@@ -77,6 +77,8 @@ export type Traits = Readonly<Record<string, boolean | number | string>>;
 export interface Backend extends AsyncDisposable {
   readonly name: "reference" | "wasm" | "webgpu";
   readonly traits: Traits;
+  /** Whether launching a kernel costs so much that linears of one input are better one product; not unless given. */
+  readonly dearLaunches?: boolean;
   /** Compiles a graph whose shapes are concrete. Equal graphs may share one compilation. */
   compile(graph: Graph, options?: CompileOptions): Promise<Executable>;
   /** A tensor of zeros. */

@@ -14,6 +14,7 @@ import { insertWeightQuantizers } from "./passes/quantize/insert_weight_quantize
 import { mapBlocks } from "./passes/quantize/linears.ts";
 import { specialize } from "./passes/quantize/specialize.ts";
 import { stage, type Stages, trainGraph } from "./passes/stage.ts";
+import { stackLinears } from "./passes/stack_linears.ts";
 import { fuseNorms } from "./passes/structure/fuse_norms.ts";
 import { onlineHadamard } from "./passes/structure/online_hadamard.ts";
 import { rotateHeads } from "./passes/structure/rotate_heads.ts";
@@ -74,16 +75,24 @@ function ownWidths(graph: Graph, widths: LocalWidths): LocalWidths {
   return Object.fromEntries(Object.entries(widths).filter(([name]) => names.has(name)));
 }
 
-/** The programs of one function at one configuration: prepare, switch and step (whole sequences, no cache). */
-export function deployFunction(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme): Stages {
-  const concrete = specialize(graph, ownWidths(graph, widths), scheme, "deploy");
-  return stage(simplifyGraph(contractIntegers(concrete)));
+/** How a function is deployed. */
+export interface DeployOptions {
+  /** Whether the step program keeps keys and values, or sees whole sequences. */
+  readonly cache?: boolean;
+  /** Whether linears that read one value are one product where their grids are alike; see stack_linears.ts. */
+  readonly stack?: boolean;
 }
 
-/** The same with a key/value cache in the step program. */
-export function deployFunctionWithCache(graph: Graph, widths: LocalWidths, scheme: QuantizationScheme): Stages {
+/** The programs of one function at one configuration: prepare, switch and step. */
+export function deployFunction(
+  graph: Graph,
+  widths: LocalWidths,
+  scheme: QuantizationScheme,
+  { cache = false, stack = false }: DeployOptions = {},
+): Stages {
   const concrete = specialize(graph, ownWidths(graph, widths), scheme, "deploy");
-  return stage(simplifyGraph(contractIntegers(insertCache(concrete))));
+  const stacked = stack ? stackLinears(concrete) : concrete;
+  return stage(simplifyGraph(contractIntegers(cache ? insertCache(stacked) : stacked)));
 }
 
 /** The differentiable program of one function: learned parameters are its variables, top codes its inputs. */

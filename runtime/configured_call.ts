@@ -2,10 +2,10 @@
 import type { Tensors } from "../backends/runner.ts";
 import type { Call } from "../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
-import { FULL_WIDTH, type LocalWidths } from "../ir/sites.ts";
+import type { LocalWidths } from "../ir/sites.ts";
 import type { TensorType } from "../ir/types.ts";
 import type { ElasticSource } from "./elastic_source.ts";
-import type { ElasticPrograms } from "./programs.ts";
+import type { CodedWeights, ElasticPrograms } from "./programs.ts";
 
 /** A call that can be run, and switched to other widths. */
 export interface ConfiguredCall {
@@ -19,7 +19,7 @@ export interface ConfiguredCall {
   free(): void;
 }
 
-/** Packed codes with scales and zero points of one weight. */
+/** Packed codes with scales and zero points of one weight, or of a stack. */
 interface Codes {
   readonly width: number;
   readonly tensors: Tensors;
@@ -53,12 +53,11 @@ async function configure(
   const missing = new Map([...needed].filter(([name]) => !old.held[name]));
   let loaded: Tensors;
   try {
-    for (const site of programs.weights(call)) {
-      const width = widths[site] ?? FULL_WIDTH, known = old.codes.get(site);
-      if (width >= FULL_WIDTH) continue;
-      const own = known?.width === width ? known.tensors : await makeCodes(source, programs, call, site, width);
+    for (const weights of programs.weights(call, widths)) {
+      const { name, width } = weights, known = old.codes.get(name);
+      const own = known?.width === width ? known.tensors : await makeCodes(source, programs, call, weights);
       if (own !== known?.tensors) made.push(own);
-      codes.set(site, { width, tensors: own });
+      codes.set(name, { width, tensors: own });
     }
     loaded = await source.load(call, missing);
   } catch (error) {
@@ -66,7 +65,7 @@ async function configure(
     for (const tensors of made) freeAll(source, tensors);
     throw error;
   }
-  for (const [site, { tensors }] of old.codes) if (codes.get(site)?.tensors !== tensors) freeAll(source, tensors);
+  for (const [name, { tensors }] of old.codes) if (codes.get(name)?.tensors !== tensors) freeAll(source, tensors);
   source.release(call, pick(old.held, (name) => !needed.has(name)));
   const held = { ...pick(old.held, (name) => needed.has(name)), ...loaded };
   const all: Tensors = Object.assign({}, held, ...[...codes.values()].map(({ tensors }) => tensors));
@@ -87,15 +86,14 @@ async function configure(
   };
 }
 
-/** Runs the switch program of one weight. */
+/** Runs the switch program of one weight, or of a stack. */
 async function makeCodes(
   source: ElasticSource,
   programs: ElasticPrograms,
   call: Call,
-  site: string,
-  width: number,
+  weights: CodedWeights,
 ): Promise<Tensors> {
-  const { runner } = source, graph = programs.switch(call, site, width), { outputs } = await runner.program(graph);
+  const { runner } = source, graph = programs.switch(call, weights), { outputs } = await runner.program(graph);
   // What stays is allocated before what is given back, so that nothing lies behind a gap.
   const codes = Object.fromEntries(
     Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type)]),

@@ -28,7 +28,9 @@ export type ProgramsOf = (source: ElasticSource) => ElasticPrograms;
 export function programCache(): ProgramsOf {
   const known = new Map<ElasticSource, ElasticPrograms>();
   return (source) => {
-    const found = known.get(source) ?? createPrograms(source.module, source.scheme, { cache: false });
+    const found = known.get(source) ?? createPrograms(source.module, source.scheme, {
+      stack: source.runner.backend.dearLaunches ?? false,
+    });
     known.set(source, found);
     return found;
   };

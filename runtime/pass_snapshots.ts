@@ -2,6 +2,7 @@
 import { contractIntegers } from "../compiler/passes/contract_integers.ts";
 import { insertCache } from "../compiler/passes/insert_cache.ts";
 import { specialize } from "../compiler/passes/quantize/specialize.ts";
+import { stackLinears } from "../compiler/passes/stack_linears.ts";
 import { stage } from "../compiler/passes/stage.ts";
 import { simplifyGraph } from "../compiler/passes/structure/simplify.ts";
 import { elasticModule } from "../compiler/pipeline.ts";
@@ -25,10 +26,11 @@ export function elasticSnapshots(module: Module, recipe: Recipe): Snapshots {
   return snapshots;
 }
 
-/** The steps from an elastic function to its step program, as `deployFunctionWithCache` takes them. */
+/** The steps from an elastic function to its step program, as `deployFunction` takes them with a cache and stacks. */
 const DEPLOY_STEPS:
   readonly (readonly [string, (graph: Graph, widths: LocalWidths, scheme: QuantizationScheme) => Graph])[] = [
     ["specialize", (graph, widths, scheme) => specialize(graph, widths, scheme, "deploy")],
+    ["stack_linears", (graph) => stackLinears(graph)],
     ["insert_cache", (graph) => insertCache(graph)],
     ["contract_integers", (graph) => contractIntegers(graph)],
     ["simplify_specialized", (graph) => simplifyGraph(graph)],

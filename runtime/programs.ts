@@ -1,31 +1,40 @@
 /** @file The programs of an elastic module's functions, made once per combination of widths. */
 import { specialize } from "../compiler/passes/quantize/specialize.ts";
+import { JOINT, stackLinears } from "../compiler/passes/stack_linears.ts";
 import { stage } from "../compiler/passes/stage.ts";
 import { simplifyGraph } from "../compiler/passes/structure/simplify.ts";
-import { deployFunction, deployFunctionWithCache } from "../compiler/pipeline.ts";
+import { deployFunction, type DeployOptions } from "../compiler/pipeline.ts";
 import { type Call, functionOf, type Module } from "../ir/module.ts";
-import type { Graph } from "../ir/node.ts";
+import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { FULL_WIDTH, type LocalWidths, type QuantizationScheme, sitesOf } from "../ir/sites.ts";
+
+/** A weight, or several that are stacked, in codes of one width. */
+export interface CodedWeights {
+  /** Under which the step program knows codes, scales and zero points. */
+  readonly name: string;
+  readonly sites: readonly string[];
+  readonly width: number;
+}
 
 /** Programs by function and widths; equal requests give one graph object, which a runner compiles once. */
 export interface ElasticPrograms {
   /** The step program of a call's function at these widths. */
   step(call: Call, widths: LocalWidths): Graph;
-  /** The program that makes codes, scales and zero points of one weight; outputs have the names the step program knows. */
-  switch(call: Call, site: string, width: number): Graph;
-  /** Weight sites of the call's function, by local name. */
-  weights(call: Call): readonly string[];
+  /** The program that makes codes, scales and zero points; outputs have the names the step program knows. */
+  switch(call: Call, weights: CodedWeights): Graph;
+  /** What the step program at these widths reads codes of. */
+  weights(call: Call, widths: LocalWidths): readonly CodedWeights[];
 }
 
 /**
  * The programs of a module.
  *
- * @param cache whether step programs keep keys and values, or see whole sequences
+ * @param options cache, stack: see `DeployOptions`
  */
 export function createPrograms(
   module: Module,
   scheme: QuantizationScheme,
-  { cache }: { readonly cache: boolean },
+  options: DeployOptions,
 ): ElasticPrograms {
   const graphs = new Map<string, Graph>();
   const remember = (key: readonly unknown[], make: () => Graph): Graph => {
@@ -33,7 +42,7 @@ export function createPrograms(
     graphs.set(text, found);
     return found;
   };
-  return {
+  const programs: ElasticPrograms = {
     step: (call, widths) => {
       const graph = functionOf(module, call), names = new Set(sitesOf(graph).map(({ name }) => name));
       const own = [...names].sort().flatMap((name) =>
@@ -41,17 +50,24 @@ export function createPrograms(
       );
       return remember(
         ["step", call.function, own],
-        () => (cache ? deployFunctionWithCache : deployFunction)(graph, Object.fromEntries(own), scheme).step,
+        () => deployFunction(graph, Object.fromEntries(own), scheme, options).step,
       );
     },
     // A weight's codes depend on that weight alone: there are as many switch programs as widths, not as combinations of them.
     // Simplified behind the cut, which leaves a tenth of the function.
-    switch: (call, site, width) =>
-      remember(
-        ["switch", call.function, site, width],
-        () => simplifyGraph(stage(specialize(functionOf(module, call), { [site]: width }, scheme, "deploy")).switch),
-      ),
-    weights: (call) =>
-      sitesOf(functionOf(module, call)).filter(({ role }) => role === "weight").map(({ name }) => name),
+    switch: (call, { sites, width }) =>
+      remember(["switch", call.function, sites, width], () => {
+        const widths = Object.fromEntries(sites.map((site) => [site, width]));
+        const concrete = specialize(functionOf(module, call), widths, scheme, "deploy");
+        return simplifyGraph(stage(sites.length > 1 ? stackLinears(concrete) : concrete).switch);
+      }),
+    weights: (call, widths) =>
+      leavesOf(programs.step(call, widths), "param").flatMap((leaf) => {
+        const [, name] = /^(.*)\.codes$/.exec(nameOf(leaf)) ?? [];
+        if (name === undefined || leaf.attrs.time !== "configuration") return [];
+        const sites = name.split(JOINT);
+        return [{ name, sites, width: widths[sites[0] ?? ""] ?? FULL_WIDTH }];
+      }),
   };
+  return programs;
 }

@@ -89,7 +89,7 @@ export async function createSession(
   { length, planned }: SessionStart = {},
 ): Promise<Session> {
   const source = shareTensors(model), { runner, module, sites } = source;
-  const programs = createPrograms(module, source.scheme, { cache: true });
+  const programs = createPrograms(module, source.scheme, { cache: true, stack: runner.backend.dearLaunches ?? false });
   const cache = createCache(runner), heads: Heads = new WeakMap();
   let config = configurationOf(source, precision);
   const memory = length && await sessionMemory({ source, programs, heads, config }, length);

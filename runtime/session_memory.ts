@@ -1,7 +1,7 @@
 /** @file What a session needs in memory for a sequence of known length: planned before weights are read, by the compiler's own plans. */
 import { type Executable, workSpaceOf } from "../backends/backend.ts";
 import { leavesOf, nameOf } from "../ir/node.ts";
-import { type BitConfig, FULL_WIDTH, type LocalWidths, localWidths } from "../ir/sites.ts";
+import { type BitConfig, type LocalWidths, localWidths } from "../ir/sites.ts";
 import { tensorType } from "../ir/types.ts";
 import type { Call } from "../ir/module.ts";
 import type { ElasticSource } from "./elastic_source.ts";
@@ -118,10 +118,8 @@ export async function callMemory(
   const { backend } = runner, compiled: Executable[] = [], weights: WeightMemory[] = [];
   const global = (types: Iterable<readonly [string, Executable["leaves"][string]]>) =>
     new Map([...types].map(([name, type]) => [call.prefix + name, backend.bytesOf(type)]));
-  for (const site of programs.weights(call)) {
-    const width = widths[site] ?? FULL_WIDTH;
-    if (width >= FULL_WIDTH) continue;
-    const program = await runner.program(programs.switch(call, site, width));
+  for (const own of programs.weights(call, widths)) {
+    const program = await runner.program(programs.switch(call, own));
     compiled.push(program);
     weights.push({
       own: global(Object.entries(program.outputs)),

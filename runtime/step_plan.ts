@@ -74,7 +74,7 @@ export function planSteps(
   { tokens, context }: StepSizes,
   catalogue: KernelCatalogue,
 ): readonly PlannedStep[] {
-  const programs = createPrograms(module, scheme, { cache: true }),
+  const programs = createPrograms(module, scheme, { cache: true, stack: true }),
     calls = new Map<Graph, { function: string; prefixes: string[] }>();
   for (const [i, call] of module.calls.entries()) {
     const step = programs.step(call, localWidths(config, call.prefix));

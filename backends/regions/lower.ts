@@ -84,10 +84,10 @@ function constrain({ unit, root, reason, message }: CannotLower, forced: Set<Nod
 
 function lowerUnit(unit: Unit, context: LoweringContext, maxBuffers: number): LoweredKernel[] {
   const kernels = LOWERINGS[unit.kind](unit, context);
-  const update = unit.attached.find((node) => node.op === "update");
-  const cache = update?.inputs[0];
   // An update of a computed cache starts from a copy of it; one of a leaf is done in the leaf's memory.
-  if (update && cache && !context.alias(update)) kernels.unshift(lowerCopy(unit, update, cache, context));
+  for (const update of unit.attached.filter((node) => node.op === "update" && !context.alias(node))) {
+    kernels.unshift(lowerCopy(unit, update, update.inputs[0] as Node, context));
+  }
   if (kernels.some(({ nodes }) => nodes.length > maxBuffers)) {
     const last = unit.attached.at(-1);
     const shares = last && unit.anchors.length + unit.attached.length > 1;

@@ -172,12 +172,13 @@ function formUnits(graph: Graph, { grouped, stored, alone, gradientsTogether }: 
   };
 
   const hostOf = (node: Node): Unit | undefined => {
-    const size = sizeOf((node.op === "update" ? node.inputs[1] as Node : node).type.shape), needs = sourcesOf(node);
+    const size = loopSize(node), needs = sourcesOf(node);
     const candidates = [...needs].flatMap((source) => unitOf.get(source) ?? []);
-    const siblings = units.filter((unit) =>
-      unit.kind === "map" && node.op !== "update" &&
-      unit.attached.some((other) =>
-        [...sourcesOf(other)].some((source) => needs.has(source) && sizeOf(source.type.shape) === size)
+    // Units that read what the value is computed from, too; caches are written where rows of the same value are made.
+    const siblings = units.filter(({ kind, anchors, attached }) =>
+      (kind === "map" || (kind === "row" && node.op === "update")) &&
+      [...anchors, ...attached].some((other) =>
+        [...sourcesOf(other)].some((source) => needs.has(source) && sizeOf(source.type.shape) >= size)
       )
     );
     return [...new Set([...candidates, ...siblings])].sort((a, b) => b.id - a.id)
@@ -212,11 +213,12 @@ function sharesAttention(unit: Unit, node: Node, gradientsTogether: boolean): bo
       (node.inputs.length <= 6 && (node.attrs.of === "q") === (other.attrs.of === "q")));
 }
 
+/** Elements that a value is computed for: of an update those that are new. */
+const loopSize = (node: Node): number => sizeOf((node.op === "update" ? node.inputs[1] as Node : node).type.shape);
+
 /** Whether a unit's loops are those of a value of `size` elements. */
 function fits(unit: Unit, size: number): boolean {
-  if (unit.kind === "map") {
-    return unit.attached.every((other) => other.op !== "update" && sizeOf(other.type.shape) === size);
-  }
+  if (unit.kind === "map") return unit.attached.every((other) => loopSize(other) === size);
   const first = unit.anchors[0];
   if (!first) return false;
   if (unit.kind === "dot") return sizeOf(first.type.shape) === size;

@@ -70,6 +70,7 @@ export function createBackend(
   const backend: Backend = {
     name: "webgpu",
     traits: { adapter, software },
+    dearLaunches: true,
     async compile(graph: Graph, options: CompileOptions = {}) {
       const { values, steps } = lowerGraph(graph, { ...options, maxBuffers, storeCodes: true });
       const kernels = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));

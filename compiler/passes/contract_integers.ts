@@ -44,7 +44,8 @@ interface Activation {
   readonly scale: Node;
 }
 
-interface Weight {
+/** The grid of a weight. */
+export interface Weight {
   /** Unsigned codes [p,G,g]. */
   readonly codes: Node;
   /** f32 [p,G,1]. */
@@ -53,7 +54,7 @@ interface Weight {
 }
 
 /** The form that `contractGroups` makes: [lead…,G,g] with [p,G,g]. */
-function contractsGroups({ inputs, attrs }: Node): boolean {
+export function contractsGroups({ inputs, attrs }: Node): boolean {
   const [x, w] = inputs as [Node, Node], axes = dotAxes([x.type, w.type], attrs), rank = x.type.shape.length;
   return axes.lhsBatch.length === 0 && w.type.shape.length === 3 && rank >= 3 &&
     axes.lhsContract.join() === `${rank - 2},${rank - 1}` && axes.rhsContract.join() === "1,2";
@@ -99,7 +100,8 @@ function dequantizedTokens(b: Builder, operand: Node): Activation | undefined {
   return { codes: moved, scale: product.scale };
 }
 
-function dequantizedWeight(operand: Node): Weight | undefined {
+/** The grid that a weight is dequantized from. */
+export function dequantizedWeight(operand: Node): Weight | undefined {
   const product = productWithScale(operand), difference = product?.value;
   if (!product || difference?.op !== "sub") return undefined;
   const [minuend, subtrahend] = difference.inputs as [Node, Node];

@@ -16,7 +16,7 @@ import { calibrationSeconds } from "./calibration/depth.ts";
 import { trainInTorch } from "./calibration/peer.ts";
 import { createReport, medianOf } from "./report.ts";
 
-const REPEATS = 5, SEED = 3;
+const REPEATS = 5, DEPTH_REPEATS = 3, SEED = 3;
 /** Trainings before those that are timed: an engine replaces its first code of a kernel only after some calls. */
 const WARM_UP = 4;
 /** Losses of the two implementations agree to this part; sums in another order move rounded codes now and then. */
@@ -84,7 +84,7 @@ const [less = NaN, more = NaN] = await calibrationSeconds({
   folder: await localFolder(options.model),
   texts: await readTexts(options.texts),
   depths: [2, 4],
-  repeats: REPEATS,
+  repeats: DEPTH_REPEATS,
 });
 report({
   ...common,

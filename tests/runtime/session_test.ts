@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import type { Backend } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/backend.ts";
+import { openWasm } from "../../backends/wasm/backend.ts";
 import { artifactBytes } from "../../compiler/artifact/artifact.ts";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
 import { memoryFolder } from "../../compiler/frontends/source.ts";
@@ -24,7 +26,13 @@ async function open(track: Track, config = VARIANTS["tied, grouped queries"]) {
   return { truth, folder, sites: modelSites(parts.description.module) };
 }
 
-for (const [name, openBackend] of Object.entries(BACKENDS)) {
+/** The backends, and one that claims that launches are dear, as GPUs do: then linears of one input are one product. */
+const KINDS: Readonly<Record<string, () => Promise<Backend>>> = {
+  ...BACKENDS,
+  "wasm, linears stacked": async () => Object.assign(await openWasm(), { dearLaunches: true }),
+};
+
+for (const [name, openBackend] of Object.entries(KINDS)) {
   Deno.test(`session on ${name}: prefill and decode give the logits of the full forward at every configuration`, async () => {
     await using backend = await openBackend();
     for (

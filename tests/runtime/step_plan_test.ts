@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
+import type { DecoderConfig } from "../../compiler/frontends/config.ts";
 import { decoderModule } from "../../compiler/frontends/decoder.ts";
 import { modelSites } from "../../compiler/model_sites.ts";
 import { elasticModule } from "../../compiler/pipeline.ts";
@@ -15,12 +16,23 @@ import { openTestGpu, shaderErrors } from "../gpu.ts";
 import { VARIANTS } from "../support/random_decoder.ts";
 import { tintCheck } from "../tint.ts";
 
+/** Large enough that nothing is small. */
+const WIDE: DecoderConfig = {
+  ...VARIANTS["untied, heads of 8"],
+  hiddenSize: 256,
+  intermediateSize: 512,
+  heads: 4,
+  kvHeads: 4,
+  headDim: 64,
+};
+
 function plan(
   bits: string,
   changes: Readonly<Record<string, number>> = {},
+  decoder: DecoderConfig = VARIANTS["all biases, width 20"],
 ): { steps: readonly PlannedStep[]; catalogue: KernelCatalogue } {
   const recipe = defaultRecipe(bits.includes("a") ? "activations" : "weights", 0), catalogue = createCatalogue();
-  const module = elasticModule(decoderModule(VARIANTS["all biases, width 20"]), recipe);
+  const module = elasticModule(decoderModule(decoder), recipe);
   const config = { ...configOf(parseBitSpec(bits), modelSites(module)), ...changes };
   return { steps: planSteps({ module, scheme: recipe.scheme }, config, usualSizes(32), catalogue), catalogue };
 }
@@ -43,9 +55,17 @@ Deno.test("planSteps() names only kernels of the catalogue, and shares those wit
   assertEquals(new Set(names).size, names.length);
   assertEquals(new Set(catalogue.kernels.map(({ wgsl }) => wgsl)).size, names.length);
   assertEquals(new Set(steps.flatMap(({ kernels }) => kernels)), new Set(names));
-  // The blocks differ in one of twelve kernels.
+  // The blocks differ in one kernel.
   const [first, second] = steps.filter((step) => step.function === "block" && step.tokens === 1);
   assertEquals(first?.kernels.filter((name) => !second?.kernels.includes(name)).length, 1);
+});
+
+Deno.test("planSteps() takes at most ten kernels per block and token with weights alone, even on the least of devices", () => {
+  for (const bits of ["2", "4", "8"]) {
+    for (const step of plan(bits, {}, WIDE).steps.filter((each) => each.function === "block")) {
+      assert(step.kernels.length <= 10, `${bits} bits, ${step.tokens} tokens: ${step.kernels}`);
+    }
+  }
 });
 
 Deno.test("planSteps() gives every intermediate value its place for as long as it is alive", () => {

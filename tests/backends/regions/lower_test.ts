@@ -67,6 +67,15 @@ Deno.test("lowerGraph() makes one row kernel of norm, transform and per-token qu
   expectSame(graph, program);
 });
 
+Deno.test("lowerGraph() sums the codes of a row in the kernel that makes them, whatever shape they are summed in", () => {
+  const b = createBuilder(), x = b.input("x", f32(2, 3, 24));
+  const scale = b.div(b.max(b.abs(x), [2]), 7), codes = b.cast(b.round(b.div(x, scale)), "i4");
+  const sums = b.sum(b.cast(b.reshape(codes, [2, 3, 1, 24]), "i32"), [3]);
+  const graph = graphOf({ codes, sums: b.cast(sums, "f32") }), program = lowerGraph(graph);
+  assertEquals(kinds(program), "row");
+  expectSame(graph, program);
+});
+
 Deno.test("lowerGraph() folds residual, bias and activation into the contraction before them", () => {
   const b = createBuilder(), x = b.input("x", f32(2, 5, 8)), w = b.param("w", f32(4, 3, 8), "checkpoint");
   const y = b.dot(x, w, { lhsContract: [2], rhsContract: [2] });

@@ -1,6 +1,6 @@
 /** What twice the depth costs: calibrations of the first blocks of a model, kernels compiled before. */
 import type { Backend } from "../../../backends/backend.ts";
-import { type TextData } from "../../../compiler/frontends/dataset.ts";
+import type { TextData } from "../../../compiler/frontends/dataset.ts";
 import { type Folder, memoryFolder } from "../../../compiler/frontends/source.ts";
 import { compileModel } from "../../../runtime/compile_model.ts";
 import { medianOf } from "../report.ts";
@@ -50,27 +50,40 @@ async function firstLayers(folder: Folder, layers: number): Promise<Folder> {
   return memoryFolder(`${folder.name}, ${layers} layers`, contents);
 }
 
+/** Thrown where the calibration ends: what comes after it is not wanted. */
+class Calibrated extends Error {}
+
+async function secondsOf(model: Folder, backend: Backend, texts: TextData): Promise<number> {
+  let start = NaN, seconds = NaN;
+  try {
+    await compileModel({
+      model,
+      backend,
+      calibration: { ...texts, texts: texts.texts.slice(0, SEQUENCES) },
+      evaluation: { ...texts, texts: texts.texts.slice(0, 1) },
+      bits: "4",
+      settings: { epochs: 1 },
+      report: ({ kind }) => {
+        if (kind === "start") start = performance.now();
+        if (kind !== "sensitivity") return;
+        seconds = (performance.now() - start) / 1000;
+        throw new Calibrated();
+      },
+    });
+  } catch (error) {
+    if (!(error instanceof Calibrated)) throw error;
+  }
+  return seconds;
+}
+
 /** Medians of a few calibrations each, taking turns, after one that compiles. */
 export async function calibrationSeconds({ backend, folder, texts, depths, repeats }: DepthBench): Promise<number[]> {
   const models = await Promise.all(depths.map((layers) => firstLayers(folder, layers)));
   const times = models.map((): number[] => []);
   for (let round = -1; round < repeats; round++) {
     for (const [i, model] of models.entries()) {
-      let started = NaN, ended = NaN;
-      await compileModel({
-        model,
-        backend,
-        calibration: { ...texts, texts: texts.texts.slice(0, SEQUENCES) },
-        // What comes after the calibration is not timed and shall be short.
-        evaluation: { ...texts, texts: texts.texts.slice(0, 1) },
-        bits: "4",
-        settings: { epochs: 1 },
-        report: ({ kind }) => {
-          if (kind === "start") started = performance.now();
-          if (kind === "sensitivity" || kind === "result") ended = Number.isNaN(ended) ? performance.now() : ended;
-        },
-      });
-      if (round >= 0) times[i]?.push((ended - started) / 1000);
+      const seconds = await secondsOf(model, backend, texts);
+      if (round >= 0) times[i]?.push(seconds);
     }
   }
   return times.map(medianOf);
