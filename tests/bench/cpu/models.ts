@@ -3,7 +3,8 @@ import { openWasm } from "../../../backends/wasm/backend.ts";
 import { benchModels, type Peers } from "../models/models.ts";
 import { HUNDRED_M } from "../models/random_source.ts";
 import { wllamaDecode } from "../models/wllama.ts";
-import type { BenchLine, PeerMedian } from "../report.ts";
+import { type BenchLine, medianOf, type PeerMedian } from "../report.ts";
+import { openGraph, product } from "./graphs.ts";
 import { type CpuRoofline, measureCpu } from "./roofline.ts";
 
 /** What to measure, and against what. */
@@ -15,6 +16,23 @@ export interface CpuModelBench {
 }
 
 const MODEL = "LLaMA 110M", PROMPTS = [256];
+/** The product whose speed bounds a switch, and how often it runs to tell it. */
+const PRODUCT = { m: 256, n: 2048, k: 2048 }, ROUNDS = 3;
+
+/** Operations per second of the product, whenever it is called. */
+async function openProduct(threads: number) {
+  const { m, n, k } = PRODUCT, { run, close } = await openGraph(product(m, n, k), threads);
+  const speed = (): number => {
+    const times = Array.from({ length: ROUNDS }, () => {
+      const start = performance.now();
+      run();
+      return (performance.now() - start) / 1000;
+    });
+    return 2 * m * n * k / medianOf(times);
+  };
+  speed();
+  return { speed, close };
+}
 
 /** Times the model; of half as many threads only what the ratios need is kept. */
 export async function benchCpuModels({ threads, roofline, withPeers, report }: CpuModelBench): Promise<void> {
@@ -23,7 +41,9 @@ export async function benchCpuModels({ threads, roofline, withPeers, report }: C
   const run = async (count: number, limits: CpuRoofline, known: Peers, print: (line: BenchLine) => void) => {
     await using backend = await openWasm({ threads: count });
     const common = { config: HUNDRED_M, model: MODEL, prompts: PROMPTS };
-    await benchModels({ ...common, backend, threads: count, roofline: limits, peers: known, report: print });
+    const { speed, close } = await openProduct(count), timed = { roofline: limits, productSpeed: speed };
+    await benchModels({ ...common, ...timed, backend, threads: count, peers: known, report: print });
+    await close();
   };
   const half = Math.floor(threads / 2), wllama = withPeers && half <= 1 ? await wllamaDecode(HUNDRED_M) : undefined;
   if (wllama) add("decode at 4 bits", wllama);
