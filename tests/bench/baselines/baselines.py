@@ -213,13 +213,15 @@ METHODS = {
 }
 
 
-def perplexity(model, sequences):
-    loss, tokens = 0.0, 0
+def score(model, full, sequences):
+    """Perplexity, and the mean divergence of next-token distributions from those of `full`, in nats."""
+    loss, divergence, tokens = 0.0, 0.0, 0
     for ids in sequences:
-        logits = model(ids).logits[0, :-1]
-        loss += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        found, exact = (F.log_softmax(each(ids).logits[0, :-1], -1) for each in (model, full))
+        loss += float(F.nll_loss(found, ids[0, 1:], reduction="sum"))
+        divergence += float(F.kl_div(found, exact, log_target=True, reduction="sum"))
         tokens += ids.shape[1] - 1
-    return math.exp(loss / tokens)
+    return {"perplexity": math.exp(loss / tokens), "kl": divergence / tokens}
 
 
 @torch.no_grad()
@@ -251,7 +253,7 @@ def main():
     limit = model.config.max_position_embeddings
     calibration = sequences(options.calib, options.sequences, min(limit, options.tokens))
     evaluation = sequences(options.eval, None, min(limit, 512))
-    print(json.dumps({"method": "full precision", "width": 16, "perplexity": perplexity(model, evaluation)}), flush=True)
+    print(json.dumps({"method": "full precision", "width": 16, **score(model, model, evaluation)}), flush=True)
     for method in options.methods.split(";"):
         for width in map(int, options.widths.split(",")):
             start, own = time.time(), copy.deepcopy(model)
@@ -260,7 +262,7 @@ def main():
                 METHODS[method](block, walk, width, options.group)
                 walk.hidden = walk.run(block)
             seconds = time.time() - start
-            row = {"method": method, "width": width, "group": options.group, "perplexity": perplexity(own, evaluation)}
+            row = {"method": method, "width": width, "group": options.group, **score(own, model, evaluation)}
             print(json.dumps({**row, "bytes": bytes_of(own, width, options.group), "seconds": round(seconds, 2)}), flush=True)
 
 
