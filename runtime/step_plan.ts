@@ -1,5 +1,7 @@
-/** @file The kernels and the memory that a configuration's step programs take, as the WebGPU backend runs them on a device of the least
- * limits; found without a GPU. */
+/**
+ * @file The kernels and the memory that a configuration's step programs take, as the WebGPU backend runs them on a device of
+ * the least limits; found without a GPU.
+ */
 import type { MemoryPlan } from "../backends/backend.ts";
 import type { KernelSpec } from "../backends/kernel.ts";
 import { lowerGraph } from "../backends/regions/lower.ts";

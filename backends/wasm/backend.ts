@@ -147,7 +147,7 @@ function createBackend(
   const makeProgram = (
     { values, steps }: LoweredProgram,
     loaded: readonly LoadedKernel[],
-    turns: readonly TurnPlan[],
+    entries: readonly Entry[],
     barriers: readonly boolean[],
   ): Pick<WasmExecutable, "program" | "single"> & { readonly scratchBytes: number } => {
     // One stride for all kernels: without a barrier between them, threads are in different kernels at one time.
@@ -162,17 +162,16 @@ function createBackend(
       for (let t = 0; t < TABLES; t++) args.push(needed[t] ? tableAddress(needed[t] as Table) : 0);
       return { kernel, export: ENTRY, args: [...args, scratch], grid };
     };
-    const stepOf = (i: number): Step | undefined => {
-      if (turns.some(({ step }) => step === i - 1)) return undefined;
-      const turn = turns.find(({ step }) => step === i);
-      if (!turn) return { ...callOf(i), barrier: barriers[i] ?? true };
-      const { count, chunks: [own, others] } = turn, next = { ...callOf(i + 1, turn), chunks: others };
-      return { ...callOf(i, turn), barrier: barriers[i] ?? true, turns: { count, chunks: own, next } };
+    const stepOf = ({ step, turn }: Entry, at: number): Step => {
+      const barrier = barriers[at] ?? true;
+      if (!turn) return { ...callOf(step), barrier };
+      const { count, chunks: [own, others] } = turn, next = { ...callOf(step + 1, turn), chunks: others };
+      return { ...callOf(step, turn), barrier, turns: { count, chunks: own, next } };
     };
     const single = profile === undefined
       ? []
       : steps.map(({ kernel }, i) => ({ spec: kernel, program: pool.program([callOf(i)]) }));
-    const program = pool.program(steps.flatMap((_, i) => stepOf(i) ?? []));
+    const program = pool.program(entries.map(stepOf));
     return { program, single, scratchBytes: scratchBytes * traits.threads };
   };
 
@@ -195,10 +194,11 @@ function createBackend(
       const turns = profile === undefined ? planTurns(lowered, loaded, traits.threads) : [];
       const partial = new Map(turns.map(({ value, elements }) => [value, 4 * elements * traits.threads]));
       const sizeOf = (index: number) => partial.get(index) ?? bytesOf((lowered.values[index] as LoweredValue).type);
-      const { offsets, arenaBytes, entries } = planMemory(lowered, sizeOf, ALIGNMENT);
-      const barriers = barriersOf(lowered, touchesOf(lowered, loaded, offsets, sizeOf), turns);
-      const { scratchBytes, ...made } = makeProgram(lowered, loaded, turns, barriers);
-      const plan: MemoryPlan = { arenaBytes, scratchBytes, entries };
+      const { offsets, arenaBytes, entries: places } = planMemory(lowered, sizeOf, ALIGNMENT);
+      const entries = entriesOf(lowered, turns), touches = touchesOf(lowered, loaded, offsets, sizeOf);
+      const barriers = placeBarriers(entries.map((entry) => touchesTogether(entry, touches)));
+      const { scratchBytes, ...made } = makeProgram(lowered, loaded, entries, barriers);
+      const plan: MemoryPlan = { arenaBytes, scratchBytes, entries: places };
       work.require(plan);
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(
@@ -347,21 +347,23 @@ function createWorkSpace(heap: Heap): WorkSpace {
   };
 }
 
-/** Behind which steps barriers lie, by index of the step, or of the first of two that take turns and count as one. */
-function barriersOf(
-  { steps }: LoweredProgram,
-  touches: readonly TouchingStep[],
-  turns: readonly TurnPlan[],
-): readonly boolean[] {
-  const firsts = [...steps.keys()].filter((i) => !turns.some(({ step }) => step === i - 1));
-  const joined = firsts.map((i): TouchingStep => {
-    const own = touches[i] as TouchingStep, turn = turns.find(({ step }) => step === i), next = touches[i + 1];
-    if (!turn || !next) return own;
-    return { grid: turn.count, reads: [...own.reads, ...next.reads], writes: [...own.writes, ...next.writes] };
-  });
-  const placed = placeBarriers(joined), barriers = steps.map(() => true);
-  firsts.forEach((i, at) => barriers[i] = placed[at] ?? true);
-  return barriers;
+/** What threads do without meeting each other: a lowered step, or that one and the next, which take turns. */
+interface Entry {
+  readonly step: number;
+  readonly turn: TurnPlan | undefined;
+}
+
+function entriesOf({ steps }: LoweredProgram, turns: readonly TurnPlan[]): readonly Entry[] {
+  const byStep = new Map(turns.map((turn) => [turn.step, turn]));
+  return steps.flatMap((_, step) => byStep.has(step - 1) ? [] : [{ step, turn: byStep.get(step) }]);
+}
+
+/** What an entry touches, of what its steps do. */
+function touchesTogether({ step, turn }: Entry, touches: readonly TouchingStep[]): TouchingStep {
+  const own = touches[step] as TouchingStep;
+  if (!turn) return own;
+  const next = touches[step + 1] as TouchingStep;
+  return { grid: turn.count, reads: [...own.reads, ...next.reads], writes: [...own.writes, ...next.writes] };
 }
 
 /** What the steps of a program touch. Temporaries are told apart by their place in the arena, tensors by the value they hold. */

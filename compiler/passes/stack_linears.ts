@@ -24,14 +24,12 @@ export function stackLinears(graph: Graph): Graph {
   return rewrite(graph, (node, b) => {
     const member = memberOf(node), stack = member && stacks.get(member.site), [x] = node.inputs;
     if (!member || !stack || !x) return undefined;
-    const y = b.dot(x, stackedWeight(b, stack), { lhsContract: lastTwo(x), rhsContract: [1, 2] });
+    const y = b.make("dot", [x, stackedWeight(b, stack)], node.attrs);
     const before = stack.slice(0, stack.findIndex(({ site }) => site === member.site));
     const lead = y.type.shape.slice(0, -1), start = before.reduce((sum, { rows }) => sum + rows, 0);
     return b.slice(y, [...lead.map(() => 0), start], [...lead, member.rows]);
   });
 }
-
-const lastTwo = ({ type: { shape } }: Node): [number, number] => [shape.length - 2, shape.length - 1];
 
 /** The linears that stand together, by site. */
 function stacksOf(graph: Graph): ReadonlyMap<string, readonly Member[]> {

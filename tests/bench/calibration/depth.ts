@@ -1,7 +1,9 @@
 /** What twice the depth costs: calibrations of the first blocks of a model, kernels compiled before. */
 import type { Backend } from "../../../backends/backend.ts";
+import { encodeSafetensors } from "../../../compiler/artifact/safetensors_writer.ts";
 import type { TextData } from "../../../compiler/frontends/dataset.ts";
-import { type Folder, memoryFolder } from "../../../compiler/frontends/source.ts";
+import { openSafetensors } from "../../../compiler/frontends/safetensors.ts";
+import { type ByteSource, type Folder, memoryFolder } from "../../../compiler/frontends/source.ts";
 import { compileModel } from "../../../runtime/compile_model.ts";
 import { medianOf } from "../report.ts";
 
@@ -15,29 +17,17 @@ export interface DepthBench {
 }
 
 const SEQUENCES = 32;
-const FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+const FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"];
 
 /** A safetensors file without the tensors of later layers. */
-function firstTensors(file: Uint8Array, layers: number): Uint8Array {
-  const size = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true)), data = file.subarray(8 + size);
-  const header: Record<string, { data_offsets: [number, number] }> = JSON.parse(
-    new TextDecoder().decode(file.subarray(8, 8 + size)),
-  );
-  const parts: Uint8Array[] = [], kept: Record<string, unknown> = {};
-  let end = 0;
-  for (const [name, entry] of Object.entries(header)) {
-    const [, layer] = /\.layers\.(\d+)\./.exec(name) ?? [];
-    if (name === "__metadata__" || Number(layer ?? 0) >= layers) continue;
-    const part = data.subarray(...entry.data_offsets);
-    kept[name] = { ...entry, data_offsets: [end, end + part.length] };
-    parts.push(part);
-    end += part.length;
-  }
-  const text = new TextEncoder().encode(JSON.stringify(kept)), whole = new Uint8Array(8 + text.length + end);
-  new DataView(whole.buffer).setBigUint64(0, BigInt(text.length), true);
-  whole.set(text, 8);
-  parts.reduce((at, part) => (whole.set(part, at), at + part.length), 8 + text.length);
-  return whole;
+async function firstTensors(source: ByteSource, layers: number): Promise<Uint8Array> {
+  const { tensors, bytes } = await openSafetensors(source);
+  const kept = [...tensors.values()].filter(({ name }) => Number(/\.layers\.(\d+)\./.exec(name)?.[1] ?? 0) < layers);
+  const parts = await Array.fromAsync(encodeSafetensors(kept.map((tensor) => ({
+    ...tensor,
+    data: () => bytes(tensor.name),
+  }))));
+  return new Uint8Array(await new Blob(parts as Uint8Array<ArrayBuffer>[]).arrayBuffer());
 }
 
 /** The model's first layers as a model. */
@@ -46,7 +36,7 @@ async function firstLayers(folder: Folder, layers: number): Promise<Folder> {
   const contents = new Map<string, Uint8Array>(files);
   const config = JSON.parse(new TextDecoder().decode(contents.get("config.json")));
   contents.set("config.json", new TextEncoder().encode(JSON.stringify({ ...config, num_hidden_layers: layers })));
-  contents.set("model.safetensors", firstTensors(contents.get("model.safetensors") as Uint8Array, layers));
+  contents.set("model.safetensors", await firstTensors(await folder.open("model.safetensors"), layers));
   return memoryFolder(`${folder.name}, ${layers} layers`, contents);
 }
 
