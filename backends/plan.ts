@@ -12,18 +12,21 @@ export interface PlannedProgram extends Omit<MemoryPlan, "scratchBytes"> {
  *
  * @param bytesOf room that a value needs, by index
  * @param alignment of every offset, bytes
+ * @param together first and last step of those that a step runs alternately with: what one of them reads must outlive them all
  */
 export function planMemory(
   program: LoweredProgram,
   bytesOf: (value: number) => number,
   alignment: number,
+  together: (step: number) => readonly [first: number, last: number] = (step) => [step, step],
 ): PlannedProgram {
   const lives = new Map<number, { from: number; to: number }>();
   program.steps.forEach(({ bindings }, step) => {
+    const [from, to] = together(step);
     for (const index of bindings) {
       if (program.values[index]?.role !== "temporary" || program.values[index]?.inPlaceOf !== undefined) continue;
       const life = lives.get(index);
-      lives.set(index, { from: life?.from ?? step, to: step });
+      lives.set(index, { from: life?.from ?? from, to });
     }
   });
   const up = (bytes: number) => Math.ceil(bytes / alignment) * alignment;

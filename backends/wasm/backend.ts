@@ -194,8 +194,10 @@ function createBackend(
       const turns = profile === undefined ? planTurns(lowered, loaded, traits.threads) : [];
       const partial = new Map(turns.map(({ value, elements }) => [value, 4 * elements * traits.threads]));
       const sizeOf = (index: number) => partial.get(index) ?? bytesOf((lowered.values[index] as LoweredValue).type);
-      const { offsets, arenaBytes, entries: places } = planMemory(lowered, sizeOf, ALIGNMENT);
-      const entries = entriesOf(lowered, turns), touches = touchesOf(lowered, loaded, offsets, sizeOf);
+      const entries = entriesOf(lowered, turns), ranges = entries.flatMap(rangesOf);
+      const together = (step: number) => ranges[step] ?? [step, step] as const;
+      const { offsets, arenaBytes, entries: places } = planMemory(lowered, sizeOf, ALIGNMENT, together);
+      const touches = touchesOf(lowered, loaded, offsets, sizeOf);
       const barriers = placeBarriers(entries.map((entry) => touchesTogether(entry, touches)));
       const { scratchBytes, ...made } = makeProgram(lowered, loaded, entries, barriers);
       const plan: MemoryPlan = { arenaBytes, scratchBytes, entries: places };
@@ -357,6 +359,10 @@ function entriesOf({ steps }: LoweredProgram, turns: readonly TurnPlan[]): reado
   const byStep = new Map(turns.map((turn) => [turn.step, turn]));
   return steps.flatMap((_, step) => byStep.has(step - 1) ? [] : [{ step, turn: byStep.get(step) }]);
 }
+
+/** First and last step of the entry, for every step of it. */
+const rangesOf = ({ step, turn }: Entry): (readonly [first: number, last: number])[] =>
+  turn ? [[step, step + 1], [step, step + 1]] : [[step, step]];
 
 /** What an entry touches, of what its steps do. */
 function touchesTogether({ step, turn }: Entry, touches: readonly TouchingStep[]): TouchingStep {

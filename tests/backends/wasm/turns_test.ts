@@ -6,10 +6,17 @@ import { lowerGraph } from "../../../backends/regions/lower.ts";
 import { openWasm } from "../../../backends/wasm/backend.ts";
 import { generateKernel } from "../../../backends/wasm/kernel.ts";
 import { planTurns, type TurnPlan } from "../../../backends/wasm/turns.ts";
+import type { DecoderConfig } from "../../../compiler/frontends/config.ts";
+import { decoderModule } from "../../../compiler/frontends/decoder.ts";
+import { deployFunction, elasticModule, trainFunction } from "../../../compiler/pipeline.ts";
+import { defaultRecipe } from "../../../compiler/recipe.ts";
 import { createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf } from "../../../ir/node.ts";
 import { random } from "../../../ir/random.ts";
+import { bindSymbols } from "../../../ir/symbols.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
+import { leafValues, uniformWidths } from "../../support/quantized_block.ts";
+import { VARIANTS } from "../../support/random_decoder.ts";
 import { runGraph } from "../../support/run_graph.ts";
 
 interface Shape {
@@ -80,6 +87,36 @@ Deno.test("turns give the bytes of kernels that run one after the other, on any 
     { numRuns: 25, seed: 1 },
   );
   assert(taken > 10, `${taken} graphs with turns`);
+});
+
+/** Large enough for turns with 200 tokens. */
+const CONFIG: DecoderConfig = {
+  ...VARIANTS["no transforms of these widths"],
+  hiddenSize: 64,
+  intermediateSize: 172,
+  heads: 8,
+  kvHeads: 4,
+  headDim: 8,
+};
+
+Deno.test("turns change no byte of a rotated block, trained or deployed", async () => {
+  await using apart = await openWasm({ profile: () => {} });
+  await using one = await openWasm();
+  const recipe = defaultRecipe("activations", 0), block = elasticModule(decoderModule(CONFIG), recipe).functions.block;
+  if (!block) throw new Error("Expected a block");
+  const widths = uniformWidths(block, 4, 4, 4);
+  const graphs = {
+    train: trainFunction(block, widths, recipe.scheme),
+    step: deployFunction(block, widths, recipe.scheme).step,
+  };
+  for (const [name, graph] of Object.entries(graphs)) {
+    for (const T of [100, 128, 333]) {
+      const bound = bindSymbols(graph, { B: 2, T }), leaves = leafValues(bound);
+      assert(plansOf(bound, 1).length > 0, `${name} has turns`);
+      // What the first of two kernels reads must outlive the turns of both.
+      assertEquals(await runGraph(one, bound, leaves), await runGraph(apart, bound, leaves), `${name}, ${T} tokens`);
+    }
+  }
 });
 
 Deno.test("what turns hand on takes the room of one turn per thread", async () => {
