@@ -1,5 +1,5 @@
 /**
- * The WebAssembly backend: kernels generated for SIMD, on one thread or several, over one memory.
+ * The WebAssembly backend: kernels generated for SIMD, on one thread or several, over one memory or, for large models, several.
  *
  * A compiled program is a list of calls whose arguments are addresses in a table; running it sets the addresses of leaves and
  * outputs and lets the threads walk the list.
@@ -15,9 +15,11 @@ import { lowerGraph } from "../regions/lower.ts";
 import type { LoweredProgram, LoweredValue } from "../regions/program.ts";
 import { probeFeatures } from "./assembler.ts";
 import { placeBarriers, type Span, type TouchingStep } from "./barriers.ts";
-import { createHeap, type Heap } from "./heap.ts";
+import { MOST_BYTES } from "./heap.ts";
 import { ENTRY, type GeneratedKernel, generateKernel, printKernel, type Table, TABLES } from "./kernel.ts";
 import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
+import type { Space } from "./space.ts";
+import { createSpaces, type Place, type Spaces } from "./spaces.ts";
 import {
   createPool,
   type Kernel,
@@ -33,6 +35,8 @@ import { planTurns, type TurnPlan } from "./turns.ts";
 export interface WasmOptions {
   /** Threads that run kernels, at least 1. Results do not depend on it. Default: 1. */
   readonly threads?: number;
+  /** Bytes of one memory, a multiple of 16 MiB; another one is opened when it is full. Default: 4 GiB, all that kernels can address. */
+  readonly memoryBytes?: number;
   /** Is told how long each kernel took, waiting for all threads behind each; without it runs have no clocks in them. */
   readonly profile?: KernelProfile;
 }
@@ -44,26 +48,35 @@ export type KernelProfile = (kernel: KernelSpec, milliseconds: number) => void;
 const MOST_BUFFERS = 24;
 
 interface WasmTensor extends Tensor {
-  readonly address: number;
-  /** The tensor whose memory a view shares. */
+  readonly place: Place;
+  /** Bytes from the start of the place, and the tensor whose place a view shares. */
+  readonly offset: number;
   readonly parent: WasmTensor | undefined;
   freed: boolean;
 }
 
 interface LoadedKernel extends GeneratedKernel {
-  readonly kernel: Kernel;
+  readonly key: string;
+  readonly name: string;
+  readonly compiled: WebAssembly.Module;
 }
 
-interface WasmExecutable extends Executable {
+/** A program in one of the memories. */
+interface PlacedProgram {
   readonly program: Program;
   /** The same steps one by one, where a profile is asked for. */
   readonly single: readonly { readonly spec: KernelSpec; readonly program: Program }[];
-  readonly values: readonly LoweredValue[];
   /** Addresses of all values, then that of the scratch memory. */
   readonly slots: Int32Array;
-  readonly offsets: ReadonlyMap<number, number>;
   /** Where arena and scratch memory lay when the slots were filled. */
   filled: { arena: number; scratch: number };
+}
+
+interface WasmExecutable extends Executable {
+  readonly values: readonly LoweredValue[];
+  readonly offsets: ReadonlyMap<number, number>;
+  /** The program in a memory; made when it first runs there. */
+  readonly placed: (space: Space) => PlacedProgram;
 }
 
 /**
@@ -73,7 +86,9 @@ interface WasmExecutable extends Executable {
  *
  * @throws {Error} if the engine lacks SIMD
  */
-export function openWasm({ threads: wanted = 1, profile }: WasmOptions = {}): Promise<Backend> {
+export function openWasm(
+  { threads: wanted = 1, memoryBytes: limit = MOST_BYTES, profile }: WasmOptions = {},
+): Promise<Backend> {
   const features = probeFeatures();
   if (!features.simd) {
     throw new Error(`Cannot open the WebAssembly backend: this engine lacks SIMD; use the reference backend`);
@@ -83,29 +98,28 @@ export function openWasm({ threads: wanted = 1, profile }: WasmOptions = {}): Pr
       `Cannot open the WebAssembly backend: expected a positive number of threads but found ${wanted}`,
     );
   }
-  const shared = features.threads && wanted > 1, heap = createHeap({ shared });
-  let pool = createPool({ threads: shared ? wanted : 1, memory: heap.memory });
+  const shared = features.threads && wanted > 1, spaces = createSpaces({ shared, limit });
+  const { memory } = spaces.first.heap;
+  let pool = createPool({ threads: shared ? wanted : 1, memory });
   if (!pool.participates) {
     pool[Symbol.dispose]();
-    pool = createPool({ threads: 1, memory: heap.memory });
+    pool = createPool({ threads: 1, memory });
   }
   const traits = { simd: true, relaxed: features["relaxed-simd"], threads: pool.threads };
-  return Promise.resolve(createBackend(heap, pool, traits, shared, profile));
+  return Promise.resolve(createBackend(spaces, pool, traits, shared, profile));
 }
 
 function createBackend(
-  heap: Heap,
+  spaces: Spaces,
   pool: Pool,
   traits: { relaxed: boolean; threads: number },
   shared: boolean,
   profile: KernelProfile | undefined,
 ): Backend {
-  const { memory } = heap, kernels = new Map<string, LoadedKernel>(), tables = new Map<string, number>();
-  const tensors = new WeakSet<Tensor>();
-  const work = createWorkSpace(heap);
+  const kernels = new Map<string, LoadedKernel>(), tensors = new WeakSet<Tensor>();
 
-  const newTensor = (type: TensorType, address: number, parent?: WasmTensor): WasmTensor => {
-    const tensor: WasmTensor = { type, address, parent, freed: false };
+  const newTensor = (type: TensorType, place: Place, offset = 0, parent?: WasmTensor): WasmTensor => {
+    const tensor: WasmTensor = { type, place, offset, parent, freed: false };
     tensors.add(tensor);
     return tensor;
   };
@@ -115,7 +129,8 @@ function createBackend(
     if (found.freed || found.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
     return found;
   };
-  const create = (type: TensorType): WasmTensor => newTensor(type, heap.allocate(bytesOf(type)));
+  const create = (type: TensorType, wished?: Space): WasmTensor =>
+    newTensor(type, spaces.allocate(bytesOf(type), wished));
   const check = (type: TensorType, values: HostArray) => {
     const count = sizeOf(type.shape), kind = isFloat(type.dtype) ? Float32Array : Int32Array;
     if (values.length !== count || !(values instanceof kind)) {
@@ -131,35 +146,38 @@ function createBackend(
     const key = kernelKey(spec), known = kernels.get(key);
     if (known) return known;
     const generated = generateKernel(spec, { relaxed: traits.relaxed, shared });
-    const loaded = { ...generated, kernel: pool.load(generated.bytes, { name: spec.name }) };
+    const loaded = { ...generated, key, name: spec.name, compiled: new WebAssembly.Module(generated.bytes) };
     kernels.set(key, loaded);
     return loaded;
   };
-  const tableAddress = ({ key, values }: Table): number => {
-    const known = tables.get(key);
-    if (known !== undefined) return known;
-    const address = heap.allocate(values.byteLength + ALIGNMENT);
-    new Float32Array(memory.buffer, address, values.length).set(values);
-    tables.set(key, address);
-    return address;
+  /** The instance of a kernel that sees a memory. */
+  const kernelIn = ({ kernels, heap: { memory } }: Space, { key, name, compiled }: LoadedKernel): Kernel => {
+    const known = kernels.get(key);
+    if (known) return known;
+    const kernel = pool.load(compiled, { name, memories: { memory } });
+    kernels.set(key, kernel);
+    return kernel;
   };
 
-  const makeProgram = (
+  const placeProgram = (
+    space: Space,
     { values, steps }: LoweredProgram,
     loaded: readonly LoadedKernel[],
     entries: readonly Entry[],
     barriers: readonly boolean[],
-  ): Pick<WasmExecutable, "program" | "single"> & { readonly scratchBytes: number } => {
-    // One stride for all kernels: without a barrier between them, threads are in different kernels at one time.
-    const scratchBytes = Math.max(0, ...loaded.map((kernel) => kernel.scratchBytes));
+  ): PlacedProgram => {
+    const scratchBytes = scratchOf(loaded);
     const scratch: StepArgument = { slot: values.length, perThread: scratchBytes };
     const callOf = (i: number, turn?: TurnPlan): KernelCall => {
-      const { kernel, grid, tables: needed } = loaded[i] as LoadedKernel, bytes = 4 * (turn?.elements ?? 0);
+      const own = loaded[i] as LoadedKernel,
+        { grid, tables: needed } = own,
+        kernel = kernelIn(space, own),
+        bytes = 4 * (turn?.elements ?? 0);
       const args = (steps[i]?.bindings ?? []).map((slot): StepArgument =>
         // Every thread has some rows of its own; what turns write one after the other lies in one place.
         slot === turn?.value ? { slot, perThread: bytes, perTurn: -bytes } : { slot }
       );
-      for (let t = 0; t < TABLES; t++) args.push(needed[t] ? tableAddress(needed[t] as Table) : 0);
+      for (let t = 0; t < TABLES; t++) args.push(needed[t] ? space.tableAt(needed[t] as Table) : 0);
       return { kernel, export: ENTRY, args: [...args, scratch], grid };
     };
     const stepOf = ({ step, turn }: Entry, at: number): Step => {
@@ -172,16 +190,39 @@ function createBackend(
       ? []
       : steps.map(({ kernel }, i) => ({ spec: kernel, program: pool.program([callOf(i)]) }));
     const program = pool.program(entries.map(stepOf));
-    return { program, single, scratchBytes: scratchBytes * traits.threads };
+    return { program, single, slots: new Int32Array(values.length + 1), filled: { arena: -1, scratch: -1 } };
   };
 
   /** Puts the addresses of everything that does not change between runs into the slots. */
-  const fill = (executable: WasmExecutable) => {
-    const at = work.at(), { filled, slots, offsets, values } = executable;
+  const fill = (placed: PlacedProgram, { values, offsets }: WasmExecutable, { work }: Space) => {
+    const at = work.at(), { filled, slots } = placed;
     if (at.arena === filled.arena && at.scratch === filled.scratch) return;
     for (const [index, offset] of offsets) slots[index] = at.arena + offset;
     slots[values.length] = at.scratch;
-    executable.filled = at;
+    placed.filled = at;
+  };
+
+  /** What leaves and results are bound to; nothing yet for results that no tensor is given for. */
+  const bind = (
+    values: readonly LoweredValue[],
+    leaves: Readonly<Record<string, Tensor>>,
+    outputs: Readonly<Record<string, Tensor>>,
+  ) => {
+    const bound: { index: number; type: TensorType; output?: string; tensor?: WasmTensor }[] = [];
+    values.forEach(({ name, type, role, leaf, output = "", inPlaceOf }, index) => {
+      if (role === "temporary") return;
+      const home = inPlaceOf === undefined ? undefined : homeOf(values, inPlaceOf).leaf;
+      const given = leaf !== undefined ? leaves[leaf] : home === undefined ? outputs[output] : leaves[home];
+      if (leaf !== undefined && !given) {
+        throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
+      }
+      const tensor = given && own(given, leaf === undefined ? `bind output "${output}"` : `bind leaf "${leaf}"`);
+      if (tensor && !sameType(tensor.type, type)) {
+        throw new TypeError(`Cannot bind "${name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`);
+      }
+      bound.push({ index, type, ...leaf === undefined ? { output } : {}, ...tensor ? { tensor } : {} });
+    });
+    return bound;
   };
 
   const backend: Backend = {
@@ -199,9 +240,15 @@ function createBackend(
       const { offsets, arenaBytes, entries: places } = planMemory(lowered, sizeOf, ALIGNMENT, together);
       const touches = touchesOf(lowered, loaded, offsets, sizeOf);
       const barriers = placeBarriers(entries.map((entry) => touchesTogether(entry, touches)));
-      const { scratchBytes, ...made } = makeProgram(lowered, loaded, entries, barriers);
-      const plan: MemoryPlan = { arenaBytes, scratchBytes, entries: places };
-      work.require(plan);
+      const plan: MemoryPlan = { arenaBytes, scratchBytes: scratchOf(loaded) * traits.threads, entries: places };
+      const made = new Map<Space, PlacedProgram>();
+      const placed = (space: Space): PlacedProgram => {
+        const known = made.get(space) ?? placeProgram(space, lowered, loaded, entries, barriers);
+        made.set(space, known);
+        return known;
+      };
+      // Where there is room, now: see WorkSpace. Where there is none the program will run in another memory.
+      if (spaces.first.work.require(plan)) placed(spaces.first);
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(
           lowered.values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]),
@@ -214,33 +261,31 @@ function createBackend(
           (spec) => printKernel(spec, { relaxed: traits.relaxed, shared }),
         ),
         plan,
-        ...made,
         values: lowered.values,
-        slots: new Int32Array(lowered.values.length + 1),
         offsets,
-        filled: { arena: -1, scratch: -1 },
+        placed,
       };
       return Promise.resolve(executable);
     },
     allocate(type) {
-      const tensor = create(type);
-      new Uint8Array(memory.buffer, tensor.address, bytesOf(type)).fill(0);
+      const tensor = create(type), { space, address } = tensor.place;
+      new Uint8Array(space.heap.memory.buffer, address, bytesOf(type)).fill(0);
       return tensor;
     },
     upload(type, values) {
       check(type, values);
-      const tensor = create(type);
-      encode(type, values, memory.buffer, tensor.address);
+      const tensor = create(type), { space, address } = tensor.place;
+      encode(type, values, space.heap.memory.buffer, address);
       return tensor;
     },
     write(tensor, values) {
-      const { type, address } = own(tensor, "write to a tensor");
+      const { type, place, offset } = own(tensor, "write to a tensor");
       check(type, values);
-      encode(type, values, memory.buffer, address);
+      encode(type, values, place.space.heap.memory.buffer, place.address + offset);
     },
     download(tensor) {
-      const { type, address } = own(tensor, "download a tensor");
-      return Promise.resolve(decode(type, memory.buffer, address));
+      const { type, place, offset } = own(tensor, "download a tensor");
+      return Promise.resolve(decode(type, place.space.heap.memory.buffer, place.address + offset));
     },
     view(tensor, offset, type) {
       const whole = own(tensor, "view a tensor"), { storage, size } = layoutOf(whole.type), count = sizeOf(type.shape);
@@ -253,49 +298,36 @@ function createBackend(
           }: expected f32 or i32 inside the tensor, at a multiple of 64`,
         );
       }
-      return newTensor(type, whole.address + offset * size, whole.parent ?? whole);
+      return newTensor(type, whole.place, whole.offset + offset * size, whole.parent ?? whole);
     },
     bytesOf,
     free(tensor) {
       const found = own(tensor, "free a tensor");
       found.freed = true;
-      if (!found.parent) heap.free(found.address);
+      if (!found.parent) spaces.free(found.place);
     },
-    memory: () => ({ planned: heap.peak.wanted, allocated: heap.peak.extent }),
+    memory: () => ({
+      planned: spaces.all.reduce((sum, { heap }) => sum + heap.peak.wanted, 0),
+      allocated: spaces.all.reduce((sum, { heap }) => sum + heap.peak.extent, 0),
+    }),
     run(executable, leaves, outputs = {}) {
-      const compiled = executable as WasmExecutable, { values, slots, program } = compiled;
-      const results: Record<string, Tensor> = {};
-      fill(compiled);
-      for (let i = 0; i < values.length; i++) {
-        const value = values[i] as LoweredValue;
-        if (value.role === "temporary") continue;
-        const { type, leaf, output, inPlaceOf } = value;
-        let tensor: WasmTensor;
-        if (leaf !== undefined) {
-          const bound = leaves[leaf];
-          if (!bound) {
-            throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
-          }
-          tensor = own(bound, `bind leaf "${leaf}"`);
-        } else {
-          const home = inPlaceOf === undefined ? undefined : homeOf(values, inPlaceOf).leaf;
-          const given = home === undefined ? outputs[output ?? ""] : leaves[home];
-          tensor = given ? own(given, `bind output "${output}"`) : create(type);
-          results[output ?? ""] = tensor;
-        }
-        if (!sameType(tensor.type, type)) {
-          throw new TypeError(
-            `Cannot bind "${value.name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`,
-          );
-        }
-        slots[i] = tensor.address;
+      const compiled = executable as WasmExecutable, { values } = compiled;
+      const bound = bind(values, leaves, outputs), places = new Set<Place>();
+      for (const { tensor } of bound) if (tensor) places.add(tensor.place);
+      const wished = spaces.mostly(places), results: Record<string, Tensor> = {};
+      for (const each of bound) {
+        if (!each.tensor) places.add((each.tensor = create(each.type, wished)).place);
+        if (each.output !== undefined) results[each.output] = each.tensor;
       }
+      const space = spaces.gather(places, compiled.plan), placed = compiled.placed(space), { program, slots } = placed;
+      fill(placed, compiled, space);
+      for (const { index, tensor } of bound) slots[index] = tensor ? tensor.place.address + tensor.offset : 0;
       for (let i = 0; i < values.length; i++) {
         const home = values[i]?.inPlaceOf;
         if (home !== undefined) slots[i] = slots[values.indexOf(homeOf(values, home))] ?? 0;
       }
       if (profile) {
-        for (const { spec, program: step } of compiled.single) {
+        for (const { spec, program: step } of placed.single) {
           pool.setSlots(step, slots);
           const start = performance.now();
           pool.run(step);
@@ -315,6 +347,10 @@ function createBackend(
   return backend;
 }
 
+/** Bytes of scratch memory per thread. One stride for all kernels: without a barrier threads are in different ones at one time. */
+const scratchOf = (kernels: readonly LoadedKernel[]): number =>
+  Math.max(0, ...kernels.map(({ scratchBytes }) => scratchBytes));
+
 /** The value that owns the memory of another one. */
 function homeOf(values: readonly LoweredValue[], index: number): LoweredValue {
   const value = values[index];
@@ -324,30 +360,6 @@ function homeOf(values: readonly LoweredValue[], index: number): LoweredValue {
 
 const sameType = (a: TensorType, b: TensorType): boolean =>
   a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);
-
-/** Where programs keep intermediate values and threads their working memory; all programs share it. */
-interface WorkSpace {
-  /** Makes room for a program; what the space holds is lost. */
-  require(plan: MemoryPlan): void;
-  at(): { readonly arena: number; readonly scratch: number };
-}
-
-/**
- * One range that grows to what compiled programs ask for. It grows when they are compiled rather than when they run, so that where
- * they are compiled first it lies below all tensors and leaves no gaps between them.
- */
-function createWorkSpace(heap: Heap): WorkSpace {
-  let address = 0, arena = 0, scratch = 0;
-  return {
-    require({ arenaBytes, scratchBytes }) {
-      if (arenaBytes <= arena && scratchBytes <= scratch) return;
-      if (arena + scratch > 0) heap.free(address);
-      [arena, scratch] = [Math.max(arena, arenaBytes), Math.max(scratch, scratchBytes)];
-      address = heap.allocate(arena + scratch);
-    },
-    at: () => ({ arena: address, scratch: address + arena }),
-  };
-}
 
 /** What threads do without meeting each other: a lowered step, or that one and the next, which take turns. */
 interface Entry {

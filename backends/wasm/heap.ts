@@ -8,13 +8,13 @@ const START = 1024;
 /** Bytes the memory grows by at least: growing is slow. */
 const GROWTH = 2 ** 24;
 /** Bytes that 32-bit addresses reach. */
-const LIMIT = 2 ** 32;
+export const MOST_BYTES = 2 ** 32;
 
 /** An allocator. Addresses are multiples of 64. */
 export interface Heap {
   readonly memory: WebAssembly.Memory;
-  /** Reserves at least one byte. @throws {RangeError} when 4 GiB do not suffice. */
-  allocate(bytes: number): number;
+  /** Reserves at least one byte; undefined when the memory would have less than `rest` bytes left, or no range as long. */
+  allocate(bytes: number, rest?: number): number | undefined;
   /** Gives back what `allocate` returned. */
   free(address: number): void;
   /** Bytes in use. */
@@ -23,27 +23,27 @@ export interface Heap {
   readonly peak: { readonly wanted: number; readonly extent: number };
 }
 
-/** Makes a heap in a memory of its own. */
-export function createHeap({ shared }: { readonly shared: boolean }): Heap {
-  const memory = new WebAssembly.Memory({ initial: GROWTH / PAGE, maximum: LIMIT / PAGE, shared });
+/** Makes a heap in a memory of its own, which grows to `limit` bytes, a multiple of 16 MiB. */
+export function createHeap(
+  { shared, limit = MOST_BYTES }: { readonly shared: boolean; readonly limit?: number },
+): Heap {
+  const memory = new WebAssembly.Memory({ initial: GROWTH / PAGE, maximum: limit / PAGE, shared });
   const sizes = new Map<number, { readonly bytes: number; readonly wanted: number }>();
   let ranges: { from: number; to: number }[] = [{ from: START, to: GROWTH }];
   let used = 0, asked = 0;
   const peak = { wanted: 0, extent: START };
 
-  function grow(bytes: number): void {
+  /** False when the limit is too near. */
+  function grow(bytes: number): boolean {
     const size = memory.buffer.byteLength, last = ranges.at(-1);
     const missing = bytes - (last?.to === size ? last.to - last.from : 0);
-    const wanted = Math.min(Math.max(missing, GROWTH, size / 4), LIMIT - size), pages = Math.ceil(wanted / PAGE);
-    if (missing > LIMIT - size) {
-      throw new RangeError(
-        `Cannot allocate ${bytes} bytes: expected room below 4 GiB but ${used} bytes are in use; free tensors`,
-      );
-    }
+    const wanted = Math.min(Math.max(missing, GROWTH, size / 4), limit - size), pages = Math.ceil(wanted / PAGE);
+    if (missing > limit - size) return false;
     memory.grow(pages);
     const to = size + pages * PAGE;
     if (last?.to === size) last.to = to;
     else ranges.push({ from: size, to });
+    return true;
   }
 
   return {
@@ -52,8 +52,9 @@ export function createHeap({ shared }: { readonly shared: boolean }): Heap {
       return used;
     },
     peak,
-    allocate(wanted) {
+    allocate(wanted, rest = 0) {
       const bytes = Math.max(1, Math.ceil(wanted / ALIGNMENT)) * ALIGNMENT;
+      if (used + bytes + rest > limit) return undefined;
       let best: { from: number; to: number } | undefined;
       const search = () => {
         for (const range of ranges) {
@@ -63,11 +64,8 @@ export function createHeap({ shared }: { readonly shared: boolean }): Heap {
         return best;
       };
       let range = search();
-      if (!range) {
-        grow(bytes);
-        range = search();
-      }
-      if (!range) throw new Error("Internal error: a grown heap has no room");
+      if (!range && grow(bytes)) range = search();
+      if (!range) return undefined;
       const address = range.from;
       range.from += bytes;
       if (range.from === range.to) ranges = ranges.filter((other) => other !== range);
