@@ -224,12 +224,12 @@ export const PLAN_CHANGES = {
   ),
   "adapter-rate": setting(
     "RATE",
-    "learning rate of adapters",
+    "learning rate of adapters in weight space; it is ten times as high in others",
     (text) => defined("adapterRate", numberIn(text, { above: 0 })),
   ),
   "rate-slope": setting(
     "SLOPE",
-    "adapter rates fall by 2^-SLOPE per bit above 4",
+    "rates of adapters in weight space fall by 2^-SLOPE per bit above 4",
     (text) => defined("rateSlope", numberIn(text, { most: 4 })),
   ),
   average: setting(

@@ -50,6 +50,7 @@ export function defaultRecipe(track: Track, seed: number): Recipe {
     scaleColumns: true,
     scheme: {
       ...COMMON_SCHEME,
+      adapterSpace: "rounding",
       adapters: adaptersOf("independent", INDEPENDENT_RANKS),
       master: masterOf("int10"),
     },

@@ -69,12 +69,15 @@ export interface OptimizerInput {
   readonly recipe: Recipe;
 }
 
+/** Rate of adapters that count steps of a grid, in rates of those that are added to weights; see `CalibrationSettings`. */
+const GRID_RATE = 10;
+
 /** Learning rate of a pair of adapters at the start: the narrowest width that uses it decides how far its columns may move in a step. */
 export function adapterRateOf({ settings, recipe: { scheme } }: Omit<OptimizerInput, "layout">, pair: string): number {
+  // A step of the grid is as long at every width already.
+  if (scheme.adapterSpace !== "weight") return settings.adapterRate * GRID_RATE;
   const width = narrowestUser(scheme.adapters, pair) ?? 2;
-  // What is added to the weight in steps of its grid is as long at every width already.
-  const slope = scheme.adapterSpace === "weight" ? settings.rateSlope : 0;
-  return settings.adapterRate * 2 ** (-slope * Math.max(0, width - 4));
+  return settings.adapterRate * 2 ** (-settings.rateSlope * Math.max(0, width - 4));
 }
 
 /** Adam on the parts of the flat arrays: the clips, and the adapters pair by pair, each with a rate of its own. */

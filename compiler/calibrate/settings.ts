@@ -13,12 +13,15 @@ export interface CalibrationSettings {
   /** Sequences per optimiser step. */
   readonly batch: number;
   readonly epochs: number;
-  /** Initial learning rates of clip logits and adapters; both fall along a cosine to a hundredth (8.2). */
+  /**
+   * Initial learning rates of clip logits and of adapters in weight space; both fall along a cosine to a hundredth (8.2). Adapters in
+   * other spaces count steps of the grid, numbers around 1 instead of around 0.1, and have ten times the rate.
+   */
   readonly clipRate: number;
   readonly adapterRate: number;
   /**
-   * How fast an adapter's rate falls with the narrowest width b > 4 that uses it: by 2^(-slope·(b - 4)). A step of Adam is as long at
-   * 8 bits as at 4, but the grid there is 16 times finer; 0: one rate for all, as published.
+   * How fast the rate of an adapter in weight space falls with the narrowest width b > 4 that uses it: by 2^(-slope·(b - 4)). A step
+   * of Adam is as long at 8 bits as at 4, but the grid there is 16 times finer; 0: one rate for all, as published.
    */
   readonly rateSlope: number;
   /** The learned values are the mean over this last part of the steps; 0: those of the last step, as published. */

@@ -14,7 +14,7 @@ const each = (name: string, values: readonly string[], ...also: readonly string[
 export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
   default: [{ name: "default", changes: [] }],
   adapters: each("adapters", ["cascaded", "protected", "shared", "off"]),
-  space: each("adapter-space", ["scale", "rounding"], "adapter-rate=0.01"),
+  space: each("adapter-space", ["weight", "scale"]),
   ranks: each("ranks", ["4", "8", "16", "32"]),
   merging: [
     ...each("merge", ["selective", "uniform", "random", "none"], "inputs=fused"),
@@ -23,7 +23,11 @@ export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
   groups: each("groups", ["8,7/6,5/4,3/2", "8,7/6,5/4/3/2", "8/7/6/5/4/3/2"]),
   draws: [...each("mixtures", ["0", "0.5"]), ...each("shared-every", ["1"])],
   loss: each("loss", ["2"]),
-  optimiser: [...each("average", ["0"]), ...each("rate-slope", ["0"]), ...each("balance", ["off"])],
+  optimiser: [
+    ...each("average", ["0"]),
+    ...each("rate-slope", ["0"], "adapter-space=weight"),
+    ...each("balance", ["off"]),
+  ],
   master: each("master", ["int8", "fp16"]),
   scaling: [...each("scale-columns", ["off"]), ...each("clip-search", ["off"]), {
     name: "neither",

@@ -70,7 +70,7 @@ async function describe({ backend, block, plan: { recipe, settings }, seed, thre
     threads,
     repeats,
     config: { hidden: h, heads: config.heads, kvHeads: config.kvHeads, headDim: d, eps: config.rmsNormEps },
-    settings: { clipRate: settings.clipRate, average: settings.average },
+    settings: { clipRate: settings.clipRate, average: settings.average, space: recipe.scheme.adapterSpace },
     weights,
     clips: sites.flatMap((site) =>
       widths.map((

@@ -19,6 +19,8 @@ torch.set_num_threads(plan["threads"])
 torch.manual_seed(0)
 config, settings = plan["config"], plan["settings"]
 data = np.fromfile(plan["data"], dtype=np.float32)
+if settings["space"] not in ("weight", "rounding"):
+    sys.exit(f"adapters in {settings['space']} space are not written here")
 HIDDEN, HEADS, KV_HEADS, DIM = config["hidden"], config["heads"], config["kvHeads"], config["headDim"]
 
 
@@ -52,13 +54,39 @@ class Quantize(torch.autograd.Function):
         return passed, to_scale, None, None
 
 
-def quantize(v, high, low, top):
+class ChooseRounding(torch.autograd.Function):
+    """As Quantize, of weights that learn nothing: a product chooses between rounding down and up.
+
+    v / scale is rounded to floor + round(clip(frac + 1.2 (sigmoid(product) - 1/2), 0, 1)); the clip's ends stop the gradient, too.
+    """
+
+    @staticmethod
+    def forward(ctx, v, scale, zero, top, product):
+        u = v / scale
+        down, chance = torch.floor(u), torch.sigmoid(product)
+        up = (u - down).add_(chance, alpha=1.2).sub_(0.6)
+        free = (up >= 0) & (up <= 1)
+        rounded = up.clamp_(0, 1).round_().add_(down).add_(zero)
+        codes = rounded.clamp(0, top).sub_(zero)
+        inside = (rounded >= 0) & (rounded <= top)
+        ctx.save_for_backward(u, scale, codes, inside & free, chance)
+        return codes * scale
+
+    @staticmethod
+    def backward(ctx, slope):
+        u, scale, codes, passes, chance = ctx.saved_tensors
+        passed = slope * passes
+        to_scale = (slope * codes - passed * u).sum(-1, keepdim=True)
+        return None, to_scale, None, None, passed.mul_(scale).mul_(chance * (1 - chance)).mul_(1.2)
+
+
+def quantize(v, high, low, top, product=None):
     lo = torch.sigmoid(low) * v.amin(-1, keepdim=True).clamp(max=0)
     hi = torch.sigmoid(high) * v.amax(-1, keepdim=True).clamp(min=0)
     step = (hi - lo) / top
     scale = step + (step.clamp(1e-5, 1e4) - step).detach()
     zero = -torch.round(lo / scale).detach()
-    return Quantize.apply(v, scale, zero, top)
+    return Quantize.apply(v, scale, zero, top) if product is None else ChooseRounding.apply(v, scale, zero, top, product)
 
 
 def rms_norm(x, weight):
@@ -96,11 +124,14 @@ def loss_at(values, widths, clips, pairs):
     weights = {}
     for site, width in widths.items():
         high, low = clips[site, width]
-        v = fixed[site]
+        v, product = fixed[site], None
         if (site, width) in pairs:
             a, b = pairs[site, width]
-            v = torch.addmm(v, b.t(), a)
-        weights[site] = quantize(v, high, low, 2**width - 1)
+            if settings["space"] == "rounding":
+                product = b.t() @ a
+            else:
+                v = torch.addmm(v, b.t(), a)
+        weights[site] = quantize(v, high, low, 2**width - 1, product)
     distance = (block(values, weights) - values["target"]).abs() * values["weights"]
     return distance.sum() / (values["h"].shape[0] * HIDDEN)
 

@@ -25,8 +25,8 @@ const CASES = [
   { track: "activations", kind: "cascaded", adapterSpace: "weight", adapterRate: 5e-3 },
   { track: "both", kind: "cascaded", adapterSpace: "weight", adapterRate: 5e-3 },
   { track: "weights", kind: "protected", adapterSpace: "weight", adapterRate: 5e-3 },
-  { track: "weights", kind: "cascaded", adapterSpace: "scale", adapterRate: 2e-2 },
-  { track: "weights", kind: "cascaded", adapterSpace: "rounding", adapterRate: 2e-2 },
+  { track: "weights", kind: "cascaded", adapterSpace: "scale", adapterRate: 2e-3 },
+  { track: "weights", kind: "cascaded", adapterSpace: "rounding", adapterRate: 2e-3 },
 ] as const;
 
 for (const { track, kind, adapterSpace, adapterRate } of CASES) {
