@@ -1,11 +1,21 @@
 /** @file A checkpoint's module with quantizers but without anything learned: the baseline that calibration is measured against. */
 import type { Module } from "../ir/module.ts";
+import type { QuantizationScheme } from "../ir/sites.ts";
+import { adaptersOf } from "./adapters.ts";
 import { type RunOptions, runPasses } from "./passes/pass.ts";
 import { quantizePasses, structureModule } from "./pipeline.ts";
 import type { Recipe } from "./recipe.ts";
 
 /** A clip logit whose sigmoid is 1 in single precision: the whole range. */
 export const OPEN_CLIP = 32;
+
+/** The scheme of `roundToNearestModule`: that of a recipe, without adapters. */
+export const roundToNearestScheme = (scheme: QuantizationScheme): QuantizationScheme => ({
+  ...scheme,
+  adapters: adaptersOf("off", NO_RANKS),
+});
+
+const NO_RANKS = { 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 0 } as const;
 
 /**
  * The elastic module without scaled columns, master and adapters: at 16 bits it is the model in full precision, and its weight

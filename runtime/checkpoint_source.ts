@@ -10,7 +10,7 @@ import { decoderSource } from "../compiler/frontends/decoder_source.ts";
 import { modelSites } from "../compiler/model_sites.ts";
 import { prepareGraph } from "../compiler/passes/stage.ts";
 import type { Recipe } from "../compiler/recipe.ts";
-import { OPEN_CLIP, roundToNearestModule } from "../compiler/round_to_nearest.ts";
+import { OPEN_CLIP, roundToNearestModule, roundToNearestScheme } from "../compiler/round_to_nearest.ts";
 import { type Call, functionOf, type Module } from "../ir/module.ts";
 import { type Graph, graphOf, leavesOf, nameOf } from "../ir/node.ts";
 import { WIDTHS } from "../ir/sites.ts";
@@ -75,7 +75,7 @@ export function preparedSource(runner: Runner, model: PreparedModel): ElasticSou
     name: model.name,
     runner,
     module,
-    scheme: model.recipe.scheme,
+    scheme: roundToNearestScheme(model.recipe.scheme),
     sites: modelSites(module),
     widths: WIDTHS,
     contextLimit: model.contextLimit,
