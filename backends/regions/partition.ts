@@ -181,7 +181,9 @@ function formUnits(graph: Graph, { grouped, stored, alone, gradientsTogether }: 
         [...sourcesOf(other)].some((source) => needs.has(source) && sizeOf(source.type.shape) >= size)
       )
     );
-    return [...new Set([...candidates, ...siblings])].sort((a, b) => b.id - a.id)
+    // Rows first: what they are reduced from is at hand there, while a product's epilogue would load it again.
+    const isRow = (unit: Unit) => Number(unit.kind === "row");
+    return [...new Set([...candidates, ...siblings])].sort((a, b) => isRow(b) - isRow(a) || b.id - a.id)
       .find((unit) => fits(unit, size) && joins(node, unit));
   };
 

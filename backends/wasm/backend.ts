@@ -18,7 +18,7 @@ import { placeBarriers, type Span, type TouchingStep } from "./barriers.ts";
 import { MOST_BYTES } from "./heap.ts";
 import { ENTRY, type GeneratedKernel, generateKernel, printKernel, type Table, TABLES } from "./kernel.ts";
 import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
-import type { Space } from "./space.ts";
+import type { ProgramNeeds, Space } from "./space.ts";
 import { createSpaces, type Place, type Spaces } from "./spaces.ts";
 import {
   createPool,
@@ -75,6 +75,7 @@ interface PlacedProgram {
 interface WasmExecutable extends Executable {
   readonly values: readonly LoweredValue[];
   readonly offsets: ReadonlyMap<number, number>;
+  readonly needs: ProgramNeeds;
   /** The program in a memory; made when it first runs there. */
   readonly placed: (space: Space) => PlacedProgram;
 }
@@ -195,7 +196,7 @@ function createBackend(
 
   /** Puts the addresses of everything that does not change between runs into the slots. */
   const fill = (placed: PlacedProgram, { values, offsets }: WasmExecutable, { work }: Space) => {
-    const at = work.at(), { filled, slots } = placed;
+    const at = work(), { filled, slots } = placed;
     if (at.arena === filled.arena && at.scratch === filled.scratch) return;
     for (const [index, offset] of offsets) slots[index] = at.arena + offset;
     slots[values.length] = at.scratch;
@@ -247,8 +248,9 @@ function createBackend(
         made.set(space, known);
         return known;
       };
-      // Where there is room, now: see WorkSpace. Where there is none the program will run in another memory.
-      if (spaces.first.work.require(plan)) placed(spaces.first);
+      // Where there is room, now: see createWorkSpace. Where there is none the program will run in another memory.
+      const needs = { ...plan, tables: loaded.flatMap(({ tables }) => tables) };
+      if (spaces.first.require(needs)) placed(spaces.first);
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(
           lowered.values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]),
@@ -263,6 +265,7 @@ function createBackend(
         plan,
         values: lowered.values,
         offsets,
+        needs,
         placed,
       };
       return Promise.resolve(executable);
@@ -319,7 +322,7 @@ function createBackend(
         if (!each.tensor) places.add((each.tensor = create(each.type, wished)).place);
         if (each.output !== undefined) results[each.output] = each.tensor;
       }
-      const space = spaces.gather(places, compiled.plan), placed = compiled.placed(space), { program, slots } = placed;
+      const space = spaces.gather(places, compiled.needs), placed = compiled.placed(space), { program, slots } = placed;
       fill(placed, compiled, space);
       for (const { index, tensor } of bound) slots[index] = tensor ? tensor.place.address + tensor.offset : 0;
       for (let i = 0; i < values.length; i++) {

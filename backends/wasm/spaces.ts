@@ -4,8 +4,7 @@
  * what goes from call to call is small. Addresses stay 32 bits wide, which costs kernels nothing; with 64 bits every access would be
  * checked.
  */
-import type { MemoryPlan } from "../backend.ts";
-import { createSpace, type Space } from "./space.ts";
+import { createSpace, type ProgramNeeds, type Space } from "./space.ts";
 
 /** Bytes that belong together, in one of the memories. They move between runs. */
 export interface Place {
@@ -25,7 +24,7 @@ export interface Spaces {
   /** The memory that holds most of these bytes. */
   mostly(places: ReadonlySet<Place>): Space;
   /** Brings places together in one memory, with room for a program to work there. @throws {RangeError} if no memory can hold them */
-  gather(places: ReadonlySet<Place>, plan: MemoryPlan): Space;
+  gather(places: ReadonlySet<Place>, needs: ProgramNeeds): Space;
 }
 
 /** One memory at first; more are opened when it is full. Each takes at most `limit` bytes. */
@@ -64,13 +63,13 @@ export function createSpaces({ shared, limit }: { readonly shared: boolean; read
     },
     free: ({ space, address }) => space.heap.free(address),
     mostly: (places) => all.length === 1 ? first : byBytes(places)[0] ?? first,
-    gather(places, plan) {
+    gather(places, needs) {
       const candidates = all.length === 1 ? all : byBytes(places);
-      for (const space of candidates) if (space.work.require(plan) && move(places, space)) return space;
+      for (const space of candidates) if (space.require(needs) && move(places, space)) return space;
       const space = open();
-      if (space.work.require(plan) && move(places, space)) return space;
+      if (space.require(needs) && move(places, space)) return space;
       all.pop();
-      const bytes = [...places].reduce((sum, place) => sum + place.bytes, plan.arenaBytes + plan.scratchBytes);
+      const bytes = [...places].reduce((sum, place) => sum + place.bytes, needs.arenaBytes + needs.scratchBytes);
       throw new RangeError(
         `Cannot run a program on ${bytes} bytes: expected at most the ${limit} bytes that a memory has`,
       );

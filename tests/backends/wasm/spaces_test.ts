@@ -8,7 +8,7 @@ import { createBuilder } from "../../../ir/builder.ts";
 import { graphOf } from "../../../ir/node.ts";
 import { tensorType } from "../../../ir/types.ts";
 
-const MIB = 2 ** 20, PLAN = { arenaBytes: MIB, scratchBytes: 0, entries: [] };
+const MIB = 2 ** 20, NEEDS = { arenaBytes: MIB, scratchBytes: 0, tables: [] };
 
 Deno.test("gather() moves the fewest bytes, keeps them, and moves nothing where that is impossible", () => {
   const requests = fc.array(fc.tuple(fc.integer({ min: 1, max: 6 * MIB }), fc.boolean()), {
@@ -28,7 +28,7 @@ Deno.test("gather() moves the fewest bytes, keeps them, and moves nothing where 
       const chosen = new Set(places.filter((_, i) => sizes[i]?.[1]).slice(0, 2)), before = new Map<Place, string>();
       const where = ({ space, address }: Place) => `${spaces.all.indexOf(space)}:${address}`;
       for (const place of places) before.set(place, where(place));
-      const space = spaces.gather(chosen, PLAN);
+      const space = spaces.gather(chosen, NEEDS);
       places.forEach((place, i) => {
         if (chosen.has(place)) assert(place.space === space, "what was chosen lies together");
         else assertEquals(where(place), before.get(place), "what was not chosen stays");
@@ -47,7 +47,7 @@ Deno.test("what no memory can hold is refused with its size, and nothing is lost
   const spaces = createSpaces({ shared: false, limit: 16 * MIB });
   const places = [spaces.allocate(9 * MIB), spaces.allocate(9 * MIB)];
   assertThrows(() => spaces.allocate(17 * MIB), RangeError, `at most the ${16 * MIB} bytes`);
-  assertThrows(() => spaces.gather(new Set(places), PLAN), RangeError, `on ${19 * MIB} bytes`);
+  assertThrows(() => spaces.gather(new Set(places), NEEDS), RangeError, `on ${19 * MIB} bytes`);
   assertEquals(spaces.all.length, 2);
   assert(places[0]?.space !== places[1]?.space);
 });
