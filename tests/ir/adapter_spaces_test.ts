@@ -45,8 +45,7 @@ function gridAt({ w = new Float64Array(), high = w, low = w }: Record<string, Fl
 /** ⌊W/s + BA⌉, or ⌊W/s⌋ + ⌊ΔW⌉, before the clamp; and the derivative of what is rounded. */
 function roundedAt(space: typeof SPACES[number], u: number, product: number): { code: number; slope: number } {
   if (space === "scale") return { code: roundEven(u + product), slope: 1 };
-  const up = u - Math.floor(u) + 1.2 * (sigmoid(product) - 0.5), inside = up > 0 && up < 1;
-  const slope = inside ? 1.2 * sigmoid(product) * (1 - sigmoid(product)) : 0;
+  const up = u - Math.floor(u) + 0.3 * product, slope = up > 0 && up < 1 ? 0.3 : 0;
   return { code: Math.floor(u) + roundEven(Math.min(Math.max(up, 0), 1)), slope };
 }
 

@@ -57,27 +57,27 @@ class Quantize(torch.autograd.Function):
 class ChooseRounding(torch.autograd.Function):
     """As Quantize, of weights that learn nothing: a product chooses between rounding down and up.
 
-    v / scale is rounded to floor + round(clip(frac + 1.2 (sigmoid(product) - 1/2), 0, 1)); the clip's ends stop the gradient, too.
+    v / scale is rounded to floor + round(clip(frac + 0.3 product, 0, 1)); outside of the clip's ends the gradient stops, too.
     """
 
     @staticmethod
     def forward(ctx, v, scale, zero, top, product):
         u = v / scale
-        down, chance = torch.floor(u), torch.sigmoid(product)
-        up = (u - down).add_(chance, alpha=1.2).sub_(0.6)
+        down = torch.floor(u)
+        up = (u - down).add_(product, alpha=0.3)
         free = (up >= 0) & (up <= 1)
         rounded = up.clamp_(0, 1).round_().add_(down).add_(zero)
         codes = rounded.clamp(0, top).sub_(zero)
         inside = (rounded >= 0) & (rounded <= top)
-        ctx.save_for_backward(u, scale, codes, inside & free, chance)
+        ctx.save_for_backward(u, scale, codes, inside & free)
         return codes * scale
 
     @staticmethod
     def backward(ctx, slope):
-        u, scale, codes, passes, chance = ctx.saved_tensors
+        u, scale, codes, passes = ctx.saved_tensors
         passed = slope * passes
         to_scale = (slope * codes - passed * u).sum(-1, keepdim=True)
-        return None, to_scale, None, None, passed.mul_(scale).mul_(chance * (1 - chance)).mul_(1.2)
+        return None, to_scale, None, None, passed.mul_(scale * 0.3)
 
 
 def quantize(v, high, low, top, product=None):
