@@ -1,5 +1,5 @@
 /** The order of passes: from a front-end's module to the elastic module, and from that to the programs of one configuration. */
-import type { Module } from "../ir/module.ts";
+import { mapFunctions, type Module } from "../ir/module.ts";
 import type { Graph } from "../ir/node.ts";
 import { type LocalWidths, type QuantizationScheme, sitesOf } from "../ir/sites.ts";
 import { contractIntegers } from "./passes/contract_integers.ts";
@@ -10,8 +10,9 @@ import { insertActivationQuantizers } from "./passes/quantize/insert_activation_
 import { insertAdapters } from "./passes/quantize/insert_adapters.ts";
 import { insertCacheQuantizers } from "./passes/quantize/insert_cache_quantizers.ts";
 import { insertMaster } from "./passes/quantize/insert_master.ts";
+import { insertTables } from "./passes/quantize/insert_tables.ts";
 import { insertWeightQuantizers } from "./passes/quantize/insert_weight_quantizers.ts";
-import { mapBlocks } from "./passes/quantize/linears.ts";
+import { mapBlocks, UNQUANTIZED_FUNCTIONS } from "./passes/quantize/linears.ts";
 import { specialize } from "./passes/quantize/specialize.ts";
 import { stage, type Stages, trainGraph } from "./passes/stage.ts";
 import { stackLinears } from "./passes/stack_linears.ts";
@@ -24,6 +25,12 @@ import { simplify, simplifyGraph } from "./passes/structure/simplify.ts";
 import type { Recipe } from "./recipe.ts";
 
 const hold = functionPass("hold_parameters", holdParameters);
+
+/** A pass over what `blockPass` leaves alone. */
+const outerPass = (name: string, change: (graph: Graph) => Graph): NamedPass => ({
+  name,
+  run: (module) => mapFunctions(module, (graph, own) => UNQUANTIZED_FUNCTIONS.includes(own) ? change(graph) : graph),
+});
 
 const blockPass = (name: string, change: (graph: Graph) => Graph): NamedPass => ({
   name,
@@ -52,6 +59,7 @@ export function structurePasses({ rotate, scaleColumns: scaled, cache, seed }: R
 /** Passes that mark what can be quantized. */
 export function quantizePasses({ scheme, activations, cache }: Recipe): readonly NamedPass[] {
   return [
+    outerPass("insert_tables", (graph) => insertTables(graph, scheme)),
     blockPass("insert_master", (graph) => insertMaster(graph, scheme)),
     blockPass("insert_adapters", insertAdapters),
     blockPass("insert_weight_quantizers", insertWeightQuantizers),

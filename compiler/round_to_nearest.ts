@@ -18,12 +18,12 @@ export const roundToNearestScheme = (scheme: QuantizationScheme): QuantizationSc
 const NO_RANKS = { 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 0 } as const;
 
 /**
- * The elastic module without scaled columns, master and adapters: at 16 bits it is the model in full precision, and its weight
+ * The elastic module without scaled columns, stored tables, master and adapters: at 16 bits it is the model in full precision, and its weight
  * grids round the original weights to nearest. Of learned parameters it has the clip logits alone.
  */
 export function roundToNearestModule(module: Module, recipe: Recipe, options?: RunOptions): Module {
   // Weights are held in front of their sites, where the elastic module has its master.
   const exact = structureModule(module, { ...recipe, scaleColumns: false }, options),
-    learned = ["insert_master", "insert_adapters"];
+    learned = ["insert_tables", "insert_master", "insert_adapters"];
   return runPasses(exact, quantizePasses(recipe).filter(({ name }) => !learned.includes(name)), options);
 }

@@ -78,7 +78,7 @@ function loadSplat(layout: Layout, { base, offset }: Address): Vector {
     case 4:
       return convert(layout, v128.load32_splat(base, offset));
     case 2:
-      return convert(layout, i32x4.splat(i32.load16_u(base, offset)));
+      return convert(layout, i32x4.splat(i32.load16_s(base, offset)));
     default:
       return i32x4.splat((isSigned(layout) ? i32.load8_s : i32.load8_u)(base, offset));
   }
@@ -90,7 +90,7 @@ function loadContiguous(layout: Layout, { base, offset }: Address): Vector {
     case 4:
       return convert(layout, v128.load(base, { offset, align: 4 }));
     case 2:
-      return convert(layout, v128.load16x4_u(base, { offset, align: 2 }));
+      return convert(layout, v128.load16x4_s(base, { offset, align: 2 }));
     default:
       return extendBytes(v128.load32_zero(base, { offset, align: 1 }), isSigned(layout));
   }
@@ -115,27 +115,27 @@ function loadLanes(layout: Layout, addresses: readonly Address[]): Vector {
         return v128.load8_lane(base, sum, 4 * k, offset);
     }
   }, i32x4.const(0));
-  return layout.size === 1 && isSigned(layout) ? i32x4.shr_s(i32x4.shl(raw, 24), 24) : convert(layout, raw);
+  if (layout.size === 1) return isSigned(layout) ? i32x4.shr_s(i32x4.shl(raw, 24), 24) : convert(layout, raw);
+  return convert(layout, layout.size === 2 ? i32x4.shr_s(i32x4.shl(raw, 16), 16) : raw);
 }
 
 const isSigned = (layout: Layout): boolean => layout.dtype.startsWith("i");
 
-/** From what lies in memory, widened to 32 bits, to what expressions compute with. */
+/** From what lies in memory, widened to 32 bits with its sign, to what expressions compute with. */
 function convert(layout: Layout, raw: Vector): Vector {
   if (layout.dtype === "bool") return i32x4.ne(raw, i32x4.const(0));
   return layout.storage === "half" ? halfToFloat(raw) : raw;
 }
 
 /**
- * Half precision, in the low 16 bits of each lane, as f32: exponent and fraction move to their place and a product with 2^112 mends the
- * bias, subnormal halves included; infinities and NaN get the largest exponent.
+ * Half precision, its sign in all upper bits of each lane, as f32: sign, exponent and fraction move to their place and a product with
+ * 2^112 mends the bias, subnormal halves included; infinities and NaN, then 2^16 and more, get the largest exponent.
  */
 function halfToFloat(raw: Vector): Vector {
-  const magnitude = i32x4.shl(v128.and(raw, i32x4.const(0x7fff)), 13);
-  const value = f32x4.mul(magnitude, f32x4.const(2 ** 112));
-  const special = i32x4.gt_s(v128.and(raw, i32x4.const(0x7fff)), i32x4.const(0x7bff));
-  const sign = i32x4.shl(v128.and(raw, i32x4.const(0x8000)), 16);
-  return v128.or(v128.or(value, v128.and(special, i32x4.const(0x7f800000))), sign);
+  const moved = v128.and(i32x4.shl(raw, 13), i32x4.const(0x8fffe000 | 0));
+  const value = f32x4.mul(moved, f32x4.const(2 ** 112));
+  const special = f32x4.ge(f32x4.abs(value), f32x4.const(2 ** 16));
+  return v128.or(value, v128.and(special, i32x4.const(0x7f800000)));
 }
 
 /** An access to a packed buffer told apart into row and column, where no loop crosses the end of a row; else undefined. */

@@ -25,7 +25,7 @@ import { type Recipe, TRACKS } from "../recipe.ts";
 /** Metadata key of the description in the file. */
 export const METADATA_KEY = "vernier";
 /** The one version of the format that there is. */
-export const ARTIFACT_VERSION = 3;
+export const ARTIFACT_VERSION = 4;
 
 /** Where an artifact comes from. */
 export interface Provenance {

@@ -7,6 +7,7 @@
 import type { Builder } from "../builder.ts";
 import type { Node } from "../node.ts";
 import type { BindingTime } from "../ops/state.ts";
+import type { MasterKind } from "../sites.ts";
 import type { NarrowType } from "../types.ts";
 
 /** How a row of columns is divided: `groups` of `size`, the last one filled up with `padding` zeros. */
@@ -185,6 +186,9 @@ export interface MasterOptions {
 /** Values of a fine code: quarters of the master's step. */
 const QUARTERS = 4;
 
+/** Stands for the scale of a row of zeros, so that it divides by no zero. */
+const SMALLEST_SCALE = 2 ** -24;
+
 /**
  * The stored copy of a weight in integers (design.md 8), f32 [p,q] -> [p,q]: holds `<name>.master.codes` i8 [p,G,g] and
  * `<name>.master.scales` f16 [p,G,1]. The scale max|w|/127 is rounded to f16 before the codes are computed; the smallest
@@ -200,7 +204,7 @@ export function integerMaster(b: Builder, w: Node, { name, groupSize, fine }: Ma
   const groups = Math.ceil(columns / groupSize);
   const v = toGroups(b, w, { groups, size: groupSize, padding: groups * groupSize - columns });
   const largest = b.div(b.max(b.abs(v), [2]), 127);
-  const scales = b.hold(b.cast(b.maximum(largest, 2 ** -24), "f16"), "checkpoint", `${name}.master.scales`);
+  const scales = b.hold(b.cast(b.maximum(largest, SMALLEST_SCALE), "f16"), "checkpoint", `${name}.master.scales`);
   const scale = b.cast(scales, "f32");
   const kept = (codes: Node, type: NarrowType, part: string) =>
     b.cast(b.hold(b.cast(codes, type), "checkpoint", `${name}.master.${part}`), "f32");
@@ -208,10 +212,40 @@ export function integerMaster(b: Builder, w: Node, { name, groupSize, fine }: Ma
     const codes = clamp(b, b.round(b.div(v, scale)), -127, 127);
     return fromGroups(b, b.mul(kept(codes, "i8", "codes"), scale), columns);
   }
-  const all = clamp(b, b.round(b.mul(b.div(v, scale), QUARTERS)), -127 * QUARTERS, 127 * QUARTERS);
-  const codes = b.floor(b.div(all, QUARTERS)), rest = b.sub(all, b.mul(codes, QUARTERS));
+  const { codes, rest } = quartered(b, b.div(v, scale));
   const value = b.add(kept(codes, "i8", "codes"), b.div(kept(rest, "u2", "fine"), QUARTERS));
   return fromGroups(b, b.mul(value, scale), columns);
+}
+
+/** A stored matrix [p,q] whose rows are (Σ unit·part)·scale, or Σ unit·part. */
+export interface Rows {
+  readonly parts: readonly { readonly stored: Node; readonly unit: number }[];
+  /** f32 [p,1]. */
+  readonly scale: Node | undefined;
+}
+
+/**
+ * The stored copy of a matrix that is read whole and of which rows are gathered, f32 [p,q]: as in `integerMaster`, with a scale per row,
+ * `<name>.codes` i8 [p,q], `<name>.fine` u2 [p,q] and `<name>.scale` f32 [p,1]; or `<name>` f16.
+ */
+export function storedRows(b: Builder, w: Node, name: string, kind: MasterKind): Rows {
+  const keep = (x: Node, part: string) => b.hold(x, "checkpoint", `${name}${part}`);
+  if (kind === "fp16") return { parts: [{ stored: keep(b.cast(w, "f16"), ""), unit: 1 }], scale: undefined };
+  const scale = keep(b.maximum(b.div(b.max(b.abs(w), [1]), 127), SMALLEST_SCALE), ".scale"), steps = b.div(w, scale);
+  if (kind === "int8") return { parts: [{ stored: keep(b.cast(b.round(steps), "i8"), ".codes"), unit: 1 }], scale };
+  const { codes, rest } = quartered(b, steps);
+  const parts = [{ stored: keep(b.cast(codes, "i8"), ".codes"), unit: 1 }, {
+    stored: keep(b.cast(rest, "u2"), ".fine"),
+    unit: 1 / QUARTERS,
+  }];
+  return { parts, scale };
+}
+
+/** ⌊4x⌉ = 4c + f: c in [-127, 127] and f in [0, 3]. */
+function quartered(b: Builder, x: Node): { codes: Node; rest: Node } {
+  const all = clamp(b, b.round(b.mul(x, QUARTERS)), -127 * QUARTERS, 127 * QUARTERS);
+  const codes = b.floor(b.div(all, QUARTERS));
+  return { codes, rest: b.sub(all, b.mul(codes, QUARTERS)) };
 }
 
 /** The stored copy of a weight in f16, f32 [p,q] -> [p,q]: the hold `<name>.master`. */

@@ -32,10 +32,10 @@ interface Origin {
   readonly weights: ReadonlySet<string>;
 }
 
-/** Recognises linears among the nodes of one graph; remembers what it has seen. */
-export function linearFinder(): (node: Node) => Linear | undefined {
+/** Finds what is behind the nodes of one graph; remembers what it has seen. */
+function originFinder(): (node: Node) => Origin {
   const origins = new Map<Node, Origin>();
-  const originOf = (root: Node): Origin => {
+  return (root) => {
     const stack = [root];
     for (let node = stack.at(-1); node; node = stack.at(-1)) {
       const missing = origins.has(node) ? [] : node.inputs.filter((input) => !origins.has(input));
@@ -47,10 +47,24 @@ export function linearFinder(): (node: Node) => Linear | undefined {
     }
     return origins.get(root) as Origin;
   };
+}
+
+/** Names the one matrix parameter `….weight` behind a value that only the checkpoint decides. */
+export function weightBehind(): (node: Node) => string | undefined {
+  const originOf = originFinder();
+  return (node) => {
+    const { fixed, weights } = originOf(node), [name, ...others] = weights;
+    return fixed && others.length === 0 ? name : undefined;
+  };
+}
+
+/** Recognises linears among the nodes of one graph; remembers what it has seen. */
+export function linearFinder(): (node: Node) => Linear | undefined {
+  const originOf = originFinder(), nameBehind = weightBehind();
   return (node) => {
     if (node.op !== "dot") return undefined;
-    const [x, w] = node.inputs as [Node, Node], origin = originOf(w), [name, ...others] = origin.weights;
-    if (!origin.fixed || originOf(x).fixed || name === undefined || others.length > 0) return undefined;
+    const [x, w] = node.inputs as [Node, Node], name = nameBehind(w);
+    if (name === undefined || originOf(x).fixed) return undefined;
     return asLinear(node, x, w, name);
   };
 }
