@@ -84,6 +84,8 @@ Deno.test("a train program equals the reference: quantizers, attention and their
   const forward = withLearnedInputs(trainFunction(block as Graph, widthsAt(block as Graph, recipe, 4), recipe.scheme));
   const graph = trainProgram(bindSymbols(forward, { B: 2, T: 5 }), 2);
   const tops = Object.fromEntries(sitesOf(block as Graph).map(({ name }) => [topName(name), Float64Array.of(15)]));
-  // Gradients of clip factors cancel to a thousandth of their parts, which have rounding errors of a few units of 1e-7.
-  await expectSame(graph, typedLeaves(graph, tops), 2e-4, trainInPlace(graph));
+  const leaves = typedLeaves(graph, tops), isScale = (name: string) => name.endsWith(".master.scales");
+  // Weights around 0.3: with those of ten, softmax makes a thousandth of what is a rounding error in the scores.
+  const calm = Object.entries(leaves).map(([name, x]) => [name, isScale(name) ? x.map((scale) => scale / 32) : x]);
+  await expectSame(graph, Object.fromEntries(calm), 1e-5, trainInPlace(graph));
 });

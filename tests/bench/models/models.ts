@@ -35,7 +35,8 @@ export async function benchModels(bench: ModelBench): Promise<void> {
   const productSpeed = bench.productSpeed ?? (() => roofline.f32);
   const source = randomSource(backend, config, "weights");
   const weights = modelSites(source.module).reduce((sum, { parameters }) => sum + parameters, 0);
-  const head = config.vocabSize * config.hiddenSize;
+  // Ten bits a value; see insert_tables.ts.
+  const head = config.vocabSize * config.hiddenSize * 10 / 8;
   const line = (what: string, median: number, unit: string, share: number): void => {
     const own = benchLine({ name: `${what}, ${model}`, backend: backend.name, threads, median, unit }, {
       roofline: share,
@@ -59,7 +60,7 @@ export async function benchModels(bench: ModelBench): Promise<void> {
       );
       const seconds = medianOf(switches.map((each) => each.seconds));
       line(`switch of the whole model to ${width} bits`, seconds, "s", medianOf(shares));
-      const decoding = await decodeSeconds(session, random(CONTEXT)), bytes = weights * width / 8 + head * 4;
+      const decoding = await decodeSeconds(session, random(CONTEXT)), bytes = weights * width / 8 + head;
       line(`decode at ${width} bits`, 1 / decoding, "tokens/s", bytes / decoding / roofline.read);
       for (const prompt of width === 4 ? prompts : []) {
         if (prompt > config.maxPositions) continue;
