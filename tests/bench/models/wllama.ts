@@ -13,6 +13,8 @@ interface Wllama {
 }
 
 const VERSION = "3.13.0", ROUNDS = 3, TOKENS = 24;
+/** ONNX Runtime, once loaded, puts Node's in its place. */
+const OwnWorker = globalThis.Worker;
 
 /**
  * Tokens per second of decoding a model of random weights in Q4_0 on one thread (more need classic workers, which Deno does not have);
@@ -59,7 +61,8 @@ export async function wllamaDecode(config: DecoderConfig): Promise<PeerMedian | 
 
 /** The package wants a page's address, and takes a worker in which there is a process for one of Node. */
 function lookLikeBrowser(): () => void {
-  const { Blob } = globalThis, scope = globalThis as { document?: unknown };
+  const { Blob, Worker } = globalThis, scope = globalThis as { document?: unknown };
+  globalThis.Worker = OwnWorker;
   globalThis.Blob = class extends Blob {
     constructor(parts: BlobPart[] = [], options?: BlobPropertyBag) {
       const script = typeof parts[0] === "string" && options?.type?.includes("javascript");
@@ -69,6 +72,7 @@ function lookLikeBrowser(): () => void {
   scope.document = { baseURI: import.meta.url };
   return () => {
     globalThis.Blob = Blob;
+    globalThis.Worker = Worker;
     delete scope.document;
   };
 }
