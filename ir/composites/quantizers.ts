@@ -217,27 +217,28 @@ export function integerMaster(b: Builder, w: Node, { name, groupSize, fine }: Ma
   return fromGroups(b, b.mul(value, scale), columns);
 }
 
-/** A stored matrix [p,q] whose rows are (Σ unit·part)·scale, or Σ unit·part. */
+/** A stored matrix [p,q] whose rows are (Σ unit·(part - zero))·scale, or that without a scale. */
 export interface Rows {
-  readonly parts: readonly { readonly stored: Node; readonly unit: number }[];
+  readonly parts: readonly { readonly stored: Node; readonly zero: number; readonly unit: number }[];
   /** f32 [p,1]. */
   readonly scale: Node | undefined;
 }
 
+/** What stands for zero among codes of a byte: products are quickest where codes have no sign. */
+const BYTE_ZERO = 128;
+
 /**
  * The stored copy of a matrix that is read whole and of which rows are gathered, f32 [p,q]: as in `integerMaster`, with a scale per row,
- * `<name>.codes` i8 [p,q], `<name>.fine` u2 [p,q] and `<name>.scale` f32 [p,1]; or `<name>` f16.
+ * `<name>.codes` u8 [p,q], `<name>.fine` u2 [p,q] and `<name>.scale` f32 [p,1]; or `<name>` f16.
  */
 export function storedRows(b: Builder, w: Node, name: string, kind: MasterKind): Rows {
   const keep = (x: Node, part: string) => b.hold(x, "checkpoint", `${name}${part}`);
-  if (kind === "fp16") return { parts: [{ stored: keep(b.cast(w, "f16"), ""), unit: 1 }], scale: undefined };
+  if (kind === "fp16") return { parts: [{ stored: keep(b.cast(w, "f16"), ""), zero: 0, unit: 1 }], scale: undefined };
   const scale = keep(b.maximum(b.div(b.max(b.abs(w), [1]), 127), SMALLEST_SCALE), ".scale"), steps = b.div(w, scale);
-  if (kind === "int8") return { parts: [{ stored: keep(b.cast(b.round(steps), "i8"), ".codes"), unit: 1 }], scale };
-  const { codes, rest } = quartered(b, steps);
-  const parts = [{ stored: keep(b.cast(codes, "i8"), ".codes"), unit: 1 }, {
-    stored: keep(b.cast(rest, "u2"), ".fine"),
-    unit: 1 / QUARTERS,
-  }];
+  const bytes = (codes: Node) => keep(b.cast(b.add(codes, BYTE_ZERO), "u8"), ".codes");
+  if (kind === "int8") return { parts: [{ stored: bytes(b.round(steps)), zero: BYTE_ZERO, unit: 1 }], scale };
+  const { codes, rest } = quartered(b, steps), fine = keep(b.cast(rest, "u2"), ".fine");
+  const parts = [{ stored: bytes(codes), zero: BYTE_ZERO, unit: 1 }, { stored: fine, zero: 0, unit: 1 / QUARTERS }];
   return { parts, scale };
 }
 

@@ -31,13 +31,16 @@ const matrixOf = (b: Builder, { weight, rows, columns }: Linear): Node => b.resh
 /** x·Wᵀ from the parts of W: none of them is ever there in f32. */
 function product(b: Builder, { source, sourceShape, rows }: Linear, { parts, scale }: Rows): Node {
   const x = b.reshape(source, sourceShape), axes = { lhsContract: [sourceShape.length - 1], rhsContract: [1] };
-  const sum = sumOf(b, parts.map(({ stored, unit }) => b.mul(b.dot(x, b.cast(stored, "f32"), axes), unit)));
+  const sum = sumOf(b, parts.map((part) => b.mul(b.dot(x, valuesOf(b, part.stored, part), axes), part.unit)));
   return scale ? b.mul(sum, b.reshape(scale, [rows])) : sum;
 }
 
 function gathered(b: Builder, { parts, scale }: Rows, ids: Node): Node {
-  const sum = sumOf(b, parts.map(({ stored, unit }) => b.mul(b.cast(b.gather(stored, ids), "f32"), unit)));
+  const sum = sumOf(b, parts.map((part) => b.mul(valuesOf(b, b.gather(part.stored, ids), part), part.unit)));
   return scale ? b.mul(sum, b.gather(scale, ids)) : sum;
 }
+
+const valuesOf = (b: Builder, stored: Node, { zero }: Rows["parts"][number]): Node =>
+  zero === 0 ? b.cast(stored, "f32") : b.sub(b.cast(stored, "f32"), zero);
 
 const sumOf = (b: Builder, terms: readonly Node[]): Node => terms.reduce((sum, term) => b.add(sum, term));

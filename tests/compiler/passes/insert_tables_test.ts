@@ -28,7 +28,7 @@ Deno.test("insertTables() stores embeddings and heads as the master is, and noth
   const kept = (master: MasterKind, tied: boolean) =>
     Object.values(functionsOf(tied)).map((graph) => holdsOf(insertTables(graph, { master: masterOf(master) })));
   const tenBits = (name: string, shape: string) => [
-    `checkpoint ${name}.codes i8[${shape}]`,
+    `checkpoint ${name}.codes u8[${shape}]`,
     `checkpoint ${name}.fine u2[${shape}]`,
     `checkpoint ${name}.scale f32[${shape.split(",")[0]},1]`,
   ];
