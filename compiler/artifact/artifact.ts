@@ -73,14 +73,14 @@ export async function openArtifact(folder: Folder): Promise<Artifact> {
       mend: "compile the checkpoint first and give the folder of the result",
     });
   }
-  const description = parseDescription(text, file.name);
+  const description = parseDescription(text, file.name), needed = neededTypes(description, file.name);
   const find = (name: string): TensorInfo => {
     const info = file.tensors.get(name);
     if (info) return info;
     throw damaged(file.name, `Expected a tensor ${quote(name)} but found none of that name`);
   };
   const typeOf = (name: string) => {
-    const { dtype: format, shape } = find(name), type = typeOfFormat(format, shape);
+    const { dtype: format, shape } = find(name), type = typeOfFormat(format, shape, needed.get(name)?.dtype);
     if (type) return type;
     const found = `${format}[${shape.join(",")}]`;
     throw damaged(file.name, `Expected values of ${FORMAT_NAMES} in tensor ${quote(name)} but found ${found}`);
@@ -96,7 +96,7 @@ export async function openArtifact(folder: Folder): Promise<Artifact> {
       return { type, values: fromBytes(type.dtype, await file.bytes(name), name, file.name) };
     },
   };
-  for (const [name, type] of neededTypes(description, file.name)) checkType(artifact, name, type);
+  for (const [name, type] of needed) checkType(artifact, name, type);
   return artifact;
 }
 

@@ -7,13 +7,15 @@ import { toFloats } from "../frontends/floats.ts";
 import type { Dtype } from "../frontends/safetensors.ts";
 
 /** The types that artifacts store: what is held of a checkpoint, and what is learned. */
-const FORMATS = { f32: "F32", f16: "F16", i8: "I8", u2: "U8" } as const satisfies Partial<Record<DType, Dtype>>;
+const FORMATS = { f32: "F32", f16: "F16", i8: "I8", u8: "U8", u2: "U8" } as const satisfies Partial<
+  Record<DType, Dtype>
+>;
 
 /** Codes of two bits lie four to a byte, the first one lowest, along the last axis. */
 const PER_BYTE = 4;
 
 /** What messages call the formats. */
-export const FORMAT_NAMES = "F32, F16, I8 or U8 (four codes of two bits)";
+export const FORMAT_NAMES = "F32, F16, I8 or U8 (codes of eight bits, or four of two bits)";
 
 /** A type that artifacts store. */
 type StoredType = keyof typeof FORMATS;
@@ -27,9 +29,14 @@ export function formatOf(dtype: DType, shape: readonly number[]): { readonly dty
   return { dtype: FORMATS[dtype], shape: [...shape.slice(0, -1), last / PER_BYTE] };
 }
 
-/** The IR's type of a tensor in a file; `undefined` for what artifacts do not use. */
-export function typeOfFormat(format: Dtype, shape: readonly number[]): TensorType | undefined {
-  const dtype = (Object.keys(FORMATS) as StoredType[]).find((known) => FORMATS[known] === format);
+/**
+ * The IR's type of a tensor in a file; `undefined` for what artifacts do not use.
+ *
+ * @param expected what decides where a format stands for two types; codes of two bits unless given
+ */
+export function typeOfFormat(format: Dtype, shape: readonly number[], expected: DType = "u2"): TensorType | undefined {
+  const known = (Object.keys(FORMATS) as StoredType[]).filter((type) => FORMATS[type] === format);
+  const dtype = known.find((type) => type === expected) ?? known.at(-1);
   if (dtype === undefined || shape.some((size) => size < 1)) return undefined;
   return tensorType(dtype, dtype === "u2" ? shape.map((n, i) => i < shape.length - 1 ? n : n * PER_BYTE) : shape);
 }
@@ -41,6 +48,8 @@ export function toBytes(dtype: DType, values: HostArray): Uint8Array<ArrayBuffer
       return new Uint8Array(Uint16Array.from(values, halfBits).buffer);
     case "i8":
       return new Uint8Array(Int8Array.from(values).buffer);
+    case "u8":
+      return Uint8Array.from(values);
     case "u2": {
       const code = (i: number) => (values[i] ?? 0) << (i % PER_BYTE * 2);
       return Uint8Array.from(
@@ -63,9 +72,9 @@ export function toBytes(dtype: DType, values: HostArray): Uint8Array<ArrayBuffer
  * @throws {UserError} if a number is NaN or infinite
  */
 export function fromBytes(dtype: DType, bytes: Uint8Array<ArrayBuffer>, name: string, file: string): HostArray {
-  if (dtype === "i8") {
+  if (dtype === "i8" || dtype === "u8") {
     const values = hostArray(dtype, bytes.length);
-    values.set(new Int8Array(bytes.buffer));
+    values.set(dtype === "i8" ? new Int8Array(bytes.buffer) : bytes);
     return values;
   }
   if (dtype === "u2") {
