@@ -78,16 +78,19 @@ for (const [name, median, unit] of ceilings) {
 /** Threads of others that still spin go to sleep within this time, in milliseconds. */
 const REST = 50;
 
-/** Seconds of one run of some that take about 20 ms together, after a rest. */
+/** Threads that slept wake up, and cores clock up, within this time; then runs are counted for that time. Seconds. */
+const WARMING = 0.02, COUNTED = 0.06;
+
+/** Seconds of one run of some in a row, behind others and a rest. */
 async function secondsOf(run: () => unknown): Promise<number> {
   await new Promise((resolve) => setTimeout(resolve, REST));
-  await run();
-  let count = 0, seconds = 0;
-  const start = performance.now();
-  while (seconds < 0.02) {
+  let count = 0, start = performance.now(), seconds = 0;
+  for (let warm = false; !warm || seconds < COUNTED;) {
     await run();
     count++;
     seconds = (performance.now() - start) / 1000;
+    if (warm || seconds < WARMING) continue;
+    [warm, count, seconds, start] = [true, 0, 0, performance.now()];
   }
   return seconds / count;
 }
