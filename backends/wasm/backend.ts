@@ -7,15 +7,16 @@
 import type { Graph } from "../../ir/node.ts";
 import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
 import type { Backend, CompileOptions, Executable, HostArray, MemoryPlan, Tensor } from "../backend.ts";
-import type { KernelBuffer, KernelSpec } from "../kernel.ts";
+import type { KernelSpec } from "../kernel.ts";
 import { kernelKey } from "../kernel_key.ts";
 import { kernelTexts } from "../kernel_texts.ts";
 import { planMemory } from "../plan.ts";
 import { lowerGraph } from "../regions/lower.ts";
 import type { LoweredProgram, LoweredValue } from "../regions/program.ts";
 import { probeFeatures } from "./assembler.ts";
-import { placeBarriers, type Span, type TouchingStep } from "./barriers.ts";
-import { MOST_BYTES } from "./heap.ts";
+import { placeBarriers } from "./barriers.ts";
+import { entriesOf, type Entry, homeOf, rangesOf, touchesOf, touchesTogether } from "./entries.ts";
+import { GROWTH, MOST_BYTES } from "./heap.ts";
 import { ENTRY, type GeneratedKernel, generateKernel, printKernel, type Table, TABLES } from "./kernel.ts";
 import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
 import type { ProgramNeeds, Space } from "./space.ts";
@@ -97,6 +98,11 @@ export function openWasm(
   if (!Number.isInteger(wanted) || wanted < 1) {
     throw new RangeError(
       `Cannot open the WebAssembly backend: expected a positive number of threads but found ${wanted}`,
+    );
+  }
+  if (!Number.isInteger(limit / GROWTH) || limit < GROWTH || limit > MOST_BYTES) {
+    throw new RangeError(
+      `Cannot open the WebAssembly backend: expected memories of a multiple of ${GROWTH} bytes, at most ${MOST_BYTES}, but found ${limit}`,
     );
   }
   const shared = features.threads && wanted > 1, spaces = createSpaces({ shared, limit });
@@ -354,56 +360,5 @@ function createBackend(
 const scratchOf = (kernels: readonly LoadedKernel[]): number =>
   Math.max(0, ...kernels.map(({ scratchBytes }) => scratchBytes));
 
-/** The value that owns the memory of another one. */
-function homeOf(values: readonly LoweredValue[], index: number): LoweredValue {
-  const value = values[index];
-  if (!value) throw new Error(`Internal error: the program has no value ${index}`);
-  return value.inPlaceOf === undefined ? value : homeOf(values, value.inPlaceOf);
-}
-
 const sameType = (a: TensorType, b: TensorType): boolean =>
   a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);
-
-/** What threads do without meeting each other: a lowered step, or that one and the next, which take turns. */
-interface Entry {
-  readonly step: number;
-  readonly turn: TurnPlan | undefined;
-}
-
-function entriesOf({ steps }: LoweredProgram, turns: readonly TurnPlan[]): readonly Entry[] {
-  const byStep = new Map(turns.map((turn) => [turn.step, turn]));
-  return steps.flatMap((_, step) => byStep.has(step - 1) ? [] : [{ step, turn: byStep.get(step) }]);
-}
-
-/** First and last step of the entry, for every step of it. */
-const rangesOf = ({ step, turn }: Entry): (readonly [first: number, last: number])[] =>
-  turn ? [[step, step + 1], [step, step + 1]] : [[step, step]];
-
-/** What an entry touches, of what its steps do. */
-function touchesTogether({ step, turn }: Entry, touches: readonly TouchingStep[]): TouchingStep {
-  const own = touches[step] as TouchingStep;
-  if (!turn) return own;
-  const next = touches[step + 1] as TouchingStep;
-  return { grid: turn.count, reads: [...own.reads, ...next.reads], writes: [...own.writes, ...next.writes] };
-}
-
-/** What the steps of a program touch. Temporaries are told apart by their place in the arena, tensors by the value they hold. */
-function touchesOf(
-  { values, steps }: LoweredProgram,
-  kernels: readonly LoadedKernel[],
-  offsets: ReadonlyMap<number, number>,
-  sizeOf: (value: number) => number,
-): TouchingStep[] {
-  const spanOf = (index: number): Span => {
-    const home = values.indexOf(homeOf(values, index)), offset = offsets.get(home);
-    return offset === undefined
-      ? { space: home, from: 0, to: 1 }
-      : { space: -1, from: offset, to: offset + sizeOf(home) };
-  };
-  return steps.map(({ kernel, bindings }, i) => {
-    const { grid } = kernels[i] as LoadedKernel;
-    const spans = (unless: KernelBuffer["use"]) =>
-      kernel.buffers.flatMap(({ use }, j) => use === unless ? [] : [spanOf(bindings[j] ?? 0)]);
-    return { grid, reads: spans("write"), writes: spans("read") };
-  });
-}

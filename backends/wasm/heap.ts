@@ -5,8 +5,8 @@ import { ALIGNMENT } from "./layout.ts";
 const PAGE = 65536;
 /** Bytes at the start that stay free: guarded loads may read a little in front of a buffer. */
 const START = 1024;
-/** Bytes the memory grows by at least: growing is slow. */
-const GROWTH = 2 ** 24;
+/** Bytes the memory starts with and grows by at least: growing is slow. */
+export const GROWTH = 2 ** 24;
 /** Bytes that 32-bit addresses reach. */
 export const MOST_BYTES = 2 ** 32;
 

@@ -52,6 +52,12 @@ Deno.test("what no memory can hold is refused with its size, and nothing is lost
   assert(places[0]?.space !== places[1]?.space);
 });
 
+Deno.test("openWasm() takes memories of whole growths, up to what kernels can address", () => {
+  for (const memoryBytes of [0, MIB, 24 * MIB, 2 ** 33]) {
+    assertThrows(() => openWasm({ memoryBytes }), RangeError, `but found ${memoryBytes}`);
+  }
+});
+
 Deno.test("tensors beyond one memory compute as in one, on any number of threads", async () => {
   const b = createBuilder(), n = 1024, type = tensorType("f32", [n, n]), x = b.input("x", tensorType("f32", [3, n]));
   const axes = { lhsContract: [1], rhsContract: [1] };
