@@ -1,7 +1,7 @@
 /** @file Budgets of mixed precision: mean bits per weight, or bytes, and the point of a frontier that fits one best. */
 import { type BitConfig, FULL_WIDTH, type QuantizationScheme, WIDTHS } from "../ir/sites.ts";
 import type { Frontier } from "./allocate/frontier.ts";
-import { meanBits, type ModelSite, unquantizedParameters } from "./model_sites.ts";
+import { meanBits, type ModelSite, type UnquantizedBytes, unquantizedBytes } from "./model_sites.ts";
 import type { Module } from "../ir/module.ts";
 
 /** What a mixture may cost. */
@@ -13,17 +13,17 @@ export type Budget =
 
 /** What a configuration takes beside the codes of its weights. */
 export interface SizeModel extends Pick<QuantizationScheme, "groupSizes"> {
-  /** Parameters that are never quantized: embeddings, norms, biases. */
-  readonly unquantized: number;
+  /** Of what no width changes: embeddings, heads, norms, biases. */
+  readonly unquantized: UnquantizedBytes;
 }
 
-/** The size model of an elastic module. Parameters are counted when a budget in bytes asks, and once. */
+/** The size model of an elastic module. Bytes are counted when a budget in bytes asks, and once. */
 export function sizeModelOf(module: Module, { groupSizes }: Pick<QuantizationScheme, "groupSizes">): SizeModel {
-  let counted: number | undefined;
+  let counted: UnquantizedBytes | undefined;
   return {
     groupSizes,
     get unquantized() {
-      return counted ??= unquantizedParameters(module);
+      return counted ??= unquantizedBytes(module);
     },
   };
 }
@@ -64,7 +64,7 @@ export function weightBytes(
 export function costOf(budget: Budget, config: BitConfig, sites: readonly ModelSite[], size?: SizeModel): number {
   if (budget.kind === "bits") return meanBits(config, sites);
   if (!size) throw new TypeError("Cannot count bytes: expected a size model but found none");
-  return weightBytes(config, sites, size, budget.of) + size.unquantized * (budget.of === "file" ? 2 : 4);
+  return weightBytes(config, sites, size, budget.of) + size.unquantized[budget.of];
 }
 
 /** A mixture that fits. */

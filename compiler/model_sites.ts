@@ -1,9 +1,9 @@
 /** @file The quantizer sites of a whole model: those of every call's function, under global names. */
 import { functionOf, type Module } from "../ir/module.ts";
-import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
+import { type Graph, nameOf } from "../ir/node.ts";
 import { FULL_WIDTH, sitesOf } from "../ir/sites.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
-import { sizeOf } from "../ir/types.ts";
+import { bitsOf, sizeOf, type TensorType } from "../ir/types.ts";
 import { linearsOf } from "./passes/quantize/linears.ts";
 
 /** A place of a model whose precision can be chosen. Adapters share their weight's site. */
@@ -46,19 +46,31 @@ function readersOf(graph: Graph): ReadonlyMap<string, readonly string[]> {
   return readers;
 }
 
-/** Parameters of a module that no site quantizes: embeddings, norms, biases; what calls share counts once. */
-export function unquantizedParameters(module: Module): number {
-  const counted = new Map<string, number>();
+/** What the unquantized parts of a model take. */
+export interface UnquantizedBytes {
+  /** In a file, where f32 is written as f16. */
+  readonly file: number;
+  readonly memory: number;
+}
+
+/** Bytes of embeddings, heads, norms and biases as they are stored; tied ones count once, derived ones not at all. */
+export function unquantizedBytes(module: Module): UnquantizedBytes {
+  const counted = new Map<string, TensorType>();
   for (const call of module.calls) {
     const graph = functionOf(module, call), weights = sitesOf(graph).filter(({ role }) => role === "weight");
-    for (const node of leavesOf(graph, "param")) {
+    for (const node of graph.nodes) {
+      if (node.op !== "hold" || node.attrs.time !== "checkpoint") continue;
       const name = nameOf(node);
-      if (node.attrs.time !== "checkpoint" || Object.hasOwn(module.derived, name)) continue;
+      if (Object.hasOwn(module.derived, name)) continue;
       if (weights.some((site) => name === site.name || name.startsWith(`${site.name}.`))) continue;
-      counted.set(call.prefix + name, sizeOf(node.type.shape));
+      counted.set(call.prefix + name, node.type);
     }
   }
-  return [...counted.values()].reduce((sum, size) => sum + size, 0);
+  const bytes = (inFile: boolean) =>
+    [...counted.values()].reduce((sum, { dtype, shape }) => {
+      return sum + Math.ceil(sizeOf(shape) * (inFile && dtype === "f32" ? 16 : bitsOf(dtype)) / 8);
+    }, 0);
+  return { file: bytes(true), memory: bytes(false) };
 }
 
 /** Mean bits per weight of a configuration, weighted by parameters; sites that are not named count as full precision. */

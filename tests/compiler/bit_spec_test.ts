@@ -191,7 +191,8 @@ Deno.test("weightBytes() counts codes, scales and zero points", () => {
 });
 
 Deno.test("budgets can be sizes of a file or of memory, everything that is not quantized included", () => {
-  const groupSizes = { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 }, size = { groupSizes, unquantized: 100 };
+  const groupSizes = { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 },
+    size = { groupSizes, unquantized: { file: 200, memory: 400 } };
   const chosen = (text: string, spec = parseBitSpec(text)) => configOf(spec, SITES, FRONTIER, size);
   const fileBytes = (text: string) => weightBytes(chosen(text), SITES, size) + 200;
   const all = FRONTIER.points.map(({ widths }) => ({
