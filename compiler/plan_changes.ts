@@ -158,14 +158,22 @@ export const PLAN_CHANGES = {
     "scale the columns of linears by powers of their mean inputs, searched on block outputs (AWQ)",
     (text) => defined("scaleColumns", flagOf(text)),
   ),
-  "cache-clip": recipe("RATIO", "part of a cached vector's range that its grid spans", (text, { scheme }) => {
-    const cacheClip = numberIn(text, { above: 0, most: 1 });
-    return cacheClip === undefined ? undefined : { scheme: { ...scheme, cacheClip } };
-  }),
-  "activation-clip": recipe("RATIO", "part of a token's largest magnitude that its grid spans", (text, { scheme }) => {
-    const activationClip = numberIn(text, { above: 0, most: 1 });
-    return activationClip === undefined ? undefined : { scheme: { ...scheme, activationClip } };
-  }),
+  "cache-clip": recipe(
+    "RATIO|2:0.9,3:0.95",
+    "part of a cached vector's range that its grid spans; for all widths or some",
+    (text, { scheme }) => {
+      const cacheClip = perWidth(text, scheme.cacheClip, (part) => numberIn(part, { above: 0, most: 1 }));
+      return cacheClip && { scheme: { ...scheme, cacheClip } };
+    },
+  ),
+  "activation-clip": recipe(
+    "RATIO|4:0.9,5:0.95",
+    "part of a token's largest magnitude that its grid spans; for all widths or some",
+    (text, { scheme }) => {
+      const activationClip = perWidth(text, scheme.activationClip, (part) => numberIn(part, { above: 0, most: 1 }));
+      return activationClip && { scheme: { ...scheme, activationClip } };
+    },
+  ),
   inputs: setting(
     "tracks|fused",
     "inputs of the next block: one path per bit group, or merged as published",

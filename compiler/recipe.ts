@@ -51,6 +51,8 @@ export function defaultRecipe(track: Track, seed: number): Recipe {
     scheme: {
       ...COMMON_SCHEME,
       adapterSpace: "rounding",
+      // At four bits the outer tenth is worth less than finer steps within: W4A4 of stories260K 4.39 instead of 4.47. Not from five up.
+      activationClip: { ...COMMON_SCHEME.activationClip, 4: 0.9 },
       adapters: adaptersOf("independent", INDEPENDENT_RANKS),
       master: masterOf("int10"),
     },
@@ -103,6 +105,6 @@ const COMMON_SCHEME = {
   adapterSpace: "weight",
   groupSizes: { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 },
   // Published: 0.95, for heads of 128. Unclipped is better from 4 bits up: W8A8KV8 of stories260K 3.769 instead of 3.880.
-  cacheClip: 1,
-  activationClip: 1,
+  cacheClip: { 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1 },
+  activationClip: { 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1 },
 } as const;

@@ -64,10 +64,10 @@ export interface QuantizationScheme {
   readonly adapters: AdapterScheme;
   readonly adapterSpace: AdapterSpace;
   readonly master: MasterScheme;
-  /** Part of a cached vector's range that its grid spans. */
-  readonly cacheClip: number;
-  /** Part of a token's largest magnitude that its grid spans. */
-  readonly activationClip: number;
+  /** Part of a cached vector's range that its grid spans, per width of the cache. */
+  readonly cacheClip: Readonly<Record<Width, number>>;
+  /** Part of a token's largest magnitude that its grid spans, per width of activations. */
+  readonly activationClip: Readonly<Record<Width, number>>;
 }
 
 /** A quantizer site of a function. */

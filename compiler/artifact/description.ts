@@ -148,6 +148,10 @@ function readScheme(fields: Fields): QuantizationScheme {
     const entries = WIDTHS.map((width) => [width, integer(table, String(width), least)] as const);
     return Object.fromEntries(entries) as Record<Width, number>;
   };
+  const clips = (key: string): QuantizationScheme["cacheClip"] => {
+    const table = required(fields, key);
+    return Object.fromEntries(WIDTHS.map((width) => [width, table.positive(String(width))])) as Record<Width, number>;
+  };
   const groupSizes = perWidth("groupSizes", -1);
   if (Object.values(groupSizes).includes(0)) throw fields.error("groupSizes", "group sizes of 1 or more, or -1");
   return {
@@ -155,8 +159,8 @@ function readScheme(fields: Fields): QuantizationScheme {
     adapters: readAdapters(required(fields, "adapters")),
     adapterSpace,
     master: readMaster(required(fields, "master")),
-    cacheClip: fields.positive("cacheClip"),
-    activationClip: fields.positive("activationClip"),
+    cacheClip: clips("cacheClip"),
+    activationClip: clips("activationClip"),
   };
 }
 

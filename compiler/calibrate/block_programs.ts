@@ -59,5 +59,5 @@ function shapeAt({ name, role }: Site, widths: LocalWidths, { scheme }: Recipe):
   const width = widthOf(widths, name);
   if (width === undefined) return "-";
   if (role === "adapter") return `r${scheme.adapters.uses[width].rank}-${scheme.adapters.uses[width].kept ?? 0}`;
-  return role === "weight" ? `g${scheme.groupSizes[width]}` : "q";
+  return role === "weight" ? `g${scheme.groupSizes[width]}` : `q${scheme.activationClip[width]}`;
 }

@@ -16,14 +16,17 @@ import { bindSymbols } from "../../ir/symbols.ts";
 import { type DType, sizeOf } from "../../ir/types.ts";
 import { VARIANTS } from "./random_decoder.ts";
 
+/** One number for all widths. */
+const everyWidth = (x: number) => ({ 2: x, 3: x, 4: x, 5: x, 6: x, 7: x, 8: x });
+
 /** Groups that pad (5 of 16 and 24 columns), groups that do not (8), rows; a master that pads. */
 export const SCHEME: QuantizationScheme = {
   groupSizes: { 2: 8, 3: 5, 4: -1, 5: -1, 6: 8, 7: 5, 8: -1 },
   adapters: adaptersOf("cascaded", { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 0 }),
   adapterSpace: "weight",
   master: { kind: "int8", groupSize: 10 },
-  cacheClip: 0.95,
-  activationClip: 1,
+  cacheClip: everyWidth(0.95),
+  activationClip: everyWidth(1),
 };
 
 /** The function `block` of a tiny decoder. */

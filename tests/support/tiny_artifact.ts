@@ -29,7 +29,7 @@ export function tinyRecipe(track: Track): Recipe {
     groupSizes,
     adapters,
     master: { kind: "int10", groupSize: 12 },
-    cacheClip: 0.9,
+    cacheClip: { 2: 0.9, 3: 0.9, 4: 0.9, 5: 0.9, 6: 0.9, 7: 0.9, 8: 0.9 },
   } as const;
   return { ...recipe, scheme };
 }

@@ -38,8 +38,8 @@ export const topName = (site: string): string => `${site}.top`;
  *   contract over groups. Keys and values in full precision get the token hold `<site>`, since a cache stores them too.
  * - `train`: codes in f32 with straight-through gradients; top codes are inputs, see `topName` (2^b - 1 for weights, 2^(b-1) - 1 for
  *   activations); the parameters are the clips and adapters of whatever width the site has: `<weight>.clip.high` [p,G,1],
- *   `<weight>.adapter.b` [p,r], `….a` [r,q]. So widths that agree in ranks and group sizes give equal graphs, and so do their
- *   mixtures. Cache quantizers are as at deployment but keep their gradients.
+ *   `<weight>.adapter.b` [p,r], `….a` [r,q]. So widths that agree in ranks, group sizes and clips of activations give equal graphs,
+ *   and so do their mixtures. Cache quantizers are as at deployment but keep their gradients.
  *
  * @param widths by local site name; a weight's name sets the widths of its grid and of its adapter
  * @throws {RangeError} on sites that do not exist, and on impossible widths
@@ -85,10 +85,10 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
   },
   activation: (b, x, { name, width, scheme, mode }) =>
     mode === "train"
-      ? perTokenQuantizer(b, x, { top: topInput(b, name), clip: scheme.activationClip })
+      ? perTokenQuantizer(b, x, { top: topInput(b, name), clip: scheme.activationClip[width] })
       : perTokenQuantizer(b, x, {
         top: symmetricTop(width),
-        clip: scheme.activationClip,
+        clip: scheme.activationClip[width],
         codes: `i${width}` as NarrowType,
       }),
   key: quantizeCached,
@@ -112,7 +112,7 @@ function factorsOf(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptio
 }
 
 function quantizeCached(b: Builder, x: Node, { name, width, scheme, mode }: SiteOptions): Node {
-  const grid = { top: unsignedTop(width), clip: scheme.cacheClip };
+  const grid = { top: unsignedTop(width), clip: scheme.cacheClip[width] };
   if (mode === "train") return cacheQuantizer(b, x, grid);
   return cacheQuantizer(b, x, { ...grid, store: { name, time: "token", dtype: unsignedType(width) } });
 }
