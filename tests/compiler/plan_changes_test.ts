@@ -103,3 +103,10 @@ Deno.test("changePlan() names the change that it cannot make, and what would be 
   }
   assertEquals(/^Expected a setting but found "looss", in --set; use one of adapters, /.test(message("looss=1")), true);
 });
+
+Deno.test("clips of activations and caches are for all widths or some", () => {
+  const plan = planOf({ name: "vernier", track: "activations", seed: 0, width: 64 });
+  const { scheme } = changePlan(plan, ["activation-clip=5:0.95", "cache-clip=0.9"]).recipe;
+  assertEquals(scheme.activationClip, { 2: 1, 3: 1, 4: 0.9, 5: 0.95, 6: 1, 7: 1, 8: 1 });
+  assertEquals(WIDTHS.map((width) => scheme.cacheClip[width]), WIDTHS.map(() => 0.9));
+});
