@@ -6,8 +6,8 @@
  */
 import type { Expr } from "../kernel.ts";
 import { f32x4, i16x8, i32, i32x4, i8x16, memory, v128 } from "./assembler.ts";
-import { BATCH, COLUMN, type Contraction, FIRST, ROW } from "./dot.ts";
-import type { Preparation } from "./kernel.ts";
+import { BATCH, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
+import type { Preparation } from "./emitter.ts";
 import { combineLanes, firstLanes } from "./lanes.ts";
 import { nestedLoops, vectorLoop } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";

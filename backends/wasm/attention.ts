@@ -11,7 +11,7 @@ import { gradientOf } from "./attention_gradient.ts";
 import { hold } from "./attention_products.ts";
 import { seenOf } from "./attention_queries.ts";
 import { rowsOf } from "./attention_rows.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { smaller } from "./nest.ts";
 import type { Index } from "./place.ts";
 

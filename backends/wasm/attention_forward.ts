@@ -4,7 +4,7 @@ import { f32x4, i32, i32x4, v128 } from "./assembler.ts";
 import { BLOCK, QUERIES_OF_BLOCK, type Range, weightedSums } from "./attention_blocks.ts";
 import { weightedSum } from "./attention_products.ts";
 import { blockSweepOf, entry, firstFour, listBytes, type QueryWriter, resultOf, sweepOf } from "./attention_queries.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { combineLanes } from "./lanes.ts";
 import type { Index, Vector } from "./place.ts";
 

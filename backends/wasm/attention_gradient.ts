@@ -15,7 +15,7 @@ import {
   sweepOf,
 } from "./attention_queries.ts";
 import { rowsOf, type Vectors } from "./attention_rows.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { combineLanes } from "./lanes.ts";
 import { createPlace, type Index, type Vector } from "./place.ts";
 

@@ -4,7 +4,7 @@ import { f32x4, i32, i32x4, v128 } from "./assembler.ts";
 import { BLOCK, multiplyBlock, QUERIES_OF_BLOCK, type Range, STEP, type Transposed } from "./attention_blocks.ts";
 import { type HeldRow, multiplyFour } from "./attention_products.ts";
 import type { Vectors } from "./attention_rows.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { smaller, vectorLoop } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 

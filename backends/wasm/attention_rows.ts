@@ -1,7 +1,7 @@
 /** Rows of attention's operands: read where they lie when they are plain, otherwise evaluated into scratch memory first. */
 import type { Expr } from "../kernel.ts";
 import { i32, v128 } from "./assembler.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { firstLanes } from "./lanes.ts";
 import { staysInside } from "./loads.ts";
 import { vectorLoop } from "./nest.ts";

@@ -8,10 +8,10 @@ import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOf
 import { f32x4, i16x8, i32, i32x4, i8x16, type Local, memory, v128 } from "./assembler.ts";
 import { partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, ROW } from "./dot.ts";
+import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, ROW } from "./contraction.ts";
 import { groupTerm, scaledSums } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { transpose } from "./lanes.ts";
 import { layoutOf } from "./layout.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";

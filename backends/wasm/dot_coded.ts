@@ -16,8 +16,8 @@ import {
 import { f32x4, i16x8, i32, i32x4, type Local, v128 } from "./assembler.ts";
 import { partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Arrangement, BATCH, COLUMN, FIRST, ROW } from "./dot.ts";
-import type { Emitter } from "./kernel.ts";
+import { type Arrangement, BATCH, COLUMN, FIRST, ROW } from "./contraction.ts";
+import type { Emitter } from "./emitter.ts";
 import { sumLanes } from "./lanes.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
 import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";

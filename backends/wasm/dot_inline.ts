@@ -3,9 +3,9 @@
  * (weights as they are usually stored) or along the columns, whichever suits the operand's memory.
  */
 import { f32x4, i32, i32x4, type Local, v128 } from "./assembler.ts";
-import { type Block, COLUMN, type Contraction, ROW } from "./dot.ts";
+import { type Block, COLUMN, type Contraction, ROW } from "./contraction.ts";
 import { blockLength, flatAccess, runsAlongK, sweepK } from "./dot_operand.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { firstLanes, sumLanes } from "./lanes.ts";
 import { smaller, vectorLoop, withinAll } from "./nest.ts";
 import type { Index, Place, Vector } from "./place.ts";

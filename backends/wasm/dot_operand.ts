@@ -1,7 +1,7 @@
 /** Loops over the contracted axes, and what the strides of an operand say about the best way to read it. */
 import type { Access, Expr } from "../kernel.ts";
-import type { Block, Contraction } from "./dot.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Block, Contraction } from "./contraction.ts";
+import type { Emitter } from "./emitter.ts";
 import { denseStrides, nestedLoops, unpacksAlong, usesOf, vectorCost, vectorLoop, withinAll } from "./nest.ts";
 import type { Place } from "./place.ts";
 import { staysInside } from "./loads.ts";

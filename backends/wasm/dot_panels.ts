@@ -4,9 +4,9 @@
  */
 import type { Expr } from "../kernel.ts";
 import { f32x4, type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
-import { type Block, COLUMN, type Contraction, multiple, ROW } from "./dot.ts";
+import { type Block, COLUMN, type Contraction, multiple, ROW } from "./contraction.ts";
 import { flatAccess, type PlainOperand, plainOperand, runsAlongK, sweepK } from "./dot_operand.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { firstLanes, four, transpose } from "./lanes.ts";
 import { smaller, vectorLoop, withinAll } from "./nest.ts";
 import { createPlace, type Index, type KernelCode, type Vector } from "./place.ts";

@@ -1,10 +1,10 @@
 /** Chunks whose sums lie in a tile of scratch memory, to which blocks of the contracted axis are added one after the other. */
 import type { Access, DotKernel, Expr, Store } from "../kernel.ts";
 import { f32x4, i32, memory, v128 } from "./assembler.ts";
-import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, multiple, ROW } from "./dot.ts";
+import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, multiple, ROW } from "./contraction.ts";
 import { emitInline } from "./dot_inline.ts";
 import { emitPanels, leftBytes, PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { layoutOf } from "./layout.ts";
 import { smaller, vectorLoop } from "./nest.ts";
 import { createPlace, type Index, type KernelCode } from "./place.ts";

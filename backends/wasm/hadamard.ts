@@ -5,7 +5,7 @@
  */
 import { hadamardFactor, hadamardMatrix } from "../../ir/hadamard.ts";
 import { f32x4, type FunctionBuilder, i32, type Local, v128 } from "./assembler.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { interleaveHigh, interleaveLow, swapHalves, swapPairs } from "./lanes.ts";
 import type { Index, Vector } from "./place.ts";
 

@@ -1,7 +1,7 @@
 /** Generates map kernels: stores at every point of a nest of independent loops. */
 import type { MapKernel } from "../kernel.ts";
 import { i32 } from "./assembler.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import {
   moveLast,
   nestedLoops,

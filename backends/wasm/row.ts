@@ -8,7 +8,7 @@ import type { Access, Expr, RowKernel, RowPhase, RowTransform, Store } from "../
 import type { ReduceOp } from "../../ir/ops.ts";
 import { f32x4, i32, i32x4, type Local, v128 } from "./assembler.ts";
 import { emitTransform, needsRoom } from "./hadamard.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { type Combine, combineLanes, laneMask } from "./lanes.ts";
 import { layoutOf } from "./layout.ts";
 import {

@@ -1,7 +1,7 @@
 /** One memory of the backend: its tensors, where programs work in it, and the kernels that see it. */
 import type { MemoryPlan } from "../backend.ts";
 import { createHeap, type Heap } from "./heap.ts";
-import type { Table } from "./kernel.ts";
+import type { Table } from "./emitter.ts";
 import { ALIGNMENT } from "./layout.ts";
 import type { Kernel } from "./threads.ts";
 

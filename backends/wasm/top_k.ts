@@ -1,7 +1,7 @@
 /** Generates rankings: the k best of a row are kept sorted, and most elements fail the comparison with the last of them. */
 import type { TopKKernel } from "../kernel.ts";
 import { f32, f32x4, i32, memory } from "./assembler.ts";
-import type { Emitter } from "./kernel.ts";
+import type { Emitter } from "./emitter.ts";
 import { createPlace } from "./place.ts";
 
 /** Writes the kernel; returns its number of chunks: rows. */

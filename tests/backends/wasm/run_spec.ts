@@ -2,7 +2,8 @@
 import type { HostArray } from "../../../backends/backend.ts";
 import type { KernelSpec } from "../../../backends/kernel.ts";
 import { ALIGNMENT, bytesOf, decode, encode } from "../../../backends/wasm/layout.ts";
-import { ENTRY, generateKernel, TABLES } from "../../../backends/wasm/kernel.ts";
+import { generateKernel } from "../../../backends/wasm/kernel.ts";
+import { ENTRY, TABLES } from "../../../backends/wasm/emitter.ts";
 
 /** Runs a kernel and returns the values of all its buffers afterwards, in fresh arrays. */
 export function runSpec(
