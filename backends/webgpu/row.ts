@@ -7,28 +7,12 @@
 import type { Expr, RowElement, RowKernel, RowPhase, Scalar, Store } from "../kernel.ts";
 import { locate, type Place, writeOne } from "./access.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
-import { type Block, type Operand, startBlock } from "./expressions.ts";
+import { type Block, startBlock } from "./expressions.ts";
 import { stageCodes, type StagedStore } from "./staging.ts";
+import { type Row, sweep } from "./sweep.ts";
 import { constantText, floatText, indent, powerAbove, wrap } from "./text.ts";
 import { writeTransform } from "./transform.ts";
 import type { Writer } from "./writer.ts";
-
-/** A row under construction. */
-export interface Row {
-  readonly writer: Writer;
-  readonly spec: RowKernel;
-  /** Elements of a row, invocations of its workgroup, elements of an invocation. */
-  readonly length: number;
-  readonly threads: number;
-  readonly slots: number;
-  /** Names of the coordinates of row and element. */
-  readonly outerVars: readonly string[];
-  readonly rowVars: readonly string[];
-  /** Text of every value known so far; kept elements are `name[slot]`. */
-  readonly known: Map<number, Operand>;
-  /** Bytes of workgroup memory of every staged store so far. */
-  readonly staged: number[];
-}
 
 /** Few invocations for short rows, as all of them wait for each other; 256 are the portable limit. */
 const threadsFor = (length: number): number => Math.min(256, Math.max(32, powerAbove(length / 4)));
@@ -135,18 +119,6 @@ function evaluateElements(
     state.known.set(id, operand);
   }
   return elements.map(({ id }) => id);
-}
-
-/** The loop over an invocation's elements. */
-export function sweep({ spec, length, threads, slots, rowVars }: Row, body: readonly string[]): string[] {
-  const ragged = length % threads !== 0, single = slots === 1;
-  const place = single ? "lane" : `slot * ${threads}u + lane`;
-  const inner = [`let i = ${place};`];
-  const rest = [...(spec.row.length > 1 ? coordinates("i", rowVars, spec.row) : []), ...body];
-  inner.push(...(ragged ? [`if (i < ${length}u) {`, ...indent(rest), "}"] : rest));
-  return single
-    ? ["{", "  let slot = 0u;", ...indent(inner), "}"]
-    : [`for (var slot = 0u; slot < ${slots}u; slot++) {`, ...indent(inner), "}"];
 }
 
 type Op = RowPhase["reductions"][number]["op"];

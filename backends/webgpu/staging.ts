@@ -7,7 +7,7 @@ import { locate, splitRows } from "./access.ts";
 import { dependsOn, startBlock } from "./expressions.ts";
 import { BLOCK, type Layout } from "./layout.ts";
 import { codePieces } from "./packing.ts";
-import type { Row } from "./row.ts";
+import type { Row } from "./sweep.ts";
 import { exchangeBytes } from "./transform.ts";
 import { indent, wrap } from "./text.ts";
 

@@ -7,7 +7,7 @@
 import type { RowTransform } from "../kernel.ts";
 import { hadamardFactor, hadamardMatrix } from "../../ir/hadamard.ts";
 import { readOne } from "./access.ts";
-import { type Row, sweep } from "./row.ts";
+import { type Row, sweep } from "./sweep.ts";
 import { floatText, indent, sumText } from "./text.ts";
 
 /** Floats of workgroup memory for the exchange, at least; a transform of 4096 needs three quarters of the portable limit otherwise. */
