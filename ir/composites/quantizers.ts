@@ -224,19 +224,26 @@ export interface Rows {
   readonly scale: Node | undefined;
 }
 
+/** Fine codes in a byte. */
+const PER_BYTE = 4;
+
 /** What stands for zero among codes of a byte: products are quickest where codes have no sign. */
 const BYTE_ZERO = 128;
 
 /**
  * The stored copy of a matrix that is read whole and of which rows are gathered, f32 [p,q]: as in `integerMaster`, with a scale per row,
- * `<name>.codes` u8 [p,q], `<name>.fine` u2 [p,q] and `<name>.scale` f32 [p,1]; or `<name>` f16.
+ * `<name>.codes` u8 [p,q], `<name>.fine` u2 [p,q] and `<name>.scale` f32 [p,1]; or `<name>` f16. Fine codes lie four to a byte: where
+ * columns do not come in fours there are none.
  */
 export function storedRows(b: Builder, w: Node, name: string, kind: MasterKind): Rows {
   const keep = (x: Node, part: string) => b.hold(x, "checkpoint", `${name}${part}`);
   if (kind === "fp16") return { parts: [{ stored: keep(b.cast(w, "f16"), ""), zero: 0, unit: 1 }], scale: undefined };
   const scale = keep(b.maximum(b.div(b.max(b.abs(w), [1]), 127), SMALLEST_SCALE), ".scale"), steps = b.div(w, scale);
   const bytes = (codes: Node) => keep(b.cast(b.add(codes, BYTE_ZERO), "u8"), ".codes");
-  if (kind === "int8") return { parts: [{ stored: bytes(b.round(steps)), zero: BYTE_ZERO, unit: 1 }], scale };
+  const [, columns = 1] = matrixShape(w);
+  if (kind === "int8" || columns % PER_BYTE !== 0) {
+    return { parts: [{ stored: bytes(b.round(steps)), zero: BYTE_ZERO, unit: 1 }], scale };
+  }
   const { codes, rest } = quartered(b, steps), fine = keep(b.cast(rest, "u2"), ".fine");
   const parts = [{ stored: bytes(codes), zero: BYTE_ZERO, unit: 1 }, { stored: fine, zero: 0, unit: 1 / QUARTERS }];
   return { parts, scale };

@@ -39,6 +39,9 @@ Deno.test("insertTables() stores embeddings and heads as the master is, and noth
   ]);
   const shape = `${own.vocabSize},${own.hiddenSize}`;
   assertEquals(kept("int10", false), [tenBits("embedding.weight", shape), tenBits("head.weight", shape)]);
+  const odd = decoderModule({ ...VARIANTS["tied, grouped queries"], hiddenSize: 18 }).functions.embed as Graph;
+  const codesAlone = tenBits("embedding.weight", `${V},18`).filter((line) => !/fine/.test(line));
+  assertEquals(holdsOf(insertTables(odd, { master: masterOf("int10") })), codesAlone, "fine codes come in fours");
   assertEquals(kept("fp16", true)[1], [`checkpoint embedding.weight f16[${V},${h}]`]);
   assertEquals(kept("int8", true)[0], tenBits("embedding.weight", `${V},${h}`).filter((line) => !/fine/.test(line)));
 });
