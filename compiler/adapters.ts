@@ -2,7 +2,7 @@
  * @file The ways in which widths can share low-rank adapters (quept-method 4.1, 4.5). All are one record, `AdapterScheme`; passes
  * and calibration do not know which of them it is.
  */
-import { type AdapterScheme, type AdapterUse, WIDTHS } from "../ir/sites.ts";
+import { type AdapterScheme, type AdapterUse, eachWidth, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 
 /** How widths share adapters. */
@@ -30,20 +30,26 @@ export function adaptersOf(kind: AdapterKind, ranks: RankSchedule): AdapterSchem
   const most = Math.max(...Object.values(ranks)), pairs = most > 0 ? { [COMMON]: most } : {};
   switch (kind) {
     case "cascaded":
-      return { pairs, uses: usesOf((width) => ({ pair: COMMON, rank: ranks[width] })) };
+      return { pairs, uses: eachWidth<AdapterUse>((width) => ({ pair: COMMON, rank: ranks[width] })) };
     case "protected": {
       const keptBy = (width: Width) =>
         Math.max(0, ...WIDTHS.filter((b) => ranks[b] < ranks[width]).map((b) => ranks[b]));
-      return { pairs, uses: usesOf((width) => ({ pair: COMMON, rank: ranks[width], kept: keptBy(width) })) };
+      return {
+        pairs,
+        uses: eachWidth<AdapterUse>((width) => ({ pair: COMMON, rank: ranks[width], kept: keptBy(width) })),
+      };
     }
     case "shared":
-      return { pairs, uses: usesOf(() => ({ pair: COMMON, rank: most })) };
+      return { pairs, uses: eachWidth<AdapterUse>(() => ({ pair: COMMON, rank: most })) };
     case "independent": {
       const own = WIDTHS.filter((width) => ranks[width] > 0).map((width) => [String(width), ranks[width]]);
-      return { pairs: Object.fromEntries(own), uses: usesOf((width) => ({ pair: String(width), rank: ranks[width] })) };
+      return {
+        pairs: Object.fromEntries(own),
+        uses: eachWidth<AdapterUse>((width) => ({ pair: String(width), rank: ranks[width] })),
+      };
     }
     case "off":
-      return { pairs: {}, uses: usesOf(() => ({ pair: COMMON, rank: 0 })) };
+      return { pairs: {}, uses: eachWidth<AdapterUse>(() => ({ pair: COMMON, rank: 0 })) };
     default:
       return kind satisfies never;
   }
@@ -52,6 +58,3 @@ export function adaptersOf(kind: AdapterKind, ranks: RankSchedule): AdapterSchem
 /** The narrowest width that uses a pair: the one that decides how far its columns may move in a step. */
 export const narrowestUser = ({ uses }: AdapterScheme, pair: string): Width | undefined =>
   WIDTHS.find((width) => uses[width].rank > 0 && uses[width].pair === pair);
-
-const usesOf = (use: (width: Width) => AdapterUse): Readonly<Record<Width, AdapterUse>> =>
-  Object.fromEntries(WIDTHS.map((width) => [width, use(width)])) as Record<Width, AdapterUse>;

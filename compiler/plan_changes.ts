@@ -3,7 +3,7 @@
  * other numbers than the defaults. One table says what there is; reading, checking and the help text follow from it.
  */
 import { quote, UserError } from "../ir/errors.ts";
-import { ADAPTER_SPACES, MASTER_KINDS, WIDTHS } from "../ir/sites.ts";
+import { ADAPTER_SPACES, eachWidth, MASTER_KINDS, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import { ADAPTER_KINDS, type AdapterKind, adaptersOf, type RankSchedule } from "./adapters.ts";
 import type { CalibrationSettings, MergeKind } from "./calibrate/settings.ts";
@@ -68,7 +68,7 @@ function perWidth(
   read: (text: string) => number | undefined,
 ): Readonly<Record<Width, number>> | undefined {
   const all = read(text);
-  if (all !== undefined) return fill(() => all);
+  if (all !== undefined) return eachWidth(() => all);
   const changed: Partial<Record<Width, number>> = {};
   for (const part of text.split(",")) {
     const [name, value = "", ...others] = part.split(":"), width = WIDTHS.find((known) => String(known) === name);
@@ -79,16 +79,20 @@ function perWidth(
   return { ...now, ...changed };
 }
 
-const fill = (value: (width: Width) => number): Readonly<Record<Width, number>> =>
-  Object.fromEntries(WIDTHS.map((width) => [width, value(width)])) as Record<Width, number>;
+/** Clip ratios per width, which a scheme keeps under `key`. */
+const clips = (key: "cacheClip" | "activationClip", some: string, what: string): Change =>
+  recipe(`RATIO|${some}`, `${what} that its grid spans; for all widths or some`, (text, { scheme }) => {
+    const ratios = perWidth(text, scheme[key], (part) => numberIn(part, { above: 0, most: 1 }));
+    return ratios && { scheme: { ...scheme, [key]: ratios } };
+  });
 
 /** Ranks by bit group from the highest to the lowest, as papers write them the other way round (`64/48/32/16`), or per width. */
 function ranksOf(text: string, { bitGroups, scheme }: Recipe): RankSchedule | undefined {
-  const now = fill((width) => scheme.adapters.uses[width].rank);
+  const now = eachWidth((width) => scheme.adapters.uses[width].rank);
   if (!text.includes("/")) return perWidth(text, now, (part) => wholeOf(part, 0));
   const ranks = text.split("/").map((part) => wholeOf(part, 0)), lowestFirst = [...bitGroups].reverse();
   if (ranks.length !== lowestFirst.length || ranks.includes(undefined)) return undefined;
-  return fill((width) => {
+  return eachWidth((width) => {
     const group = lowestFirst.findIndex((widths) => widths.includes(width));
     // Widths that are not calibrated take what the lowest group has.
     return ranks[Math.max(group, 0)] ?? 0;
@@ -121,7 +125,7 @@ const withAdapters = ({ scheme }: Recipe, kind: AdapterKind, ranks: RankSchedule
 export const PLAN_CHANGES = {
   adapters: recipe(ADAPTER_KINDS.join("|"), "how widths share low-rank adapters", (text, now) => {
     const kind = oneOf(text, ADAPTER_KINDS);
-    return kind && withAdapters(now, kind, fill((width) => now.scheme.adapters.uses[width].rank));
+    return kind && withAdapters(now, kind, eachWidth((width) => now.scheme.adapters.uses[width].rank));
   }),
   ranks: recipe("64/48/32/16|2:32,4:16|16", "adapter columns: lowest bit group first, or per width", (text, now) => {
     const ranks = ranksOf(text, now), kind = kindOf(now);
@@ -158,22 +162,8 @@ export const PLAN_CHANGES = {
     "scale the columns of linears by powers of their mean inputs, searched on block outputs (AWQ)",
     (text) => defined("scaleColumns", flagOf(text)),
   ),
-  "cache-clip": recipe(
-    "RATIO|2:0.9,3:0.95",
-    "part of a cached vector's range that its grid spans; for all widths or some",
-    (text, { scheme }) => {
-      const cacheClip = perWidth(text, scheme.cacheClip, (part) => numberIn(part, { above: 0, most: 1 }));
-      return cacheClip && { scheme: { ...scheme, cacheClip } };
-    },
-  ),
-  "activation-clip": recipe(
-    "RATIO|4:0.9,5:0.95",
-    "part of a token's largest magnitude that its grid spans; for all widths or some",
-    (text, { scheme }) => {
-      const activationClip = perWidth(text, scheme.activationClip, (part) => numberIn(part, { above: 0, most: 1 }));
-      return activationClip && { scheme: { ...scheme, activationClip } };
-    },
-  ),
+  "cache-clip": clips("cacheClip", "2:0.9,3:0.95", "part of a cached vector's range"),
+  "activation-clip": clips("activationClip", "4:0.9,5:0.95", "part of a token's largest magnitude"),
   inputs: setting(
     "tracks|fused",
     "inputs of the next block: one path per bit group, or merged as published",

@@ -1,5 +1,5 @@
 /** Recipes: which passes make a module elastic, with the numbers they need. Plain data; one artifact has one recipe. */
-import type { MasterKind, MasterScheme, QuantizationScheme } from "../ir/sites.ts";
+import { eachWidth, type MasterKind, type MasterScheme, type QuantizationScheme } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import { adaptersOf, type RankSchedule } from "./adapters.ts";
 
@@ -103,8 +103,8 @@ const commonRecipe = (track: Track, seed: number) => ({
 
 const COMMON_SCHEME = {
   adapterSpace: "weight",
-  groupSizes: { 2: -1, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 },
+  groupSizes: eachWidth(() => -1),
   // Published: 0.95, for heads of 128. Unclipped is better from 4 bits up: W8A8KV8 of stories260K 3.769 instead of 3.880.
-  cacheClip: { 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1 },
-  activationClip: { 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1 },
+  cacheClip: eachWidth(() => 1),
+  activationClip: eachWidth(() => 1),
 } as const;

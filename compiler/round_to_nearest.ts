@@ -1,6 +1,6 @@
 /** @file A checkpoint's module with quantizers but without anything learned: the baseline that calibration is measured against. */
 import type { Module } from "../ir/module.ts";
-import type { QuantizationScheme } from "../ir/sites.ts";
+import { eachWidth, type QuantizationScheme } from "../ir/sites.ts";
 import { adaptersOf } from "./adapters.ts";
 import { type RunOptions, runPasses } from "./passes/pass.ts";
 import { quantizePasses, structureModule } from "./pipeline.ts";
@@ -12,10 +12,8 @@ export const OPEN_CLIP = 32;
 /** The scheme of `roundToNearestModule`: that of a recipe, without adapters. */
 export const roundToNearestScheme = (scheme: QuantizationScheme): QuantizationScheme => ({
   ...scheme,
-  adapters: adaptersOf("off", NO_RANKS),
+  adapters: adaptersOf("off", eachWidth(() => 0)),
 });
-
-const NO_RANKS = { 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 0 } as const;
 
 /**
  * The elastic module without scaled columns, stored tables, master and adapters: at 16 bits it is the model in full precision, and its weight

@@ -13,6 +13,10 @@ export const FULL_WIDTH = 16;
 /** The widths a weight can have, narrowest first. */
 export const WIDTHS = [2, 3, 4, 5, 6, 7, 8] as const satisfies readonly Width[];
 
+/** A record of all widths. */
+export const eachWidth = <T>(value: (width: Width) => T): Readonly<Record<Width, T>> =>
+  Object.fromEntries(WIDTHS.map((width) => [width, value(width)])) as Record<Width, T>;
+
 /** Bits per site of a model, by global site name (call prefix included); 16, or absent: full precision. */
 export type BitConfig = Readonly<Record<string, number>>;
 

@@ -2,8 +2,7 @@
 import type { Access, DotKernel, Expr } from "../kernel.ts";
 import { isNarrow, rangeOf } from "../../ir/types.ts";
 import { type Run, runOf, runStep } from "./codes_packing.ts";
-import type { Contraction } from "./contraction.ts";
-import { COLUMN } from "./contraction.ts";
+import { COLUMN, type Contraction } from "./contraction.ts";
 import type { Layout } from "./layout.ts";
 import { splitAccess, staysInside } from "./loads.ts";
 import { type Bound, createPlace, type KernelCode } from "./place.ts";

@@ -10,11 +10,6 @@
 import type { Access, DotKernel } from "../kernel.ts";
 import { partsOf } from "./code_sweep.ts";
 import { codedOperand } from "./coded_operand.ts";
-import { byteChunk } from "./dot_bytes.ts";
-import { codedChunk } from "./dot_coded.ts";
-import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
-import { tiledChunk } from "./dot_tiles.ts";
-import type { Emitter, Walk } from "./emitter.ts";
 import {
   type Arrangement,
   BATCH,
@@ -25,6 +20,11 @@ import {
   multiple,
   ROW,
 } from "./contraction.ts";
+import { byteChunk } from "./dot_bytes.ts";
+import { codedChunk } from "./dot_coded.ts";
+import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
+import { tiledChunk } from "./dot_tiles.ts";
+import type { Emitter, Walk } from "./emitter.ts";
 import { rewriteExpr, rewriteStores, simplifyLoops, usesOf } from "./nest.ts";
 import { parallelVariables } from "./staging.ts";
 

@@ -10,6 +10,7 @@ import {
   ADAPTER_SPACES,
   type AdapterScheme,
   type AdapterUse,
+  eachWidth,
   MASTER_KINDS,
   type MasterScheme,
   type QuantizationScheme,
@@ -143,24 +144,20 @@ function readRecipe(fields: Fields): Recipe {
 function readScheme(fields: Fields): QuantizationScheme {
   const adapterSpace = ADAPTER_SPACES.find((known) => known === fields.raw("adapterSpace"));
   if (adapterSpace === undefined) throw fields.error("adapterSpace", '"weight", "scale" or "rounding"');
-  const perWidth = (key: string, least: number): QuantizationScheme["groupSizes"] => {
+  const perWidth = (key: string, read: (table: Fields, width: string) => number) => {
     const table = required(fields, key);
-    const entries = WIDTHS.map((width) => [width, integer(table, String(width), least)] as const);
-    return Object.fromEntries(entries) as Record<Width, number>;
+    return eachWidth((width) => read(table, String(width)));
   };
-  const clips = (key: string): QuantizationScheme["cacheClip"] => {
-    const table = required(fields, key);
-    return Object.fromEntries(WIDTHS.map((width) => [width, table.positive(String(width))])) as Record<Width, number>;
-  };
-  const groupSizes = perWidth("groupSizes", -1);
+  const ratio = (table: Fields, width: string) => table.positive(width);
+  const groupSizes = perWidth("groupSizes", (table, width) => integer(table, width, -1));
   if (Object.values(groupSizes).includes(0)) throw fields.error("groupSizes", "group sizes of 1 or more, or -1");
   return {
     groupSizes,
     adapters: readAdapters(required(fields, "adapters")),
     adapterSpace,
     master: readMaster(required(fields, "master")),
-    cacheClip: clips("cacheClip"),
-    activationClip: clips("activationClip"),
+    cacheClip: perWidth("cacheClip", ratio),
+    activationClip: perWidth("activationClip", ratio),
   };
 }
 
@@ -182,7 +179,7 @@ function readAdapters(fields: Fields): AdapterScheme {
     if (rank <= (pairs[pair] ?? 0)) return { pair, rank, ...kept };
     throw table.error("rank", `at most ${pairs[pair] ?? 0}, the columns of the adapter ${quote(pair)}`);
   };
-  return { pairs, uses: Object.fromEntries(WIDTHS.map((width) => [width, use(width)])) as AdapterScheme["uses"] };
+  return { pairs, uses: eachWidth(use) };
 }
 
 function readProvenance(fields: Fields): Provenance {

@@ -11,13 +11,10 @@ import { insertWeightQuantizers } from "../../compiler/passes/quantize/insert_we
 import type { Symbols } from "../../ir/dim.ts";
 import { type Graph, leavesOf, nameOf } from "../../ir/node.ts";
 import { random } from "../../ir/random.ts";
-import { type LocalWidths, type QuantizationScheme, sitesOf } from "../../ir/sites.ts";
+import { eachWidth, type LocalWidths, type QuantizationScheme, sitesOf } from "../../ir/sites.ts";
 import { bindSymbols } from "../../ir/symbols.ts";
 import { type DType, sizeOf } from "../../ir/types.ts";
 import { VARIANTS } from "./random_decoder.ts";
-
-/** One number for all widths. */
-const everyWidth = (x: number) => ({ 2: x, 3: x, 4: x, 5: x, 6: x, 7: x, 8: x });
 
 /** Groups that pad (5 of 16 and 24 columns), groups that do not (8), rows; a master that pads. */
 export const SCHEME: QuantizationScheme = {
@@ -25,8 +22,8 @@ export const SCHEME: QuantizationScheme = {
   adapters: adaptersOf("cascaded", { 2: 4, 3: 3, 4: 3, 5: 2, 6: 2, 7: 1, 8: 0 }),
   adapterSpace: "weight",
   master: { kind: "int8", groupSize: 10 },
-  cacheClip: everyWidth(0.95),
-  activationClip: everyWidth(1),
+  cacheClip: eachWidth(() => 0.95),
+  activationClip: eachWidth(() => 1),
 };
 
 /** The function `block` of a tiny decoder. */

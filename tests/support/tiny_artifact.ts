@@ -14,6 +14,7 @@ import { prepareGraph } from "../../compiler/passes/stage.ts";
 import { elasticModule } from "../../compiler/pipeline.ts";
 import { defaultRecipe, type Recipe, type Track } from "../../compiler/recipe.ts";
 import { functionOf } from "../../ir/module.ts";
+import { eachWidth } from "../../ir/sites.ts";
 import { leavesOf, nameOf } from "../../ir/node.ts";
 import { random } from "../../ir/random.ts";
 import { concreteShape, sizeOf } from "../../ir/types.ts";
@@ -29,7 +30,7 @@ export function tinyRecipe(track: Track): Recipe {
     groupSizes,
     adapters,
     master: { kind: "int10", groupSize: 12 },
-    cacheClip: { 2: 0.9, 3: 0.9, 4: 0.9, 5: 0.9, 6: 0.9, 7: 0.9, 8: 0.9 },
+    cacheClip: eachWidth(() => 0.9),
   } as const;
   return { ...recipe, scheme };
 }

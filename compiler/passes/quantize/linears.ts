@@ -50,8 +50,7 @@ function originFinder(): (node: Node) => Origin {
 }
 
 /** Names the one matrix parameter `….weight` behind a value that only the checkpoint decides. */
-export function weightBehind(): (node: Node) => string | undefined {
-  const originOf = originFinder();
+export function weightBehind(originOf = originFinder()): (node: Node) => string | undefined {
   return (node) => {
     const { fixed, weights } = originOf(node), [name, ...others] = weights;
     return fixed && others.length === 0 ? name : undefined;
@@ -60,7 +59,7 @@ export function weightBehind(): (node: Node) => string | undefined {
 
 /** Recognises linears among the nodes of one graph; remembers what it has seen. */
 export function linearFinder(): (node: Node) => Linear | undefined {
-  const originOf = originFinder(), nameBehind = weightBehind();
+  const originOf = originFinder(), nameBehind = weightBehind(originOf);
   return (node) => {
     if (node.op !== "dot") return undefined;
     const [x, w] = node.inputs as [Node, Node], name = nameBehind(w);
@@ -119,7 +118,7 @@ export function mapWeights(graph: Graph, change: (b: Builder, weight: Node, line
   });
 }
 
-/** Functions whose linears stay in full precision, by name: those around the blocks of a decoder. */
+/** Functions whose linears no width changes, by name: those around the blocks of a decoder. */
 export const UNQUANTIZED_FUNCTIONS: readonly string[] = ["embed", "head"];
 
 /** Applies a graph pass to every function of the module but those in `exclude`. */
