@@ -53,6 +53,15 @@ export interface AdapterScheme {
 }
 
 /**
+ * Ends of the segments that a pair's columns are stored in: every prefix that some width uses is a number of whole ones. Each has
+ * scales of its own, since columns that only low widths use grow much larger than those of all.
+ */
+export function segmentEnds({ pairs, uses }: AdapterScheme, pair: string): readonly number[] {
+  const ranks = Object.values(uses).filter((use) => use.pair === pair && use.rank > 0).map(({ rank }) => rank);
+  return [...new Set([...ranks, pairs[pair] ?? 0])].sort((a, b) => a - b);
+}
+
+/**
  * Where the adapter's product B·A enters (quept-method 4.4): the weight itself, the weight in units of its grid's step before it is
  * rounded, or the choice between rounding down and up.
  */

@@ -7,7 +7,7 @@ import { toFloats } from "../frontends/floats.ts";
 import type { Dtype } from "../frontends/safetensors.ts";
 
 /** The types that artifacts store: what is held of a checkpoint, and what is learned. */
-const FORMATS = { f32: "F32", f16: "F16", i8: "I8", u8: "U8", u2: "U8" } as const satisfies Partial<
+const FORMATS = { f32: "F32", f16: "F16", u7: "I8", i8: "I8", u8: "U8", u2: "U8" } as const satisfies Partial<
   Record<DType, Dtype>
 >;
 
@@ -15,7 +15,7 @@ const FORMATS = { f32: "F32", f16: "F16", i8: "I8", u8: "U8", u2: "U8" } as cons
 const PER_BYTE = 4;
 
 /** What messages call the formats. */
-export const FORMAT_NAMES = "F32, F16, I8 or U8 (codes of eight bits, or four of two bits)";
+export const FORMAT_NAMES = "F32, F16, I8 (also codes of seven bits) or U8 (codes of eight bits, or four of two bits)";
 
 /** A type that artifacts store. */
 type StoredType = keyof typeof FORMATS;
@@ -32,7 +32,7 @@ export function formatOf(dtype: DType, shape: readonly number[]): { readonly dty
 /**
  * The IR's type of a tensor in a file; `undefined` for what artifacts do not use.
  *
- * @param expected what decides where a format stands for two types; codes of two bits unless given
+ * @param expected what decides where a format stands for two types; signed codes, or codes of two bits, unless given
  */
 export function typeOfFormat(format: Dtype, shape: readonly number[], expected: DType = "u2"): TensorType | undefined {
   const known = (Object.keys(FORMATS) as StoredType[]).filter((type) => FORMATS[type] === format);
@@ -47,6 +47,7 @@ export function toBytes(dtype: DType, values: HostArray): Uint8Array<ArrayBuffer
     case "f16":
       return new Uint8Array(Uint16Array.from(values, halfBits).buffer);
     case "i8":
+    case "u7":
       return new Uint8Array(Int8Array.from(values).buffer);
     case "u8":
       return Uint8Array.from(values);
@@ -69,12 +70,14 @@ export function toBytes(dtype: DType, values: HostArray): Uint8Array<ArrayBuffer
  *
  * @param name the tensor's name, for messages
  * @param file what messages call its file
- * @throws {UserError} if a number is NaN or infinite
+ * @throws {UserError} if a number is NaN or infinite, or no code
  */
 export function fromBytes(dtype: DType, bytes: Uint8Array<ArrayBuffer>, name: string, file: string): HostArray {
-  if (dtype === "i8" || dtype === "u8") {
+  if (dtype === "i8" || dtype === "u7" || dtype === "u8") {
     const values = hostArray(dtype, bytes.length);
-    values.set(dtype === "i8" ? new Int8Array(bytes.buffer) : bytes);
+    values.set(dtype === "u8" ? bytes : new Int8Array(bytes.buffer));
+    const below = dtype === "u7" ? values.findIndex((code) => code < 0) : -1;
+    if (below >= 0) throw impossible(name, file, "codes from 0 to 127", `${values[below]} at position ${below}`);
     return values;
   }
   if (dtype === "u2") {
@@ -86,12 +89,15 @@ export function fromBytes(dtype: DType, bytes: Uint8Array<ArrayBuffer>, name: st
   const values = toFloats(bytes, FORMATS[dtype], name, file);
   const at = values.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return values;
-  throw new UserError({
-    what: `Expected finite values in tensor ${quote(name)} but found ${values[at]} at position ${at}`,
+  throw impossible(name, file, "finite values", `${values[at]} at position ${at}`);
+}
+
+const impossible = (name: string, file: string, expected: string, found: string): UserError =>
+  new UserError({
+    what: `Expected ${expected} in tensor ${quote(name)} but found ${found}`,
     where: quote(file),
     mend: "use an intact artifact, or compile the model again",
   });
-}
 
 const notStored = (dtype: DType): TypeError =>
   new TypeError(`Cannot store values of ${dtype}: expected one of ${Object.keys(FORMATS).join(", ")}`);

@@ -42,6 +42,8 @@ export interface ElasticBlock {
     report: (step: number, loss: number) => void,
   ): Promise<void>;
   learned(): Promise<Float32Array>;
+  /** Puts other learned values in place of those that there are. */
+  restore(learned: Float32Array): void;
   release(): void;
 }
 
@@ -216,6 +218,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     loss,
     train,
     learned: async () => Float32Array.from(await backend.download(learned)),
+    restore: (values) => backend.write(learned, values),
     release: () => pool.release(),
   };
 }

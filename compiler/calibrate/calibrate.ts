@@ -120,6 +120,8 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
       const names = new Set(held.stored.map(({ name }) => name));
       const own = scales.stored(call).filter(({ name }) => !names.has(name));
       await input.store.save(index, [...held.stored, ...own, ...learnt]);
+      // What goes on to the next block is what is stored.
+      opened.restore(restoredLearned(layout, call.prefix, learnt));
     }
     if (index < last) {
       await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));

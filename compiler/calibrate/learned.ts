@@ -1,20 +1,32 @@
 /** What a block learns, laid out in one flat array: clip logits of every width first, adapters behind them. */
-import type { HostArray } from "../../backends/backend.ts";
 import type { Graph } from "../../ir/node.ts";
 import type { Random } from "../../ir/random.ts";
-import { type QuantizationScheme, sitesOf } from "../../ir/sites.ts";
-import type { Width } from "../../ir/types.ts";
+import { type QuantizationScheme, segmentEnds, sitesOf } from "../../ir/sites.ts";
+import { sizeOf, type Width } from "../../ir/types.ts";
 import type { StoredTensor } from "./store.ts";
+import { decodeFactor, encodeFactor, type FactorLayout } from "./stored_factors.ts";
 
 /** One learned tensor in the flat array. Adapters' B is kept transposed, so that a prefix of ranks is a prefix of memory. */
-export interface LearnedTensor {
-  /** Name as the artifact has it, local to the function: `<weight>.clip.high.<b>`, `<weight>.adapter.<pair>.a`. */
+export type LearnedTensor = LearnedClip | LearnedFactor;
+
+interface Placed {
+  /** Name as the artifact has it, local to the function: `<weight>.clip.high.<b>`; of factors, which are several tensors there, their prefix. */
   readonly name: string;
-  readonly kind: "clip" | "a" | "b";
-  /** Shape in the flat array: clips [p,G,1], A [R,q], B [R,p]. */
-  readonly shape: readonly number[];
   readonly offset: number;
-  readonly width?: Width;
+}
+
+/** The logits of a clip, [p,G,1]. */
+interface LearnedClip extends Placed {
+  readonly kind: "clip";
+  readonly shape: readonly number[];
+  readonly width: Width;
+}
+
+/** A factor of an adapter, A [R,q] or B [R,p], called `<weight>.adapter.<pair>.a` or `….b`. */
+interface LearnedFactor extends Placed {
+  readonly kind: "factor";
+  readonly shape: readonly number[];
+  readonly layout: FactorLayout;
 }
 
 /** The layout of a function's learned tensors. */
@@ -39,9 +51,9 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
   const adapted = new Set(sitesOf(graph).filter(({ role }) => role === "adapter").map(({ name }) => name));
   const tensors: LearnedTensor[] = [];
   let offset = 0;
-  const add = (tensor: Omit<LearnedTensor, "offset">) => {
+  const add = (tensor: Omit<LearnedClip, "offset"> | Omit<LearnedFactor, "offset">) => {
     tensors.push({ ...tensor, offset });
-    offset = aligned(offset + tensor.shape.reduce((a, b) => a * b, 1));
+    offset = aligned(offset + sizeOf(tensor.shape));
   };
   for (const { name, type } of weights) {
     const [rows = 1, columns = 1] = type.shape.map(Number);
@@ -64,8 +76,15 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
     for (const { name, type } of weights) {
       if (!adapted.has(name)) continue;
       const [rows = 1, columns = 1] = type.shape.map(Number);
-      add({ name: `${name}.adapter.${pair}.a`, kind: "a", shape: [rank, columns] });
-      add({ name: `${name}.adapter.${pair}.b`, kind: "b", shape: [rank, rows] });
+      const factor = (part: "a" | "b", side: FactorLayout["side"], n: number) =>
+        add({
+          name: `${name}.adapter.${pair}.${part}`,
+          kind: "factor",
+          shape: [rank, n],
+          layout: { side, ends: segmentEnds(scheme.adapters, pair), rows: n },
+        });
+      factor("a", "right", columns);
+      factor("b", "left", rows);
     }
     pairs.push({ pair, offset: start, length: offset - start });
   }
@@ -79,46 +98,42 @@ export function initialLearned(
   rng: Random,
 ): Float32Array {
   const values = new Float32Array(layout.length);
-  for (const { kind, shape, offset, width } of layout.tensors) {
-    const part = values.subarray(offset, offset + shape.reduce((a, b) => a * b, 1));
-    if (kind === "clip") part.fill(width === undefined ? 4 : clipStart[width]);
-    if (kind !== "a") continue;
-    const [rank = 1, columns = 1] = shape, limit = Math.sqrt(6 / (rank + columns));
-    for (let i = 0; i < part.length; i++) part[i] = (2 * rng.uniform() - 1) * limit;
+  for (const tensor of layout.tensors) {
+    const part = partOf(tensor, values);
+    if (tensor.kind === "clip") part.fill(clipStart[tensor.width]);
+    else if (tensor.layout.side === "right") {
+      const [rank = 1, columns = 1] = tensor.shape, limit = Math.sqrt(6 / (rank + columns));
+      for (let i = 0; i < part.length; i++) part[i] = (2 * rng.uniform() - 1) * limit;
+    }
   }
   return values;
 }
 
-/** A learned tensor as the artifact stores it: B back to [p,R]. */
-export function storedValues(
-  tensor: LearnedTensor,
-  flat: Float32Array,
-): { shape: readonly number[]; values: Float32Array } {
-  const [rank = 1, rows = 1] = tensor.shape;
-  const part = flat.slice(tensor.offset, tensor.offset + tensor.shape.reduce((a, b) => a * b, 1));
-  if (tensor.kind !== "b") return { shape: tensor.shape, values: part };
-  return { shape: [rows, rank], values: transposed(part, rank, rows) };
-}
-
-/** All learned tensors as the artifact stores them, under global names. */
+/** All learned tensors as the artifact stores them, under global names; factors are rounded to codes. */
 export const storedLearned = (layout: LearnedLayout, prefix: string, flat: Float32Array): StoredTensor[] =>
-  layout.tensors.map((tensor) => ({ name: prefix + tensor.name, dtype: "f32", ...storedValues(tensor, flat) }));
+  layout.tensors.flatMap((tensor): StoredTensor[] => {
+    const name = prefix + tensor.name, values = partOf(tensor, flat);
+    return tensor.kind === "clip"
+      ? [{ name, dtype: "f32", shape: tensor.shape, values: values.slice() }]
+      : encodeFactor(name, values, tensor.layout);
+  });
 
-/** The flat array of a block that an earlier run finished. */
+/** The flat array of a block, as what is stored of it has it. */
 export function restoredLearned(layout: LearnedLayout, prefix: string, stored: readonly StoredTensor[]): Float32Array {
-  const flat = new Float32Array(layout.length), byName = new Map(stored.map((tensor) => [tensor.name, tensor]));
+  const flat = new Float32Array(layout.length), byName = new Map(stored.map(({ name, values }) => [name, values]));
+  const find = (name: string) => {
+    const found = byName.get(prefix + name);
+    if (!found) throw new Error(`Internal error in calibration: a finished block lacks "${prefix}${name}"`);
+    return found;
+  };
   for (const tensor of layout.tensors) {
-    const found = byName.get(prefix + tensor.name);
-    if (!found) throw new Error(`Internal error in calibration: a finished block lacks "${prefix}${tensor.name}"`);
-    // Transposing twice restores the order in memory.
-    const [rows = 1, rank = 1] = found.shape;
-    flat.set(tensor.kind === "b" ? transposed(found.values, rows, rank) : found.values, tensor.offset);
+    const { name } = tensor;
+    partOf(tensor, flat).set(
+      tensor.kind === "clip" ? find(name) : decodeFactor(find(`${name}.codes`), find(`${name}.scale`), tensor.layout),
+    );
   }
   return flat;
 }
 
-function transposed(values: HostArray, rows: number, columns: number): Float32Array {
-  const result = new Float32Array(values.length);
-  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) result[c * rows + r] = values[r * columns + c] ?? 0;
-  return result;
-}
+const partOf = ({ offset, shape }: LearnedTensor, flat: Float32Array): Float32Array =>
+  flat.subarray(offset, offset + sizeOf(shape));

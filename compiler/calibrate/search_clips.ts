@@ -37,7 +37,8 @@ export interface ClipSearch {
 /** Writes the found clip logits over those in the flat array of learned values. */
 export async function searchClips(search: ClipSearch, flat: Float32Array): Promise<void> {
   const { programs, graph, layout, held, statistics } = search, { backend } = programs;
-  const widths = [...new Set(layout.tensors.flatMap(({ width }) => width ?? []))], inputs = inputNames(graph);
+  const widths = [...new Set(layout.tensors.flatMap((tensor) => tensor.kind === "clip" ? tensor.width : []))],
+    inputs = inputNames(graph);
   for (const width of widths) {
     const pool = createPool(backend), leaves: Record<string, Tensor> = {};
     const run = await compileClips(search, width);

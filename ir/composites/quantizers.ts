@@ -170,9 +170,54 @@ export function lowRankProduct(b: Builder, { left, right, rank, kept = 0 }: LowR
   return b.straightThrough(whole, kept < rank ? from(kept) : b.constant(0, whole.type));
 }
 
-/** W + B[:, :r]·A[:r, :], the adapter in weight space (4.4 type 1). */
-export const lowRankDelta = (b: Builder, w: Node, options: LowRankOptions): Node =>
-  options.rank === 0 ? w : b.add(w, lowRankProduct(b, options));
+/**
+ * How adapters are stored: B in signed bytes, A in unsigned codes of 7 bits around `zero`, one instruction of which multiplies four of
+ * each. A switch is little else than their product, and what it decides, rounding up or down, does not need more.
+ */
+export const FACTOR_CODES = {
+  left: { dtype: "i8", top: 127, zero: 0 },
+  right: { dtype: "u7", top: 63, zero: 64 },
+} as const;
+
+/** A stored factor: a row of R codes for every row of B, or for every column of A, and a scale of it for each segment of ranks. */
+export interface StoredFactor {
+  /** i8 or u7 [n,R]. */
+  readonly codes: Node;
+  /** f32 [n,S]. */
+  readonly scale: Node;
+}
+
+/** Stored factors of an adapter. */
+export interface StoredLowRank {
+  /** B, of p rows. */
+  readonly left: StoredFactor;
+  /** Aᵀ, of q rows. */
+  readonly right: StoredFactor;
+  /** Ends of the segments that are used, the last one is r(b). */
+  readonly ends: readonly number[];
+}
+
+/**
+ * B[:, :r]·A[:r, :] f32 [p,q] of stored factors: Σ over segments of ranks of (s_B·c_B)·(s_A·(c_A - 64))ᵀ, each in the form that
+ * `contractIntegers` turns into a product of the codes.
+ */
+export function storedLowRankProduct(b: Builder, { left, right, ends }: StoredLowRank): Node {
+  const terms = ends.map((end, s) => {
+    const start = ends[s - 1] ?? 0, rank = end - start;
+    const part = ({ codes, scale }: StoredFactor, groups: readonly number[]) => {
+      const rows = Number(codes.type.shape[0]), own = b.slice(codes, [0, start], [rows, rank]);
+      return {
+        codes: b.cast(b.reshape(own, [rows, ...groups, rank]), "f32"),
+        scale: b.reshape(b.slice(scale, [0, s], [rows, 1]), [rows, ...groups, 1]),
+      };
+    };
+    const x = part(left, []), w = part(right, [1]), zero = b.constant(FACTOR_CODES.right.zero, w.scale.type);
+    const lhs = b.mul(x.codes, x.scale), [rows = 1] = lhs.type.shape;
+    const axes = { lhsContract: [1, 2], rhsContract: [1, 2] };
+    return b.dot(b.reshape(lhs, [rows, 1, rank]), b.mul(b.sub(w.codes, zero), w.scale), axes);
+  });
+  return terms.reduce((sum, term) => b.add(sum, term));
+}
 
 /** How a master of integers is stored. */
 export interface MasterOptions {

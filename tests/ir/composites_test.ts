@@ -8,7 +8,7 @@ import {
   groupingOf,
   halfMaster,
   integerMaster,
-  lowRankDelta,
+  lowRankProduct,
   perTokenQuantizer,
 } from "../../ir/composites/quantizers.ts";
 import { graphOf, type Node } from "../../ir/node.ts";
@@ -176,15 +176,22 @@ Deno.test("affineQuantizer() has the gradients of quept-method 2.4 at every widt
   }
 });
 
-const adapted = (rank: number, kept = 0) => (b: Builder) =>
-  affineQuantizer(
-    b,
-    lowRankDelta(b, b.param("w", f32(3, 6), "checkpoint"), {
+/** W + B·A. */
+const withProduct = (b: Builder, rank: number, kept = 0) =>
+  b.add(
+    b.param("w", f32(3, 6), "checkpoint"),
+    lowRankProduct(b, {
       left: b.param("left", f32(3, 4), "calibration"),
       right: b.param("right", f32(4, 6), "calibration"),
       rank,
       kept,
     }),
+  );
+
+const adapted = (rank: number, kept = 0) => (b: Builder) =>
+  affineQuantizer(
+    b,
+    withProduct(b, rank, kept),
     {
       groupSize: -1,
       high: b.param("high", f32(3, 1, 1), "calibration"),
@@ -193,7 +200,7 @@ const adapted = (rank: number, kept = 0) => (b: Builder) =>
     },
   );
 
-Deno.test("lowRankDelta() has the gradients of quept-method 2.4, exactly zero outside of its prefix", () => {
+Deno.test("lowRankProduct() has the gradients of quept-method 2.4, exactly zero outside of its prefix", () => {
   const draw = random(4, "test"), fill = (n: number) => Array.from({ length: n }, draw.normal);
   const leaves = { w: fill(18), left: fill(12), right: fill(24), high: [1, 1, 1], low: [1, 1, 1] }, dy = fill(18);
   const get = differentiate(adapted(2), leaves, dy), inner = get("d.w");
@@ -213,7 +220,7 @@ Deno.test("lowRankDelta() has the gradients of quept-method 2.4, exactly zero ou
   assertEquals(differentiate(adapted(2), moved, dy)("y"), get("y"));
 });
 
-Deno.test("lowRankDelta() gives protected columns no gradient, and the others that of the whole adapter", () => {
+Deno.test("lowRankProduct() gives protected columns no gradient, and the others that of the whole adapter", () => {
   const draw = random(7, "test"), fill = (n: number) => Array.from({ length: n }, draw.normal);
   const leaves = { w: fill(18), left: fill(12), right: fill(24), high: [1, 1, 1], low: [1, 1, 1] }, dy = fill(18);
   const whole = differentiate(adapted(4), leaves, dy);
@@ -225,7 +232,7 @@ Deno.test("lowRankDelta() gives protected columns no gradient, and the others th
   }
 });
 
-Deno.test("lowRankDelta() with B = 0 leaves A without gradient", () => {
+Deno.test("lowRankProduct() with B = 0 leaves A without gradient", () => {
   const draw = random(5, "test"), fill = (n: number) => Array.from({ length: n }, draw.normal);
   const leaves = { w: fill(18), left: new Array<number>(12).fill(0), right: fill(24), high: [4, 4, 4], low: [4, 4, 4] };
   const get = differentiate(adapted(3), leaves, fill(18));
@@ -233,19 +240,13 @@ Deno.test("lowRankDelta() with B = 0 leaves A without gradient", () => {
   assert(get("d.left").some((x) => x !== 0));
 });
 
-Deno.test("lowRankDelta() merged before quantizing is bit-equal to quantizing on the fly", () => {
+Deno.test("lowRankProduct() merged before quantizing is bit-equal to quantizing on the fly", () => {
   const draw = random(6, "test"),
     fill = (n: number) => Float64Array.from({ length: n }, () => Math.fround(draw.normal()));
   const leaves = { w: fill(18), left: fill(12), right: fill(24), high: fill(3), low: fill(3) };
   const b = createBuilder(), fly = evaluate(graphOf({ y: adapted(4)(b) }), leaves);
   const merged = evaluate(
-    graphOf({
-      w: lowRankDelta(b, b.param("w", f32(3, 6), "checkpoint"), {
-        left: b.param("left", f32(3, 4), "calibration"),
-        right: b.param("right", f32(4, 6), "calibration"),
-        rank: 4,
-      }),
-    }),
+    graphOf({ w: withProduct(b, 4) }),
     leaves,
   );
   const again = evaluate(graphOf({ y: weight(3, 6, -1, 15)(b) }), { ...leaves, w: merged.w ?? new Float64Array() });

@@ -1,4 +1,5 @@
 /** Artifacts of tiny random decoders: really prepared weights, and random values for what calibration would have learned. */
+import { hostArray } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/backend.ts";
 import { createRunner } from "../../backends/runner.ts";
 import { adaptersOf } from "../../compiler/adapters.ts";
@@ -82,11 +83,13 @@ export async function tinyArtifactParts(
   const known = new Set(tensors.map(({ name }) => name));
   for (const [name, { dtype, shape }] of storedTypes(module, recipe)) {
     if (known.has(name)) continue;
-    const stream = random(seed, name), clip = name.includes(".clip.");
-    const values = Float32Array.from(
-      { length: sizeOf(shape) },
-      () => clip ? 3 + stream.normal() : 0.1 * stream.normal(),
-    );
+    const stream = random(seed, name);
+    const value = name.includes(".clip.")
+      ? () => 3 + stream.normal()
+      : dtype === "f32"
+      ? () => 0.003 * (1 + stream.uniform())
+      : () => stream.int(128);
+    const values = hostArray(dtype, sizeOf(shape)).map(value);
     tensors.push({ name, dtype, shape: concreteShape(shape), values: () => values });
   }
   const provenance = { seed, dataSha256: null, version: "0.1.0", settings: { epochs: 0 } };

@@ -3,11 +3,11 @@ import type { Builder } from "../../../ir/builder.ts";
 import {
   affineQuantizer,
   cacheQuantizer,
+  FACTOR_CODES,
   groupingOf,
-  lowRankDelta,
-  type LowRankOptions,
   lowRankProduct,
   perTokenQuantizer,
+  storedLowRankProduct,
 } from "../../../ir/composites/quantizers.ts";
 import { type Graph, nameOf, type Node, stringAttr } from "../../../ir/node.ts";
 import { type SiteRole, siteRoleOf } from "../../../ir/ops/state.ts";
@@ -16,12 +16,13 @@ import {
   LEAST_WIDTHS,
   type LocalWidths,
   type QuantizationScheme,
+  segmentEnds,
   sitesOf,
   symmetricTop,
   unsignedTop,
   widthOf,
 } from "../../../ir/sites.ts";
-import { type NarrowType, tensorType, unsignedType, type Width } from "../../../ir/types.ts";
+import { type DType, type NarrowType, tensorType, unsignedType, type Width } from "../../../ir/types.ts";
 import { contractGroups } from "./contract_groups.ts";
 
 /** What the result is for: gradients at any width of one shape, or stored codes at one width. */
@@ -34,8 +35,8 @@ export const topName = (site: string): string => `${site}.top`;
  * Replaces every site by its quantizer or adapter. Sites not named, or of width 16, stay in full precision.
  *
  * - `deploy`: codes in narrow types; holds `<site>.codes`, `.scale`, `.zero`; parameters of time calibration
- *   `<weight>.clip.high.<b>`, `<weight>.clip.low.<b>` [p,G,1], `<weight>.adapter.<pair>.b` [p,R], `….a` [R,q]; linears
- *   contract over groups. Keys and values in full precision get the token hold `<site>`, since a cache stores them too.
+ *   `<weight>.clip.high.<b>`, `<weight>.clip.low.<b>` [p,G,1], `<weight>.adapter.<pair>.b.codes` i8[p,R], `….b.scale` f32[p,S],
+ *   `….a.codes` u7[q,R], `….a.scale` f32[q,S]; linears contract over groups. Keys and values in full precision get the token hold `<site>`, since a cache stores them too.
  * - `train`: codes in f32 with straight-through gradients; top codes are inputs, see `topName` (2^b - 1 for weights, 2^(b-1) - 1 for
  *   activations); the parameters are the clips and adapters of whatever width the site has: `<weight>.clip.high` [p,G,1],
  *   `<weight>.adapter.b` [p,r], `….a` [r,q]. So widths that agree in ranks, group sizes and clips of activations give equal graphs,
@@ -71,8 +72,8 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
       const type = tensorType("f32", [rows, groupingOf(columns, groupSize).groups, 1]);
       return b.param(`${name}.clip.${end}${mode === "deploy" ? `.${width}` : ""}`, type, "calibration");
     };
-    const { adapterSpace: space } = scheme, factors = space === "weight" ? undefined : factorsOf(b, w, options);
-    const adapter = factors && space !== "weight" ? { adapter: { space, product: lowRankProduct(b, factors) } } : {};
+    const { adapterSpace: space } = scheme, product = space === "weight" ? undefined : adapterProduct(b, w, options);
+    const adapter = product && space !== "weight" ? { adapter: { space, product } } : {};
     const range = { groupSize, high: clip("high"), low: clip("low"), ...adapter };
     if (mode === "train") return affineQuantizer(b, w, { ...range, top: topInput(b, name) });
     const store = { name, time: "configuration", dtype: unsignedType(width) } as const;
@@ -80,8 +81,8 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
   },
   adapter: (b, w, options) => {
     // In other spaces the quantizer that follows takes the adapter: it acts on its grid.
-    const factors = options.scheme.adapterSpace === "weight" ? factorsOf(b, w, options) : undefined;
-    return factors ? lowRankDelta(b, w, factors) : w;
+    const product = options.scheme.adapterSpace === "weight" ? adapterProduct(b, w, options) : undefined;
+    return product ? b.add(w, product) : w;
   },
   activation: (b, x, { name, width, scheme, mode }) =>
     mode === "train"
@@ -95,8 +96,8 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
   value: quantizeCached,
 };
 
-/** The factors that a width uses of its adapter; none of rank 0. */
-function factorsOf(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptions): LowRankOptions | undefined {
+/** B·A of the columns that a width uses of its adapter; nothing of rank 0. Deploy forms read it as it is stored, in codes. */
+function adapterProduct(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptions): Node | undefined {
   const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank, kept = 0 } = scheme.adapters.uses[width];
   if (rank === 0) return undefined;
   const whole = scheme.adapters.pairs[pair] ?? 0;
@@ -105,10 +106,26 @@ function factorsOf(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptio
       `Expected at most ${whole} columns of the adapter "${pair}" at ${width} bits but found ${rank}`,
     );
   }
-  const [prefix, size] = mode === "train" ? [`${name}.adapter`, rank] : [`${name}.adapter.${pair}`, whole];
-  const left = b.param(`${prefix}.b`, tensorType("f32", [rows, size]), "calibration");
-  const right = b.param(`${prefix}.a`, tensorType("f32", [size, columns]), "calibration");
-  return { left, right, rank, ...(mode === "train" ? { kept } : {}) };
+  const param = (part: string, dtype: DType, shape: readonly [number, number]) =>
+    b.param(`${name}.adapter.${part}`, tensorType(dtype, shape), "calibration");
+  if (mode === "train") {
+    return lowRankProduct(b, {
+      left: param("b", "f32", [rows, rank]),
+      right: param("a", "f32", [rank, columns]),
+      rank,
+      kept,
+    });
+  }
+  const ends = segmentEnds(scheme.adapters, pair), { left, right } = FACTOR_CODES;
+  const stored = (part: string, dtype: DType, size: number) => ({
+    codes: param(`${pair}.${part}.codes`, dtype, [size, whole]),
+    scale: param(`${pair}.${part}.scale`, "f32", [size, ends.length]),
+  });
+  return storedLowRankProduct(b, {
+    left: stored("b", left.dtype, rows),
+    right: stored("a", right.dtype, columns),
+    ends: ends.filter((end) => end <= rank),
+  });
 }
 
 function quantizeCached(b: Builder, x: Node, { name, width, scheme, mode }: SiteOptions): Node {

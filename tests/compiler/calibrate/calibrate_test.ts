@@ -72,7 +72,16 @@ for (const track of ["weights", "activations"] as const) {
     await calibrate({ ...input, report: ({ block, loss }) => (losses[block] ??= []).push(loss) });
     assertEquals(Object.keys(losses), ["0", "1"]);
     const names = (await input.store.load(1))?.map(({ name }) => name) ?? [];
-    for (const part of ["master.codes", "master.scales", "clip.high.4", "clip.low.8", "adapter.8.a", "adapter.4.b"]) {
+    for (
+      const part of [
+        "master.codes",
+        "master.scales",
+        "clip.high.4",
+        "clip.low.8",
+        "adapter.8.a.codes",
+        "adapter.4.b.scale",
+      ]
+    ) {
       assert(names.includes(`layers.0.mlp.down.weight.${part}`), part);
     }
   });

@@ -5,11 +5,12 @@ import { insertCacheQuantizers } from "../../../compiler/passes/quantize/insert_
 import { insertMaster } from "../../../compiler/passes/quantize/insert_master.ts";
 import { insertWeightQuantizers } from "../../../compiler/passes/quantize/insert_weight_quantizers.ts";
 import { specialize, topName } from "../../../compiler/passes/quantize/specialize.ts";
+import { decodeFactor, type FactorLayout } from "../../../compiler/calibrate/stored_factors.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf } from "../../../ir/node.ts";
 import { print } from "../../../ir/print.ts";
-import { ADAPTER_SPACES, type LocalWidths, sitesOf, WIDTHS } from "../../../ir/sites.ts";
+import { ADAPTER_SPACES, type LocalWidths, segmentEnds, sitesOf, WIDTHS } from "../../../ir/sites.ts";
 import { bindSymbols } from "../../../ir/symbols.ts";
 import { tensorType, type Width } from "../../../ir/types.ts";
 import {
@@ -117,12 +118,19 @@ function trainLeaves(
   const whole = leafValues(bindSymbols(specialize(block, widths, SCHEME, "deploy"), { B: 2, T: 3, S: 8 }));
   for (const { name, role } of sitesOf(block)) {
     given[topName(name)] = Float64Array.of(role === "activation" ? 2 ** (activation - 1) - 1 : 2 ** width - 1);
-    const a = whole[`${name}.adapter.${pair}.a`],
-      b = whole[`${name}.adapter.${pair}.b`],
-      columns = SCHEME.adapters.pairs[pair] ?? 1;
+    const ends = segmentEnds(SCHEME.adapters, pair), columns = ends.at(-1) ?? 1;
+    const factor = (part: "a" | "b", side: FactorLayout["side"]): Float32Array | undefined => {
+      const codes = whole[`${name}.adapter.${pair}.${part}.codes`],
+        scale = whole[`${name}.adapter.${pair}.${part}.scale`];
+      if (!codes || !scale) return undefined;
+      const rows = codes.length / columns;
+      return decodeFactor(Int32Array.from(codes), Float32Array.from(scale), { side, ends, rows }).slice(0, rows * rank);
+    };
+    const a = factor("a", "right"), b = factor("b", "left");
     if (!a || !b) continue;
-    given[`${name}.adapter.a`] = a.slice(0, a.length / columns * rank);
-    given[`${name}.adapter.b`] = b.filter((_, i) => i % columns < rank);
+    given[`${name}.adapter.a`] = Float64Array.from(a);
+    const rows = b.length / rank;
+    given[`${name}.adapter.b`] = Float64Array.from(b, (_, i) => b[i % rank * rows + Math.floor(i / rank)] ?? NaN);
   }
   return given;
 }
@@ -171,8 +179,10 @@ Deno.test("specialize() stores codes, scales and zero points, and names learned 
   ]);
   const learned = leavesOf(graph, "param").filter((node) => node.attrs.time === "calibration");
   assertEquals(learned.map((node) => `${nameOf(node)} ${node.type.shape}`).sort(), [
-    "mlp.up.weight.adapter.common.a 4,20",
-    "mlp.up.weight.adapter.common.b 20,4",
+    "mlp.up.weight.adapter.common.a.codes 20,4",
+    "mlp.up.weight.adapter.common.a.scale 20,4",
+    "mlp.up.weight.adapter.common.b.codes 20,4",
+    "mlp.up.weight.adapter.common.b.scale 20,4",
     "mlp.up.weight.clip.high.3 20,4,1",
     "mlp.up.weight.clip.low.3 20,4,1",
   ]);
