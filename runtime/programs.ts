@@ -1,4 +1,5 @@
 /** @file The programs of an elastic module's functions, made once per combination of widths. */
+import { contractIntegers } from "../compiler/passes/contract_integers.ts";
 import { specialize } from "../compiler/passes/quantize/specialize.ts";
 import { JOINT, stackLinears } from "../compiler/passes/stack_linears.ts";
 import { stage } from "../compiler/passes/stage.ts";
@@ -54,12 +55,12 @@ export function createPrograms(
       );
     },
     // A weight's codes depend on that weight alone: there are as many switch programs as widths, not as combinations of them.
-    // Simplified behind the cut, which leaves a tenth of the function.
+    // Changed behind the cut, which leaves a tenth of the function.
     switch: (call, { sites, width }) =>
       remember(["switch", call.function, sites, width], () => {
         const widths = Object.fromEntries(sites.map((site) => [site, width]));
         const concrete = specialize(functionOf(module, call), widths, scheme, "deploy");
-        return simplifyGraph(stage(sites.length > 1 ? stackLinears(concrete) : concrete).switch);
+        return simplifyGraph(contractIntegers(stage(sites.length > 1 ? stackLinears(concrete) : concrete).switch));
       }),
     weights: (call, widths) =>
       leavesOf(programs.step(call, widths), "param").flatMap((leaf) => {

@@ -1,19 +1,21 @@
 /**
- * Products of many rows with packed codes, on bytes: of integers, or of f32 as three digits of integers (`activations.ts`). Columns go eight at a time: their codes are unpacked once per group
- * into a panel that fits the first-level cache (of every column four bytes, then the next four), and all rows pass by it, six at a
- * time. What a group adds, and the stores, are computed from the registers and a strip of sums.
+ * Products of many rows with packed codes, on bytes: of integers, or of f32 as three digits of integers (`activations.ts`). Columns go
+ * eight at a time: their codes are unpacked once per group into a panel that fits the first-level cache (of every column four bytes,
+ * then the next four), and all rows pass by it, six at a time. What a group adds is computed from the registers and added to a strip
+ * of sums, from which the stores are computed in the end. Where there is one group, they are computed from the registers at once.
  */
 import type { Access, DotKernel } from "../kernel.ts";
 import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
 import { f32x4, i16x8, i32, i32x4, i8x16, type Local, memory, v128 } from "./assembler.ts";
 import { partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Arrangement, BATCH, type ChunkSize, COLUMN, FIRST, ROW } from "./contraction.ts";
+import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
 import { groupTerm, scaledSums } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import type { Emitter } from "./emitter.ts";
 import { transpose } from "./lanes.ts";
 import { layoutOf } from "./layout.ts";
+import { staysInside } from "./loads.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
 import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
@@ -35,12 +37,16 @@ export function byteChunk(
   const outer = Array.from({ length: extents.length - 1 - FIRST }, (_, i) => FIRST + i);
   const activations = activationsOf(contraction), { digits } = activations;
   const fours = activations.groupBytes / (4 * digits);
-  const bytes = prepared(
+  const inPlace = bytesInPlace(contraction, code);
+  const bytes = inPlace ? i32.const(0) : prepared(
     activationBytes(activations),
     (preparation, at) => prepareActivations(preparation, contraction, activations, at),
   );
-  const panel = reserve(PANEL_COLUMNS * 4 * fours * parts), strip = reserve(4 * PANEL_COLUMNS * rows);
-  const roots = [term, operand.scale, operand.zero].filter((root) => root !== undefined);
+  const isOneGroup = outer.length === 0 && !spec.groups;
+  const panel = reserve(PANEL_COLUMNS * 4 * fours * parts);
+  const strip = isOneGroup ? i32.const(0) : reserve(4 * PANEL_COLUMNS * rows);
+  const roots = [term, operand.scale, operand.zero, ...(isOneGroup ? stores.map(({ value }) => value) : [])]
+    .filter((root) => root !== undefined);
   return (index) => {
     const rest = b.let("rest", i32.div_u(index, columnBlocks));
     const range = (position: Index, count: number, extent: number) => {
@@ -54,7 +60,7 @@ export function byteChunk(
     const multiply = (places: readonly Place[], column: Index) => {
       const [place] = places, width = 4 * places.length, stripBytes = 4 * width;
       if (!place) return;
-      b.emit(memory.fill(strip, 0, i32.mul(height, stripBytes)));
+      if (!isOneGroup) b.emit(memory.fill(strip, 0, i32.mul(height, stripBytes)));
       const lanes = Array.from({ length: width }, () => createPlace(code, extents));
       const indices = lanes.map((_, i) =>
         b.let("index", smaller(b.let("index", i32.add(column, i)), i32.const(n - 1)))
@@ -68,9 +74,15 @@ export function byteChunk(
           prepare();
           nestedLoops([...lanes, ...places], outer, prepare, () => {
             pack(code, lanes, operand, panel, fours);
-            const group = place.affine(activations.strides);
-            const x = b.let("x_at", i32.add(bytes, i32.mul(group, activations.groupBytes)));
-            const stride = activations.groupBytes * (activations.strides[ROW] ?? 0);
+            const group = place.affine(activations.strides),
+              own = inPlace && place.address(inPlace.buffer, inPlace.access);
+            const x = b.let(
+              "x_at",
+              own ? i32.add(own.base, own.offset) : i32.add(bytes, i32.mul(group, activations.groupBytes)),
+            );
+            const stride = inPlace
+              ? inPlace.access.strides[ROW] ?? 0
+              : activations.groupBytes * (activations.strides[ROW] ?? 0);
             const steps = b.let("step_at", i32.add(i32.add(bytes, stepsOffset(activations)), i32.shl(group, 3)));
             const atOnce = Math.min(rowsAtOnce(m), SUMS / (places.length * parts * digits));
             b.for("row", rowRange.from, rowRange.to, atOnce, (row) => {
@@ -86,14 +98,20 @@ export function byteChunk(
                   const step = b.let("step_at", i32.add(steps, i32.mul(own, 8 * (activations.strides[ROW] ?? 0))));
                   places.forEach((open, v) =>
                     open.within(ROW, own, undefined, () => {
-                      const of = sums[r]?.[v] ?? [], [sum] = of, at = 16 * v, before = v128.load(target, at);
+                      const of = sums[r]?.[v] ?? [], [sum] = of, at = 16 * v;
                       if (!sum) return;
                       const value = spec.groups
-                        ? f32x4.add(before, groupTerm(open, spec.groups.inner, term, sum))
+                        ? groupTerm(open, spec.groups.inner, term, sum)
                         : digits > 1
-                        ? f32x4.add(before, scaledSums(open, operand, joinDigits(code.math.madd, of), step, 0))
-                        : i32x4.add(before, sum);
-                      b.emit(v128.store(target, value, at));
+                        ? scaledSums(open, operand, joinDigits(code.math.madd, of), step, 0)
+                        : sum;
+                      if (isOneGroup) {
+                        open.define(spec.accumulator, b.let("sums", value));
+                        emitStores(open, stores);
+                        return;
+                      }
+                      const add = spec.groups || digits > 1 ? f32x4.add : i32x4.add;
+                      b.emit(v128.store(target, add(v128.load(target, at), value), at));
                     })
                   );
                 })
@@ -101,6 +119,7 @@ export function byteChunk(
             });
           });
         }));
+      if (isOneGroup) return;
       const origin = b.let("origin", i32.sub(strip, i32.mul(rowRange.from, stripBytes)));
       code.buffers.push({ name: "strip", layout: layoutOf({ dtype: "f32", shape: [rows, width] }), base: origin });
       b.for(
@@ -138,6 +157,19 @@ export function byteChunk(
       }
     });
   };
+}
+
+/** Signed bytes that are read where they are: whole vectors of sixteen along the last contracted axis. */
+function bytesInPlace(
+  { lhs, extents, axes, scalar }: Contraction,
+  code: KernelCode,
+): { readonly buffer: number; readonly access: Access } | undefined {
+  const last = axes.at(-1) ?? 0;
+  if (scalar !== "i32" || lhs.kind !== "load" || (extents[last] ?? 1) % 16 !== 0) return undefined;
+  const place = createPlace(code, extents), bound = place.buffer(lhs.buffer), { layout } = bound;
+  const isBytes = layout.storage === "byte" && layout.dtype.startsWith("i");
+  if (!isBytes || lhs.access.strides[last] !== 1 || !staysInside(place, bound, lhs.access)) return undefined;
+  return { buffer: lhs.buffer, access: lhs.access };
 }
 
 /** Unpacks the codes of columns, four at a time, into a panel: four bytes of every column, then the next four; parts follow each other. */

@@ -16,6 +16,7 @@ import { prepareCall } from "../calibrate/prepare_call.ts";
 import { createPool, type Programs, type TensorPool } from "../calibrate/programs.ts";
 import type { CallStore } from "../calibrate/store.ts";
 import { TRAIN_LEAVES } from "../calibrate/train_program.ts";
+import { contractIntegers } from "../passes/contract_integers.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { specialize } from "../passes/quantize/specialize.ts";
 import { stage, trainGraph } from "../passes/stage.ts";
@@ -197,7 +198,7 @@ async function effectiveWeights(
 export function weightProgram(graph: Graph, { scheme }: Recipe, width: Width): Graph {
   const weights = graphOf(linearsOf(graph).map(({ name, weight }) => ({ name, node: weight })));
   const widths = Object.fromEntries(sitesOf(weights).map(({ name }) => [name, width]));
-  return trainGraph(specialize(weights, widths, scheme, "deploy"));
+  return trainGraph(contractIntegers(specialize(weights, widths, scheme, "deploy")));
 }
 
 /** `kl`, f32[1]: mean over tokens of KL(P_full ‖ P_quantized), from the last call's inputs on both paths. */

@@ -26,13 +26,14 @@ import type { Graph, Node } from "../../ir/node.ts";
 import { dotAxes } from "../../ir/ops/contractions.ts";
 import { rewrite } from "../../ir/rewrite.ts";
 import { isNarrow, sameShape } from "../../ir/types.ts";
+import { splatOf } from "./structure/values.ts";
 
 /** Rewrites every linear whose operands are both dequantised codes; other graphs are returned as they are. */
 export function contractIntegers(graph: Graph): Graph {
   return rewrite(graph, (node, b) => {
     if (node.op !== "dot" || !contractsGroups(node)) return undefined;
     const [x, w] = node.inputs as [Node, Node];
-    const activation = dequantizedTokens(b, x), weight = dequantizedWeight(w);
+    const activation = dequantizedTokens(b, x), weight = dequantizedWeight(w, b);
     return activation && weight ? integerDot(b, activation, weight) : undefined;
   });
 }
@@ -100,13 +101,16 @@ function dequantizedTokens(b: Builder, operand: Node): Activation | undefined {
   return { codes: moved, scale: product.scale };
 }
 
-/** The grid that a weight is dequantized from. */
-export function dequantizedWeight(operand: Node): Weight | undefined {
+/** The grid that a weight is dequantized from; with a builder also one whose zero points are all the same number. */
+export function dequantizedWeight(operand: Node, b?: Builder): Weight | undefined {
   const product = productWithScale(operand), difference = product?.value;
   if (!product || difference?.op !== "sub") return undefined;
   const [minuend, subtrahend] = difference.inputs as [Node, Node];
-  const codes = codesBehind(minuend), zero = withoutBroadcast(subtrahend);
-  const perGroup = [...operand.type.shape.slice(0, 2), 1];
+  const perGroup = [...operand.type.shape.slice(0, 2), 1], number = splatOf(subtrahend);
+  const zero = b && number !== undefined
+    ? b.constant(number, { ...subtrahend.type, shape: perGroup })
+    : withoutBroadcast(subtrahend);
+  const codes = codesBehind(minuend);
   const fits = codes && sameShape(zero.type.shape, perGroup) && sameShape(product.scale.type.shape, perGroup);
   return fits ? { codes, zero, scale: product.scale } : undefined;
 }
