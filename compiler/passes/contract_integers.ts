@@ -18,6 +18,7 @@
  *   one group, G = 1:
  *     idot = dot(c_x, c_w, lhsContract [G,g], rhsContract [1,2])                               i32 [lead…,p]
  *     y    = mul(mul(cast(sub(idot, mul(z', rowSum')), f32), s_w'), s_x), z' and s_w' [p], rowSum' [lead…,1], broadcast
+ *       where all zero points are one number z: add(mul(rowSum', -z), idot) in place of the difference
  *
  * The correction is done in i32, where it is exact: |idot| and |fix| stay below 2^31 up to 66 000 columns a group.
  */
@@ -67,9 +68,12 @@ function integerDot(b: Builder, x: Activation, w: Weight): Node {
   const rowSum = b.sum(b.cast(x.codes, "i32"), [rank - 1]), zero = b.cast(w.zero, "i32");
   if (groups === 1) {
     const idot = b.dot(x.codes, w.codes, { lhsContract: [rank - 2, rank - 1], rhsContract: [1, 2] });
-    const fix = b.mul(b.broadcast(b.reshape(zero, [rows]), idot.type.shape), b.reshape(rowSum, [...lead, 1]));
-    const scaled = b.mul(b.cast(b.sub(idot, fix), "f32"), b.reshape(w.scale, [rows]));
-    return b.mul(scaled, x.scale);
+    const sums = b.reshape(rowSum, [...lead, 1]), number = splatOf(w.zero);
+    // Kernels run in the order of operands: with the sums in front, nothing comes between the product and what reads it.
+    const corrected = number === undefined
+      ? b.sub(idot, b.mul(b.broadcast(b.reshape(zero, [rows]), idot.type.shape), sums))
+      : b.add(b.mul(sums, -number), idot);
+    return b.mul(b.mul(b.cast(corrected, "f32"), b.reshape(w.scale, [rows])), x.scale);
   }
   const idot = b.dot(x.codes, w.codes, {
     lhsBatch: [rank - 2],
