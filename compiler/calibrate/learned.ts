@@ -115,7 +115,7 @@ export const storedLearned = (layout: LearnedLayout, prefix: string, flat: Float
     const name = prefix + tensor.name, values = partOf(tensor, flat);
     return tensor.kind === "clip"
       ? [{ name, dtype: "f32", shape: tensor.shape, values: values.slice() }]
-      : encodeFactor(name, values, tensor.layout);
+      : Object.values(encodeFactor(name, values, tensor.layout));
   });
 
 /** The flat array of a block, as what is stored of it has it. */

@@ -12,6 +12,12 @@ export interface FactorLayout {
   readonly rows: number;
 }
 
+/** The tensors that a factor is stored as. */
+export interface EncodedFactor {
+  readonly codes: StoredTensor;
+  readonly scale: StoredTensor;
+}
+
 /** Stands for the scale of zeros. */
 const LEAST_SCALE = 2 ** -100;
 
@@ -21,7 +27,7 @@ const LEAST_SCALE = 2 ** -100;
  *
  * @param values f32[R,n], as it was learned
  */
-export function encodeFactor(name: string, values: Float32Array, { side, ends, rows }: FactorLayout): StoredTensor[] {
+export function encodeFactor(name: string, values: Float32Array, { side, ends, rows }: FactorLayout): EncodedFactor {
   const { dtype, top, zero } = FACTOR_CODES[side], ranks = ends.at(-1) ?? 0;
   const codes = hostArray(dtype, rows * ranks), scales = new Float32Array(rows * ends.length);
   for (let row = 0; row < rows; row++) {
@@ -36,10 +42,10 @@ export function encodeFactor(name: string, values: Float32Array, { side, ends, r
       }
     }
   }
-  return [
-    { name: `${name}.codes`, dtype, shape: [rows, ranks], values: codes },
-    { name: `${name}.scale`, dtype: "f32", shape: [rows, ends.length], values: scales },
-  ];
+  return {
+    codes: { name: `${name}.codes`, dtype, shape: [rows, ranks], values: codes },
+    scale: { name: `${name}.scale`, dtype: "f32", shape: [rows, ends.length], values: scales },
+  };
 }
 
 /** The factor f32[R,n] that codes stand for. */

@@ -13,7 +13,7 @@ import { type Graph, leavesOf, nameOf } from "../../ir/node.ts";
 import { random } from "../../ir/random.ts";
 import { eachWidth, type LocalWidths, type QuantizationScheme, sitesOf } from "../../ir/sites.ts";
 import { bindSymbols } from "../../ir/symbols.ts";
-import { type DType, isNarrow, sizeOf } from "../../ir/types.ts";
+import { type DType, isNarrow, rangeOf, sizeOf } from "../../ir/types.ts";
 import { VARIANTS } from "./random_decoder.ts";
 
 /** Groups that pad (5 of 16 and 24 columns), groups that do not (8), rows; a master that pads. */
@@ -50,8 +50,9 @@ export function leafValues(
   const leaves = [...leavesOf(graph, "param"), ...leavesOf(graph, "input")];
   return Object.fromEntries(leaves.map((node) => {
     const name = nameOf(node), draw = random(1, name.replace(/\.\d$/, "")), size = sizeOf(node.type.shape);
-    const value = isNarrow(node.type.dtype)
-      ? () => draw.int(128)
+    const [low, high] = isNarrow(node.type.dtype) ? rangeOf(node.type.dtype) : [0, 0];
+    const value = high > low
+      ? () => low + draw.int(high - low + 1)
       : /adapter.*scale$/.test(name)
       ? () => Math.fround(0.004 * (1 + draw.uniform()))
       : () => Math.fround(draw.normal() * 0.4);

@@ -16,7 +16,7 @@ import { type Graph, leavesOf, nameOf } from "../../../ir/node.ts";
 import { halfBits, halfValue } from "../../../ir/numerics.ts";
 import { sitesOf } from "../../../ir/sites.ts";
 import { bindSymbols } from "../../../ir/symbols.ts";
-import { isInteger, rangeOf, sizeOf } from "../../../ir/types.ts";
+import { isInteger, isNarrow, rangeOf, sizeOf } from "../../../ir/types.ts";
 import { openTestGpu } from "../../gpu.ts";
 import { leafValues, quantizableBlock, SCHEME, uniformWidths } from "../../support/quantized_block.ts";
 import { VARIANTS } from "../../support/random_decoder.ts";
@@ -28,8 +28,9 @@ function typedLeaves(graph: Graph, given: Leaves = {}): Leaves {
   const values = leafValues(graph, given), types = [...leavesOf(graph, "param"), ...leavesOf(graph, "input")];
   return Object.fromEntries(types.map((node) => {
     const { dtype } = node.type, numbers = values[nameOf(node)] ?? new Float64Array();
+    if (isNarrow(dtype)) return [nameOf(node), numbers];
     if (isInteger(dtype)) {
-      const [low, high] = rangeOf(dtype === "i32" ? "u2" : dtype);
+      const [low, high] = rangeOf("u2");
       return [nameOf(node), numbers.map((x) => Math.min(Math.max(Math.round(x * 64), low), high))];
     }
     return [nameOf(node), dtype === "f16" ? numbers.map((x) => halfValue(halfBits(x))) : numbers];
