@@ -53,7 +53,10 @@ Deno.test("opening an artifact reads its header, what is not quantized, the mast
   await using session = await openSession({ folder, backend: openReference(), precision: "3" });
   const expected = names.filter((name) => !isLearned(name) || isOfWidth(name, 3)), opened = taken();
   assertEquals(opened, { bytes: header + sizeOf(expected), names: expected });
-  assert(names.filter((name) => isOfWidth(name, 3)).length === 2 * 7 * 4, "clips and factors of all weights");
+  assert(
+    names.filter((name) => isOfWidth(name, 3)).length === 2 * 7 * 6,
+    "clips, and codes and scales of factors, of all weights",
+  );
 
   await session.prefill([1, 5, 3]);
   assertEquals(taken(), { bytes: 0, names: [] });
