@@ -6,6 +6,7 @@ import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { tiesOf } from "../compiler/allocate/ties.ts";
+import { predictMixtures } from "../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
@@ -237,26 +238,31 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
     (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
   const given = { programs, structure, elastic, recipe, sequences, store };
   report({ kind: "memory", memory: await calibrationMemory({ ...given, settings }) });
+  const tied = (sites: readonly string[]) => tie ? { ties: tiesOf(elastic, sites) } : {};
+  const measured = {
+    ...given,
+    tokens: settings.measureTokens,
+    report: (done: number, all: number) => report({ kind: "sensitivity", done, all }),
+  };
+  const mixtureOf = settings.mixtures > 0
+    ? await predictMixtures({ ...measured, load: read }, { weighting, ties: (sites) => tied(sites).ties })
+    : undefined;
   const load = await calibrate({
     ...given,
     load: read,
     settings,
     seed,
+    ...(mixtureOf ? { mixtureOf } : {}),
     report: (progress) => report({ kind: "calibration", progress }),
   });
-  const common = { ...given, load };
-  const sensitivities = await measureSensitivities({
-    ...common,
-    tokens: settings.measureTokens,
-    report: (done, all) => report({ kind: "sensitivity", done, all }),
-  });
+  const sensitivities = await measureSensitivities({ ...measured, load });
   const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
   const frontier = await measureFrontier({
-    ...common,
-    tokens: settings.measureTokens,
+    ...measured,
+    load,
     report: (done, all) => report({ kind: "allocation", done, all }),
-  }, { items, weighting, ...(tie ? { ties: tiesOf(elastic, items.map(({ site }) => site)) } : {}) });
+  }, { items, weighting, ...tied(items.map(({ site }) => site)) });
   return { module: elastic, sensitivities, frontier };
 }
 

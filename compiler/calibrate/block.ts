@@ -22,6 +22,8 @@ export interface BlockInput extends BlockFunction {
   readonly batches: Batches;
   /** Function input -> named value. */
   readonly inputs: Readonly<Record<string, string>>;
+  /** Mixtures of the block's sites by mean bits of the model; none are drawn without it. */
+  readonly mixtureOf?: (bits: number) => LocalWidths;
   /** Checkpoint holds by local name. */
   readonly held: Readonly<Record<string, Tensor>>;
 }
@@ -156,7 +158,8 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     return sum;
   };
 
-  const draw: ElasticBlock["draw"] = (widths, rng) => drawWidths({ widths, sites, recipe, uniform, ...settings }, rng);
+  const { mixtureOf } = block, drawn = { sites, recipe, uniform, ...settings, ...(mixtureOf ? { mixtureOf } : {}) };
+  const draw: ElasticBlock["draw"] = (widths, rng) => drawWidths({ widths, ...drawn }, rng);
 
   const forward: ElasticBlock["forward"] = async (input, widths) => {
     const { run, leaves } = await program("forward", widths);

@@ -5,21 +5,22 @@
 import type { HostArray } from "../../backends/backend.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { random } from "../../ir/random.ts";
-import { sitesOf } from "../../ir/sites.ts";
-import { concreteShape } from "../../ir/types.ts";
+import { localWidths, sitesOf } from "../../ir/sites.ts";
 import type { Recipe } from "../recipe.ts";
 import { advanceTracks, type Track } from "./advance_tracks.ts";
 import { asFloats, batchesOf, type Values } from "./batches.ts";
 import { openBlock } from "./block.ts";
 import { columnScales } from "./column_scales.ts";
+import type { MixtureOfBits } from "./draw.ts";
 import { openExact } from "./exact_call.ts";
 import { type InputStatistics, inputStatistics } from "./input_statistics.ts";
 import { initialLearned, learnedLayout, restoredLearned, storedLearned } from "./learned.ts";
-import { type LoadParameter, prepareCall } from "./prepare_call.ts";
-import { createPool, type Programs } from "./programs.ts";
+import type { LoadParameter } from "./prepare_call.ts";
+import type { Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import { type BlockStart, findClips, findScales } from "./start_block.ts";
-import type { CallStore, StoredTensor } from "./store.ts";
+import type { CallStore } from "./store.ts";
+import { openHolds } from "./stored_holds.ts";
 
 /** Where a calibration is; `step` counts optimiser steps of this block. */
 export interface CalibrationProgress {
@@ -44,6 +45,8 @@ export interface CalibrationInput {
   readonly sequences: readonly Int32Array[];
   readonly seed: number;
   readonly store: CallStore;
+  /** What mixtures are drawn from; without it every draw is of one width. */
+  readonly mixtureOf?: MixtureOfBits;
   readonly report?: (progress: CalibrationProgress) => void;
 }
 
@@ -100,7 +103,11 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     const learned = saved
       ? restoredLearned(layout, call.prefix, saved)
       : initialLearned(layout, settings.clipStart, rng("start"));
-    const bound = { graph, name: call.function, recipe, settings, layout, batches, inputs: call.inputs };
+    const common = { graph, name: call.function, recipe, settings, layout, batches, inputs: call.inputs };
+    const { mixtureOf } = input,
+      bound = mixtureOf
+        ? { ...common, mixtureOf: (bits: number) => localWidths(mixtureOf(bits), call.prefix) }
+        : common;
     const beginning: BlockStart = { programs, elastic, call, block: bound, tracks, targets, statistics };
     if (saved) scales.restore(call, saved);
     else await findScales(beginning, scales, learned);
@@ -131,17 +138,6 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     block++;
   }
   return scales.load;
-}
-
-/** A call's checkpoint holds on the backend, and as the artifact stores them. */
-async function openHolds(input: CalibrationInput, module: Module, call: Call) {
-  const { backend } = input.programs, pool = createPool(backend), stored: StoredTensor[] = [];
-  const { held: tensors } = await prepareCall(input, module, call, pool);
-  for (const [name, tensor] of Object.entries(tensors)) {
-    const { dtype, shape } = tensor.type, values = (await backend.download(tensor)).slice();
-    stored.push({ name: call.prefix + name, dtype, shape: concreteShape(shape), values });
-  }
-  return { tensors, stored, release: () => pool.release() };
 }
 
 async function advanceTrack(track: Track, change: (values: Values) => Promise<Values>): Promise<void> {

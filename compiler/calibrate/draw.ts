@@ -1,12 +1,19 @@
 /**
  * Which widths a step runs at. A bit group gives one width for the whole block, as published. Learned so, every weight undoes errors
- * that its neighbours make at that same width; a mixture makes others. So a part of the steps draws a mixture: some sites take the
- * next width up or down, as far as one program serves both (equal ranks and group sizes).
+ * that its neighbours make at that same width; a mixture makes others. So a part of the steps draws a mixture, one of those that
+ * budgets near the width are going to get (allocate/predict.ts), as far as one program serves all of its widths (equal ranks and group
+ * sizes). Random mixtures cost the uniform widths more and help less: docs/quality.md.
  */
 import type { Random } from "../../ir/random.ts";
-import { FULL_WIDTH, LEAST_WIDTHS, type LocalWidths, type Site, WIDTHS } from "../../ir/sites.ts";
+import { type BitConfig, FULL_WIDTH, LEAST_WIDTHS, type LocalWidths, type Site, WIDTHS } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Recipe } from "../recipe.ts";
+
+/** The mixture that is best, as far as is known, for so many mean bits: widths by global site name. */
+export type MixtureOfBits = (bits: number) => BitConfig;
+
+/** Half of the mixtures have as many mean bits as the width that was drawn, the others so many more. */
+const MORE_BITS = [-0.5, -0.25, 0.25, 0.5] as const;
 
 /** What is drawn from. */
 export interface Draw {
@@ -17,8 +24,9 @@ export interface Draw {
   readonly recipe: Recipe;
   /** All sites at one width. */
   readonly uniform: (width: Width) => LocalWidths;
-  /** Part of the draws that are mixtures. */
+  /** Part of the draws that are mixtures, and where they come from, by local site name; none without it. */
   readonly mixtures: number;
+  readonly mixtureOf?: (bits: number) => LocalWidths;
   /** Part of the draws of track `both` without quantized activations. */
   readonly weightOnly: number;
 }
@@ -34,16 +42,28 @@ export const takesPart = (
 
 /** Widths of all sites for one step. */
 export function drawWidths(draw: Draw, rng: Random): LocalWidths {
-  const { widths, sites, recipe, uniform, mixtures } = draw;
+  const { widths, sites, recipe, uniform, mixtures, mixtureOf } = draw;
   const width = widths[rng.int(widths.length)] as Width, same = drawActivations(draw, uniform(width), rng);
   // Draws of recipes without mixtures take nothing else from the generator.
-  if (mixtures === 0 || rng.uniform() >= mixtures) return same;
-  const near = WIDTHS.filter((other) => Math.abs(other - width) <= 1 && isLike(recipe, width, other));
+  if (!mixtureOf || mixtures === 0 || rng.uniform() >= mixtures) return same;
+  const wanted = mixtureOf(rng.uniform() < 0.5 ? width : width + (MORE_BITS[rng.int(MORE_BITS.length)] ?? 0));
   const mixed: Record<string, number> = { ...same };
   for (const { name, role } of sites) {
-    if (role === "weight" && same[name] !== undefined) mixed[name] = near[rng.int(near.length)] as Width;
+    const own = wanted[name];
+    if (role === "weight" && same[name] !== undefined && own !== undefined) {
+      mixed[name] = nearestLike(recipe, width, own);
+    }
   }
   return mixed;
+}
+
+/** The width nearest to the wanted one, on the way from the drawn one, that has train programs in common with it. */
+function nearestLike(recipe: Recipe, width: Width, wanted: number): Width {
+  const between = WIDTHS.filter((other) =>
+    (other - width) * (wanted - width) >= 0 && Math.abs(other - width) <= Math.abs(wanted - width)
+  );
+  const like = between.filter((other) => isLike(recipe, width, other));
+  return like.reduce((best, other) => Math.abs(other - wanted) < Math.abs(best - wanted) ? other : best, width);
 }
 
 /**

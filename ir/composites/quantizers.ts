@@ -179,6 +179,28 @@ export const FACTOR_CODES = {
   right: { dtype: "u7", top: 63, zero: 64 },
 } as const;
 
+/**
+ * A factor as it will be stored, f32 [n,r] -> [n,r] along `axis`: rounded to codes with a scale per row and segment of ranks. Gradients
+ * pass straight through.
+ */
+export function roundedFactor(b: Builder, x: Node, side: keyof typeof FACTOR_CODES, ends: readonly number[]): Node {
+  const axis = side === "left" ? 1 : 0,
+    { top } = FACTOR_CODES[side],
+    [first = 1, second = 1] = x.type.shape.map(Number);
+  const parts = ends.map((end, s) => {
+    const start = ends[s - 1] ?? 0,
+      at = (along: number, across: number) => side === "left" ? [across, along] : [along, across];
+    const part = b.slice(x, at(start, 0), at(end - start, side === "left" ? first : second));
+    const scale = b.maximum(b.div(b.max(b.abs(part), [axis]), top), LEAST_FACTOR_SCALE);
+    return b.straightThrough(b.mul(b.round(b.div(part, scale)), scale), part);
+  });
+  const [only, ...others] = parts;
+  return only && others.length === 0 ? only : b.concat(parts, axis);
+}
+
+/** Stands for the scale of zeros. */
+export const LEAST_FACTOR_SCALE = 2 ** -100;
+
 /** A stored factor: a row of R codes for every row of B, or for every column of A, and a scale of it for each segment of ranks. */
 export interface StoredFactor {
   /** i8 or u7 [n,R]. */

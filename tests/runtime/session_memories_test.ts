@@ -10,7 +10,7 @@ const CONFIG: DecoderConfig = {
   vocabSize: 500,
   hiddenSize: 512,
   intermediateSize: 1408,
-  layers: 5,
+  layers: 6,
   heads: 8,
   kvHeads: 4,
   headDim: 64,

@@ -7,6 +7,7 @@ import {
   groupingOf,
   lowRankProduct,
   perTokenQuantizer,
+  roundedFactor,
   storedLowRankProduct,
 } from "../../../ir/composites/quantizers.ts";
 import { type Graph, nameOf, type Node, stringAttr } from "../../../ir/node.ts";
@@ -108,15 +109,17 @@ function adapterProduct(b: Builder, w: Node, { name, width, scheme, mode }: Site
   }
   const param = (part: string, dtype: DType, shape: readonly [number, number]) =>
     b.param(`${name}.adapter.${part}`, tensorType(dtype, shape), "calibration");
+  const ends = segmentEnds(scheme.adapters, pair),
+    { left, right } = FACTOR_CODES,
+    used = ends.filter((end) => end <= rank);
   if (mode === "train") {
     return lowRankProduct(b, {
-      left: param("b", "f32", [rows, rank]),
-      right: param("a", "f32", [rank, columns]),
+      left: roundedFactor(b, param("b", "f32", [rows, rank]), "left", used),
+      right: roundedFactor(b, param("a", "f32", [rank, columns]), "right", used),
       rank,
       kept,
     });
   }
-  const ends = segmentEnds(scheme.adapters, pair), { left, right } = FACTOR_CODES;
   const stored = (part: string, dtype: DType, size: number) => ({
     codes: param(`${pair}.${part}.codes`, dtype, [size, whole]),
     scale: param(`${pair}.${part}.scale`, "f32", [size, ends.length]),
@@ -124,7 +127,7 @@ function adapterProduct(b: Builder, w: Node, { name, width, scheme, mode }: Site
   return storedLowRankProduct(b, {
     left: stored("b", left.dtype, rows),
     right: stored("a", right.dtype, columns),
-    ends: ends.filter((end) => end <= rank),
+    ends: used,
   });
 }
 
