@@ -6,6 +6,7 @@ import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { tiesOf } from "../compiler/allocate/ties.ts";
+import { benchPrograms } from "../compiler/allocate/bench.ts";
 import { predictMixtures } from "../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
@@ -237,13 +238,14 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const read = async (name: string, { shape }: TensorType) =>
     (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
   const given = { programs, structure, elastic, recipe, sequences, store };
-  report({ kind: "memory", memory: await calibrationMemory({ ...given, settings }) });
   const tied = (sites: readonly string[]) => tie ? { ties: tiesOf(elastic, sites) } : {};
   const measured = {
     ...given,
     tokens: settings.measureTokens,
     report: (done: number, all: number) => report({ kind: "sensitivity", done, all }),
   };
+  const before = settings.mixtures > 0 ? await benchPrograms(measured) : [];
+  report({ kind: "memory", memory: await calibrationMemory({ ...given, settings, before }) });
   const mixtureOf = settings.mixtures > 0
     ? await predictMixtures({ ...measured, load: read }, { weighting, ties: (sites) => tied(sites).ties })
     : undefined;

@@ -2,7 +2,7 @@
  * What measurements of mixed precision share: a bounded set of tokens, the full-precision run over it, weights as they are at
  * any width, and the KL divergence of next-token distributions at the end of the model.
  */
-import type { HostArray, Tensor } from "../../backends/backend.ts";
+import type { Executable, HostArray, Tensor } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";
 import { logSoftmax } from "../../ir/composites/activations.ts";
 import type { Symbols } from "../../ir/dim.ts";
@@ -77,15 +77,12 @@ export const measuredSequences = (
 export async function openBench(input: MeasureInput): Promise<MeasureBench> {
   const { programs, structure, elastic, sequences, tokens } = input, { backend } = programs;
   const cut = measuredSequences({ sequences, tokens });
-  const [batch] = batchesOf(cut, cut.length, SEQUENCE).list;
-  if (!batch) throw new RangeError("Expected at least one sequence to measure on but found none");
-  const symbols = { B: cut.length, T: batch.ids.length / cut.length };
+  const { batch, symbols } = measuredBatch(cut);
   const pool = createPool(backend), shape = [symbols.B, symbols.T], ids = tensorType("i32", shape);
   const start: TensorValues = { ids: pool.upload(ids, batch.ids), positions: pool.upload(ids, batch.positions) };
   const tokenWeights = pool.upload(tensorType("f32", [...shape, 1]), batch.weights);
 
-  const { calls } = structure, last = calls.length - 1, head = calls[last];
-  if (!head) throw new RangeError("Expected a module with calls but found none");
+  const { calls } = structure, last = calls.length - 1, head = headOf(structure);
   const weights = heldWeights(input);
   const forward: MeasureBench["forward"] = async (index, replaced, before) =>
     await run(programs, structure, calls[index] as Call, { ...await weights.of(index), ...replaced }, before, symbols);
@@ -102,8 +99,7 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
     discard([exact], [after]);
     exact = after;
   }
-  const step = stage(functionOf(structure, head)).step;
-  const program = await programs.get(`divergence ${head.function}`, () => divergenceProgram(step, head), symbols);
+  const program = await divergenceOf(input, symbols);
 
   return {
     start,
@@ -136,6 +132,50 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
     },
   };
 }
+
+/** Every program that measuring runs, compiled: they work in the memory that all programs share. */
+export async function benchPrograms(
+  input: Omit<MeasureInput, "store" | "load" | "report">,
+): Promise<readonly Executable[]> {
+  const { structure, elastic, recipe } = input, { symbols } = measuredBatch(measuredSequences(input));
+  const compiled = [await divergenceOf(input, symbols)], known = new Set<string>();
+  for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
+    if (known.has(call.function)) continue;
+    known.add(call.function);
+    compiled.push(await exactOf(input.programs, structure, structure.calls[index] as Call, symbols));
+    const widths = weightSites(elastic, call).length > 0 ? recipe.bitGroups.flat() : [];
+    for (const width of widths) compiled.push(await weightsOf(input, call, width));
+  }
+  return compiled;
+}
+
+/** The sequences as one batch. */
+function measuredBatch(sequences: readonly Int32Array[]) {
+  const [batch] = batchesOf(sequences, sequences.length, SEQUENCE).list;
+  if (!batch) throw new RangeError("Expected at least one sequence to measure on but found none");
+  return { batch, symbols: { B: sequences.length, T: batch.ids.length / sequences.length } };
+}
+
+function headOf({ calls }: Module): Call {
+  const head = calls.at(-1);
+  if (!head) throw new RangeError("Expected a module with calls but found none");
+  return head;
+}
+
+function divergenceOf({ programs, structure }: Pick<MeasureInput, "programs" | "structure">, symbols: Symbols) {
+  const head = headOf(structure), step = stage(functionOf(structure, head)).step;
+  return programs.get(`divergence ${head.function}`, () => divergenceProgram(step, head), symbols);
+}
+
+const exactOf = (programs: Programs, module: Module, call: Call, symbols: Symbols): Promise<Executable> =>
+  programs.get(`exact ${call.function}`, () => stage(functionOf(module, call)).step, symbols);
+
+const weightsOf = (
+  { programs, elastic, recipe }: Pick<MeasureInput, "programs" | "elastic" | "recipe">,
+  call: Call,
+  width: Width,
+): Promise<Executable> =>
+  programs.get(`weights ${call.function} ${width}`, () => weightProgram(functionOf(elastic, call), recipe, width));
 
 /** The full-precision weights of calls, as many at a time as fit; the one that was not used for longest goes first. */
 function heldWeights(input: MeasureInput) {
@@ -173,15 +213,14 @@ const weightSites = (module: Module, call: Call | undefined): string[] =>
   call ? sitesOf(functionOf(module, call)).filter(({ role }) => role === "weight").map(({ name }) => name) : [];
 
 async function effectiveWeights(
-  { programs, recipe, elastic, store }: MeasureInput,
+  input: MeasureInput,
   index: number,
   width: Width,
   pool: TensorPool,
 ): Promise<TensorValues> {
-  const call = elastic.calls[index] as Call, stored = await store.load(index);
+  const { programs, elastic, store } = input, call = elastic.calls[index] as Call, stored = await store.load(index);
   if (!stored) throw new Error(`Internal error in allocation: the call "${call.prefix}" is not calibrated`);
-  const graph = functionOf(elastic, call);
-  const program = await programs.get(`weights ${call.function} ${width}`, () => weightProgram(graph, recipe, width));
+  const program = await weightsOf(input, call, width);
   const byName = new Map(stored.map((tensor) => [tensor.name, tensor])), raw = createPool(programs.backend);
   const leaves = Object.fromEntries(
     Object.entries(program.leaves).map((
@@ -232,7 +271,7 @@ async function run(
   values: TensorValues,
   symbols: Symbols,
 ): Promise<TensorValues> {
-  const program = await programs.get(`exact ${call.function}`, () => stage(functionOf(module, call)).step, symbols);
+  const program = await exactOf(programs, module, call, symbols);
   const leaves: Record<string, Tensor> = { ...held };
   for (const [name, value] of Object.entries(call.inputs)) leaves[name] = values[value] as Tensor;
   const results = programs.backend.run(program, pick(program.leaves, leaves));

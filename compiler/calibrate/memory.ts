@@ -26,6 +26,8 @@ export interface CalibrationMemoryInput {
   readonly recipe: Recipe;
   readonly settings: CalibrationSettings;
   readonly sequences: readonly Int32Array[];
+  /** Programs that ran before: programs share one arena, which never shrinks. */
+  readonly before?: readonly Executable[];
 }
 
 /** What a calibration is at when it holds something: a call goes through these one after the other. */
@@ -95,7 +97,7 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
     settings.batch,
     settings.tokens,
   );
-  const symbols = { B: batch, T: tokens }, compiled: Executable[] = [];
+  const symbols = { B: batch, T: tokens }, compiled: Executable[] = [...input.before ?? []];
   const phases: Omit<PhaseMemory, "arena" | "scratch" | "total">[] = [], known = new Set<string>();
   const last = elastic.calls.findLastIndex((call) => isQuantized(elastic, call));
   let stored = 0;
@@ -129,7 +131,6 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
       stored = Math.max(stored, block.stored);
     }
   }
-  // Programs share one arena, which never shrinks.
   const { arena, scratch } = workSpaceOf(compiled);
   const all = phases.map((phase): PhaseMemory => {
     return { ...phase, arena, scratch, total: phase.weights + phase.learned + phase.batch + arena + scratch };

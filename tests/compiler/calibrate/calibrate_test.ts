@@ -5,6 +5,7 @@ import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
 import { lookUp } from "../../../compiler/allocate/frontier.ts";
 import { measuredSequences } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
+import { predictMixtures } from "../../../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
 import { calibrate, type CalibrationInput, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
 import { type LoadParameter, prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
@@ -12,6 +13,7 @@ import { createPool, createPrograms } from "../../../compiler/calibrate/programs
 import { type CalibrationSettings, defaultSettings } from "../../../compiler/calibrate/settings.ts";
 import { memoryStore, type StoredTensor } from "../../../compiler/calibrate/store.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
+import { meanBits, modelSites } from "../../../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
 import { defaultRecipe, type Recipe, type Track } from "../../../compiler/recipe.ts";
 import type { Call } from "../../../ir/module.ts";
@@ -203,4 +205,28 @@ Deno.test("again() gives what preparing from the start gives, and touches only w
   const moved = Object.keys(after).filter((name) => String(after[name]) !== String(before[name]));
   assert(moved.length > 0 && moved.every((name) => /^mlp\.(down|up)\./.test(name)), String(moved));
   pool.release();
+});
+
+Deno.test("predictMixtures() keeps to every budget, gives sensitive sites more, and calibrate() learns with what it says", async () => {
+  const input = inputFor("weights", { epochs: 1, mixtures: 1 }), asked: number[] = [];
+  const { report: _, ...given } = input,
+    predicted = await predictMixtures({ ...given, tokens: 64 }),
+    sites = modelSites(input.elastic);
+  const weights = sites.filter(({ role }) => role === "weight");
+  for (const bits of [2, 2.5, 3, 4.25, 8]) {
+    const config = predicted(bits);
+    assertEquals(Object.keys(config).sort(), weights.map(({ name }) => name).sort());
+    assert(meanBits(config, sites) <= bits + 1e-9, `${meanBits(config, sites)} of ${bits} bits`);
+  }
+  assertEquals(new Set(Object.values(predicted(2))), new Set([2]));
+  assert(new Set(Object.values(predicted(3))).size > 1, "a mixture of 3 bits");
+  const mixtureOf = (bits: number) => {
+    asked.push(bits);
+    return predicted(bits);
+  };
+  await calibrate({ ...input, mixtureOf });
+  const plain = inputFor("weights", { epochs: 1, mixtures: 1 });
+  await calibrate(plain);
+  assert(asked.includes(3) && asked.includes(3.5), "budgets at and around widths");
+  assert(JSON.stringify(bytesOf(await input.store.load(1))) !== JSON.stringify(bytesOf(await plain.store.load(1))));
 });

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
-import { drawWidths } from "../../../compiler/calibrate/draw.ts";
+import { type Draw, drawWidths } from "../../../compiler/calibrate/draw.ts";
 import { defaultRecipe, type Track } from "../../../compiler/recipe.ts";
 import { random } from "../../../ir/random.ts";
 import { type LocalWidths, sitesOf } from "../../../ir/sites.ts";
@@ -9,11 +9,22 @@ import { quantizableBlock } from "../../support/quantized_block.ts";
 
 const block = quantizableBlock(), sites = sitesOf(block);
 
-function draws(track: Track, widths: readonly Width[], weightOnly = 0.5, mixtures = 0): readonly LocalWidths[] {
+function draws(
+  track: Track,
+  widths: readonly Width[],
+  changes: Partial<Pick<Draw, "weightOnly" | "mixtures" | "mixtureOf">> = {},
+): readonly LocalWidths[] {
   const recipe = defaultRecipe(track, 0), rng = random(0, "draws");
   const uniform = (width: Width) => widthsAt(block, recipe, width);
-  return Array.from({ length: 400 }, () => drawWidths({ widths, sites, recipe, uniform, mixtures, weightOnly }, rng));
+  const draw: Draw = { widths, sites, recipe, uniform, mixtures: 0, weightOnly: 0.5, ...changes };
+  return Array.from({ length: 400 }, () => drawWidths(draw, rng));
 }
+
+/** All weights at one width, but for these. */
+const weightsAt = (width: number, others: LocalWidths): LocalWidths =>
+  Object.fromEntries(
+    sites.filter(({ role }) => role === "weight").map(({ name }) => [name, others[name] ?? width]),
+  );
 
 const valuesOf = (
   widths: LocalWidths,
@@ -36,13 +47,41 @@ Deno.test("drawWidths() of track both leaves half the activations alone, and cov
 });
 
 Deno.test("drawWidths() of track both keeps to its ends", () => {
-  assert(draws("both", [4], 1).every((widths) => valuesOf(widths, "activation")[0] === 16));
-  assert(draws("both", [4], 0).every((widths) => valuesOf(widths, "activation")[0] !== 16));
+  assert(draws("both", [4], { weightOnly: 1 }).every((widths) => valuesOf(widths, "activation")[0] === 16));
+  assert(draws("both", [4], { weightOnly: 0 }).every((widths) => valuesOf(widths, "activation")[0] !== 16));
 });
 
-Deno.test("drawWidths() of one track quantizes activations always or never, and mixes neighbours of the weights", () => {
+Deno.test("drawWidths() of one track quantizes activations always or never", () => {
   for (const widths of draws("weights", [4])) assertEquals(valuesOf(widths, "activation"), [16]);
   for (const widths of draws("activations", [5])) assertEquals(valuesOf(widths, "activation"), [5]);
-  const mixed = draws("weights", [3], 0, 1).flatMap((widths) => valuesOf(widths, "weight"));
-  assertEquals([...new Set(mixed)].sort(), [2, 3, 4]);
+});
+
+Deno.test("drawWidths() takes part of its draws from mixtures, half of them of as many bits as the width, others of a little more or less", () => {
+  const asked: number[] = [], wanted = { "mlp.up.weight": 2, "attention.value.weight": 4 };
+  const mixtureOf = (bits: number) => {
+    asked.push(bits);
+    return weightsAt(3, wanted);
+  };
+  const drawn = draws("weights", [3], { mixtures: 0.4, mixtureOf });
+  const mixed = drawn.filter((widths) => widths["mlp.up.weight"] === 2);
+  assert(Math.abs(mixed.length / drawn.length - 0.4) < 0.08);
+  assertEquals(asked.length, mixed.length);
+  for (const widths of mixed) assertEquals(weightsAt(0, widths), weightsAt(3, wanted));
+  assertEquals([...new Set(asked)].sort(), [2.5, 2.75, 3, 3.25, 3.5]);
+  assert(Math.abs(asked.filter((bits) => bits === 3).length / asked.length - 0.5) < 0.12);
+  assertEquals(
+    draws("weights", [3], { mixtures: 1 }).flatMap((widths) => valuesOf(widths, "weight")).some((w) => w !== 3),
+    false,
+  );
+});
+
+Deno.test("drawWidths() goes as near to the mixture as widths have train programs in common", () => {
+  // Ranks of 2 to 4 bits are equal, those of more bits are others.
+  const mixtureOf = () => weightsAt(3, { "mlp.up.weight": 6, "mlp.down.weight": 2 });
+  for (const widths of draws("weights", [3], { mixtures: 1, mixtureOf })) {
+    assertEquals([widths["mlp.up.weight"], widths["mlp.down.weight"], widths["mlp.gate.weight"]], [4, 2, 3]);
+  }
+  for (const widths of draws("weights", [5], { mixtures: 1, mixtureOf })) {
+    assertEquals([widths["mlp.up.weight"], widths["mlp.down.weight"], widths["mlp.gate.weight"]], [6, 5, 5]);
+  }
 });
