@@ -90,7 +90,8 @@ export type CompileEvent =
   | { readonly kind: "note"; readonly text: string }
   /** What the calibration is going to need. */
   | { readonly kind: "memory"; readonly memory: CalibrationMemory }
-  | { readonly kind: "calibration"; readonly progress: CalibrationProgress }
+  /** A rehearsal is the short calibration that mixtures are predicted by. */
+  | { readonly kind: "calibration" | "rehearsal"; readonly progress: CalibrationProgress }
   /** How many of all (site, width) pairs have been measured. */
   | { readonly kind: "sensitivity" | "allocation"; readonly done: number; readonly all: number }
   | { readonly kind: "result"; readonly row: ResultRow };
@@ -151,6 +152,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   };
   const saved = output && await openFolderStore(output.calibration, fingerprint),
     store: CallStore = saved ?? memoryStore();
+  const rehearsalStore = async (): Promise<CallStore> =>
+    output ? await openFolderStore(`${output.calibration}/rehearsal`, fingerprint) : memoryStore();
   report({ kind: "start" });
   if (texts.note) report({ kind: "note", text: texts.note });
   if (saved && saved.finished > 0) {
@@ -168,6 +171,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     settings,
     sequences,
     store,
+    rehearsal: settings.mixtures > 0 ? await rehearsalStore() : undefined,
     backend,
     seed,
     weighting: options.weighting ?? "parameters",
@@ -222,6 +226,8 @@ interface Learning {
   readonly settings: CalibrationSettings;
   readonly sequences: readonly Int32Array[];
   readonly store: CallStore;
+  /** Of the calibration that mixtures are predicted by; undefined where none are drawn. */
+  readonly rehearsal: CallStore | undefined;
   readonly backend: Backend;
   readonly seed: number;
   readonly weighting: "parameters" | "sites";
@@ -231,40 +237,41 @@ interface Learning {
 
 /** Calibrates every call into the store, and allocates bits. */
 async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "module" | "sensitivities" | "frontier">> {
-  const { checkpoint, module, recipe, settings, sequences, store, backend, seed, weighting, tie, report } = learning;
+  const { checkpoint, module, recipe, settings, sequences, store, rehearsal, backend, seed, weighting, tie, report } =
+    learning;
   const noted = { note: (text: string) => report({ kind: "note", text }) };
   const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
   const read = async (name: string, { shape }: TensorType) =>
     (await checkpoint.tensor(tensorName(name), concreteShape(shape))).data;
-  const given = { programs, structure, elastic, recipe, sequences, store };
-  const tied = (sites: readonly string[]) => tie ? { ties: tiesOf(elastic, sites) } : {};
-  const measured = {
+  const given = { programs, structure, elastic, recipe, sequences, settings, seed }, tokens = settings.measureTokens;
+  const weights = modelSites(elastic).filter(({ role }) => role === "weight").map(({ name }) => name);
+  const request = { weighting, ...(tie ? { ties: tiesOf(elastic, weights) } : {}) };
+  const measured = (done: number, all: number) => report({ kind: "sensitivity", done, all });
+  const before = rehearsal ? await benchPrograms({ ...given, tokens }) : [];
+  report({ kind: "memory", memory: await calibrationMemory({ ...given, before }) });
+  const mixtureOf = rehearsal && await predictMixtures({
     ...given,
-    tokens: settings.measureTokens,
-    report: (done: number, all: number) => report({ kind: "sensitivity", done, all }),
-  };
-  const before = settings.mixtures > 0 ? await benchPrograms(measured) : [];
-  report({ kind: "memory", memory: await calibrationMemory({ ...given, settings, before }) });
-  const mixtureOf = settings.mixtures > 0
-    ? await predictMixtures({ ...measured, load: read }, { weighting, ties: (sites) => tied(sites).ties })
-    : undefined;
+    load: read,
+    store: rehearsal,
+    report: (progress) => report({ kind: "rehearsal", progress }),
+    measured,
+  }, request);
   const load = await calibrate({
     ...given,
     load: read,
-    settings,
-    seed,
+    store,
     ...(mixtureOf ? { mixtureOf } : {}),
     report: (progress) => report({ kind: "calibration", progress }),
   });
-  const sensitivities = await measureSensitivities({ ...measured, load });
+  const common = { ...given, load, store, tokens };
+  const sensitivities = await measureSensitivities({ ...common, report: measured });
   const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
     .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
   const frontier = await measureFrontier({
-    ...measured,
-    load,
+    ...common,
     report: (done, all) => report({ kind: "allocation", done, all }),
-  }, { items, weighting, ...tied(items.map(({ site }) => site)) });
+  }, { items, ...request });
   return { module: elastic, sensitivities, frontier };
 }
 

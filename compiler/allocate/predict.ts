@@ -1,70 +1,56 @@
 /**
- * Mixtures predicted before anything is learned, for calibration to learn with: what each site costs alone when it is rounded to
- * nearest, clipped about as far as calibration clips, and the knapsack of these losses. They are not what a budget gets in the end
- * (search.ts finds that), but of that kind: which sites have fewer bits than others hardly depends on what is learned.
+ * Mixtures predicted by a rehearsal, for the calibration to learn with: a short calibration of single widths, what each site then
+ * costs alone, and the knapsack of these losses. They are not what a budget gets in the end (search.ts finds that), but of that kind:
+ * which sites need more bits than others is settled early. Before anything is learned it is not yet: at 2 and 3 bits losses of sites
+ * then differ by twice as much as they will, and mixtures of 3 bits come out worse than 3 bits everywhere (docs/quality.md).
  */
-import { columnScales } from "../calibrate/column_scales.ts";
+import { calibrate, type CalibrationInput } from "../calibrate/calibrate.ts";
 import type { MixtureOfBits } from "../calibrate/draw.ts";
-import { initialLearned, learnedLayout, storedLearned } from "../calibrate/learned.ts";
-import { openHolds } from "../calibrate/stored_holds.ts";
-import type { CallStore, StoredTensor } from "../calibrate/store.ts";
 import { modelSites } from "../model_sites.ts";
-import { type Call, functionOf } from "../../ir/module.ts";
-import { random } from "../../ir/random.ts";
 import type { BitConfig } from "../../ir/sites.ts";
-import { frontierOf, lookUp } from "./frontier.ts";
-import type { FrontierRequest } from "./measured_frontier.ts";
 import type { MeasureInput } from "./bench.ts";
-import { measureSensitivities, type Sensitivities } from "./sensitivity.ts";
+import { type AllocationItem, frontierOf, lookUp } from "./frontier.ts";
+import type { FrontierRequest } from "./measured_frontier.ts";
+import { measureSensitivities } from "./sensitivity.ts";
 import { expandTies, tiedItems, untied } from "./ties.ts";
 
-/** Clip logits of the prediction: sigmoids of 0.65, 0.85 and 0.95 at 2 to 4 bits, where the clip search ends up on average. */
-const CLIPS = { 2: 0.62, 3: 1.73, 4: 2.94, 5: 9, 6: 9, 7: 9, 8: 9 } as const;
+/** A rehearsal has this part of the epochs, but one at least. */
+const PART = 1 / 8;
 
-/** What is predicted from. */
-export type PredictInput = Omit<MeasureInput, "store">;
-
-/** Measures every site of the model as it is before training, and solves mixed precision for all budgets. */
-export async function predictMixtures(
-  input: PredictInput,
-  { weighting = "parameters", ties: tiesOf }: {
-    readonly weighting?: FrontierRequest["weighting"];
-    /** Ties of sites by name; none unless given. */
-    readonly ties?: (sites: readonly string[]) => FrontierRequest["ties"];
-  } = {},
-): Promise<MixtureOfBits> {
-  const load = columnScales(input.structure, input.load).load;
-  const sensitivities: Sensitivities = await measureSensitivities({
-    ...input,
-    load,
-    store: startStore({ ...input, load }),
-  });
-  const items = modelSites(input.elastic).filter(({ name }) => sensitivities[name])
-    .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
-  const sites = items.map(({ site }) => site), ties = tiesOf?.(sites) ?? untied(sites);
-  const frontier = frontierOf(tiedItems(items, ties), { weighting });
-  return (bits): BitConfig => {
-    const digits = expandTies(lookUp(frontier, bits)?.widths ?? frontier.points[0]?.widths ?? "", ties);
-    return Object.fromEntries(sites.map((site, i) => [site, Number(digits[i])]));
-  };
+/** What is rehearsed: a calibration, with a store of its own. */
+export interface RehearsalInput extends Omit<CalibrationInput, "mixtureOf"> {
+  /** Hears of the measuring behind it. */
+  readonly measured?: MeasureInput["report"];
 }
 
-/** Every call as its training starts, prepared when it is asked for; the last one is kept. */
-function startStore(input: PredictInput): CallStore {
-  const { programs, elastic, recipe } = input;
-  let last: { readonly index: number; readonly tensors: readonly StoredTensor[] } | undefined;
-  return {
-    load: async (index) => {
-      if (last?.index === index) return last.tensors;
-      const call = elastic.calls[index] as Call;
-      const layout = learnedLayout(functionOf(elastic, call), recipe.scheme, recipe.bitGroups.flat());
-      const { stored, release } = await openHolds({ programs, load: input.load }, elastic, call);
-      release();
-      // B is zero: which A it starts with makes no difference.
-      const learned = initialLearned(layout, CLIPS, random(0, "prediction"));
-      last = { index, tensors: [...stored, ...storedLearned(layout, call.prefix, learned)] };
-      return last.tensors;
-    },
-    save: () => Promise.reject(new Error("Internal error in allocation: a prediction stores nothing")),
+/** Rehearses, and predicts the best mixture of every budget. */
+export async function predictMixtures(
+  { measured, ...input }: RehearsalInput,
+  request: Pick<FrontierRequest, "weighting" | "ties"> = {},
+): Promise<MixtureOfBits> {
+  const { settings, elastic } = input, epochs = Math.max(1, Math.round(settings.epochs * PART));
+  const load = await calibrate({ ...input, settings: { ...settings, epochs, mixtures: 0 } });
+  const { report: _, ...common } = input, tokens = settings.measureTokens;
+  const sensitivities = await measureSensitivities({
+    ...common,
+    load,
+    tokens,
+    ...(measured ? { report: measured } : {}),
+  });
+  const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
+    .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
+  return mixturesOf(items, request);
+}
+
+/** The knapsack's solutions as widths by site. */
+export function mixturesOf(
+  items: readonly AllocationItem[],
+  { weighting = "parameters", ties }: Pick<FrontierRequest, "weighting" | "ties"> = {},
+): MixtureOfBits {
+  const sites = items.map(({ site }) => site), groups = ties ?? untied(sites);
+  const frontier = frontierOf(tiedItems(items, groups), { weighting });
+  return (bits): BitConfig => {
+    const digits = expandTies((lookUp(frontier, bits) ?? frontier.points[0])?.widths ?? "", groups);
+    return Object.fromEntries(sites.map((site, i) => [site, Number(digits[i])]));
   };
 }

@@ -12,8 +12,8 @@ import type { Recipe } from "../recipe.ts";
 /** The mixture that is best, as far as is known, for so many mean bits: widths by global site name. */
 export type MixtureOfBits = (bits: number) => BitConfig;
 
-/** Half of the mixtures have as many mean bits as the width that was drawn, the others so many more. */
-const MORE_BITS = [-0.5, -0.25, 0.25, 0.5] as const;
+/** Mixtures have so many mean bits more than the width that was drawn; none is a budget of its own, so it comes more often. */
+const MORE_BITS = [-0.5, -0.25, 0, 0, 0.25, 0.5] as const;
 
 /** What is drawn from. */
 export interface Draw {

@@ -1,6 +1,6 @@
 /** Factors of adapters in codes, as artifacts store them: for every row of B and column of A the codes of its ranks, and scales of them. */
 import { type HostArray, hostArray } from "../../backends/backend.ts";
-import { FACTOR_CODES } from "../../ir/composites/quantizers.ts";
+import { FACTOR_CODES, LEAST_FACTOR_SCALE } from "../../ir/composites/quantizers.ts";
 import type { StoredTensor } from "./store.ts";
 
 /** Which factor, and how it is divided. */
@@ -18,9 +18,6 @@ export interface EncodedFactor {
   readonly scale: StoredTensor;
 }
 
-/** Stands for the scale of zeros. */
-const LEAST_SCALE = 2 ** -100;
-
 /**
  * Rounds a factor to codes: tensors `<name>.codes` [n,R] and `<name>.scale` f32[n,S], the scale of a segment being its largest
  * magnitude by the top code.
@@ -34,7 +31,7 @@ export function encodeFactor(name: string, values: Float32Array, { side, ends, r
     for (const [s, end] of ends.entries()) {
       let largest = 0;
       for (let r = ends[s - 1] ?? 0; r < end; r++) largest = Math.max(largest, Math.abs(values[r * rows + row] ?? 0));
-      const scale = Math.max(Math.fround(largest / top), LEAST_SCALE);
+      const scale = Math.max(Math.fround(largest / top), LEAST_FACTOR_SCALE);
       scales[row * ends.length + s] = scale;
       for (let r = ends[s - 1] ?? 0; r < end; r++) {
         const code = Math.round((values[r * rows + row] ?? 0) / scale);

@@ -76,7 +76,8 @@ function reporter(
   { line, status, end }: Progress,
   title: () => string,
 ): (event: Exclude<CompileEvent, { kind: "result" }>) => void {
-  const calibrating = createClock(), measuring = createClock();
+  const rehearsing = createClock(), calibrating = createClock();
+  let measuring = createClock();
   return (event) => {
     switch (event.kind) {
       case "start":
@@ -85,12 +86,13 @@ function reporter(
         return line(event.text);
       case "memory":
         return line(calibrationMemoryText(event.memory));
+      case "rehearsal":
       case "calibration": {
-        const { block, blocks, step, steps, loss } = event.progress,
-          left = calibrating((block + step / steps) / blocks);
+        const { block, blocks, step, steps, loss } = event.progress, isRehearsal = event.kind === "rehearsal";
+        const left = (isRehearsal ? rehearsing : calibrating)((block + step / steps) / blocks);
         return status(
           [
-            `Calibrating block ${block + 1} of ${blocks}`,
+            `${isRehearsal ? "Rehearsing" : "Calibrating"} block ${block + 1} of ${blocks}`,
             `step ${step} of ${steps}`,
             `loss ${loss.toPrecision(4)}`,
             left,
@@ -100,7 +102,10 @@ function reporter(
       case "sensitivity": {
         const left = measuring(event.done / event.all);
         status([`Measuring sensitivities: ${event.done} of ${event.all}`, left].filter(Boolean).join(", "));
-        return event.done === event.all ? end() : undefined;
+        if (event.done < event.all) return;
+        // Behind a rehearsal it comes again.
+        measuring = createClock();
+        return end();
       }
       case "allocation":
         status(`Measuring mixtures: ${event.done} of ${event.all}`);

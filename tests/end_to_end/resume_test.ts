@@ -35,15 +35,16 @@ const bytesOf = async ({ root }: Place, out: string): Promise<string> =>
     .toHex();
 
 /** Throws at the first step of a block, as if somebody pulled the plug. */
-const stopAt = (block: number) => (event: CompileEvent) => {
-  if (event.kind === "calibration" && event.progress.block === block) throw new Error("stopped");
+const stopAt = (block: number, kind: CompileEvent["kind"] = "calibration") => (event: CompileEvent) => {
+  if (event.kind === kind && "progress" in event && event.progress.block === block) throw new Error("stopped");
 };
 
 Deno.test("a stopped compilation goes on from its finished blocks to the same bytes", async () => {
   await using place = await tinyModel();
   await compileTo(place, "whole");
+  await assertRejects(() => compileTo(place, "stopped", { report: stopAt(1, "rehearsal") }), Error, "stopped");
   await assertRejects(() => compileTo(place, "stopped", { report: stopAt(1) }), Error, "stopped");
-  const calls = ["call-0000.safetensors", "call-0001.safetensors", "fingerprint.json"];
+  const calls = ["call-0000.safetensors", "call-0001.safetensors", "fingerprint.json", "rehearsal"];
   assertEquals(await namesIn(`${place.root}/stopped/.calibration`), calls);
   assertEquals((await namesIn(`${place.root}/stopped`)).includes("model.safetensors"), false);
 
@@ -71,7 +72,7 @@ Deno.test("finished blocks of other settings are refused, by name", async () => 
   await assertRejects(() => compileTo(place, "out", { report: stopAt(1) }), Error, "stopped");
   const error = await assertRejects(() => compileTo(place, "out", { seed: 1, settings: { epochs: 3 } }), UserError);
   assert(error.message.includes("found one of another settings, recipe, seed"), error.message);
-  assertEquals((await namesIn(`${place.root}/out/.calibration`)).length, 3);
+  assertEquals((await namesIn(`${place.root}/out/.calibration`)).length, 4);
 });
 
 Deno.test("a killed process leaves what the next one goes on from", async () => {

@@ -89,6 +89,14 @@ def quantize(v, high, low, top, product=None):
     return Quantize.apply(v, scale, zero, top) if product is None else ChooseRounding.apply(v, scale, zero, top, product)
 
 
+def as_stored(factor, top):
+    """A factor [ranks, n] rounded to codes with a scale per column; the gradient passes straight through."""
+    with torch.no_grad():
+        scale = factor.abs().amax(0, keepdim=True).clamp_(min=2**-93).div_(top)
+        rest = (factor / scale).round_().mul_(scale).sub_(factor)
+    return factor + rest
+
+
 def rms_norm(x, weight):
     return F.rms_norm(x, (HIDDEN,), weight, config["eps"])
 
@@ -127,6 +135,7 @@ def loss_at(values, widths, clips, pairs):
         v, product = fixed[site], None
         if (site, width) in pairs:
             a, b = pairs[site, width]
+            a, b = as_stored(a, 63), as_stored(b, 127)
             if settings["space"] == "rounding":
                 product = b.t() @ a
             else:

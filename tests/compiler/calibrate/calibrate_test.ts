@@ -209,9 +209,7 @@ Deno.test("again() gives what preparing from the start gives, and touches only w
 
 Deno.test("predictMixtures() keeps to every budget, gives sensitive sites more, and calibrate() learns with what it says", async () => {
   const input = inputFor("weights", { epochs: 1, mixtures: 1 }), asked: number[] = [];
-  const { report: _, ...given } = input,
-    predicted = await predictMixtures({ ...given, tokens: 64 }),
-    sites = modelSites(input.elastic);
+  const predicted = await predictMixtures({ ...input, store: memoryStore() }), sites = modelSites(input.elastic);
   const weights = sites.filter(({ role }) => role === "weight");
   for (const bits of [2, 2.5, 3, 4.25, 8]) {
     const config = predicted(bits);
