@@ -56,7 +56,7 @@ Deno.test("drawWidths() of one track quantizes activations always or never", () 
   for (const widths of draws("activations", [5])) assertEquals(valuesOf(widths, "activation"), [5]);
 });
 
-Deno.test("drawWidths() takes part of its draws from mixtures, half of them of as many bits as the width, others of a little more or less", () => {
+Deno.test("drawWidths() takes part of its draws from mixtures of about as many bits as the width", () => {
   const asked: number[] = [], wanted = { "mlp.up.weight": 2, "attention.value.weight": 4 };
   const mixtureOf = (bits: number) => {
     asked.push(bits);
@@ -68,7 +68,10 @@ Deno.test("drawWidths() takes part of its draws from mixtures, half of them of a
   assertEquals(asked.length, mixed.length);
   for (const widths of mixed) assertEquals(weightsAt(0, widths), weightsAt(3, wanted));
   assertEquals([...new Set(asked)].sort(), [2.5, 2.75, 3, 3.25, 3.5]);
-  assert(Math.abs(asked.filter((bits) => bits === 3).length / asked.length - 0.5) < 0.12);
+  assert(Math.abs(asked.filter((bits) => bits === 3).length / asked.length - 1 / 3) < 0.12);
+  asked.length = 0;
+  draws("weights", [2], { mixtures: 1, mixtureOf });
+  assertEquals([...new Set(asked)].sort(), [2.25, 2.5], "of 2 bits there is no mixture");
   assertEquals(
     draws("weights", [3], { mixtures: 1 }).flatMap((widths) => valuesOf(widths, "weight")).some((w) => w !== 3),
     false,
