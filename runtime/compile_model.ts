@@ -7,7 +7,7 @@ import { createRunner } from "../backends/runner.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { tiesOf } from "../compiler/allocate/ties.ts";
 import { benchPrograms } from "../compiler/allocate/bench.ts";
-import { predictMixtures } from "../compiler/allocate/predict.ts";
+import { predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
@@ -250,18 +250,24 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const measured = (done: number, all: number) => report({ kind: "sensitivity", done, all });
   const before = rehearsal ? await benchPrograms({ ...given, tokens }) : [];
   report({ kind: "memory", memory: await calibrationMemory({ ...given, before }) });
-  const mixtureOf = rehearsal && await predictMixtures({
-    ...given,
-    load: read,
-    store: rehearsal,
-    report: (progress) => report({ kind: "rehearsal", progress }),
-    measured,
-  }, request);
+  const [first, rest] = rehearsalSettings(settings);
+  const rehearsed = rehearsal && {
+    settings: rest,
+    begun: rehearsal,
+    mixtureOf: await predictMixtures({
+      ...given,
+      settings: first,
+      load: read,
+      store: rehearsal,
+      report: (progress) => report({ kind: "rehearsal", progress }),
+      measured,
+    }, request),
+  };
   const load = await calibrate({
     ...given,
+    ...rehearsed,
     load: read,
     store,
-    ...(mixtureOf ? { mixtureOf } : {}),
     report: (progress) => report({ kind: "calibration", progress }),
   });
   const common = { ...given, load, store, tokens };

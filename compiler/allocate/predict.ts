@@ -2,11 +2,13 @@
  * Mixtures predicted by a rehearsal, for the calibration to learn with: a short calibration of single widths, what each site then
  * costs alone, and the knapsack of these losses. They are not what a budget gets in the end (search.ts finds that), but of that kind:
  * which sites need more bits than others is settled early. Before anything is learned it is not yet: at 2 and 3 bits losses of sites
- * then differ by twice as much as they will, and mixtures of 3 bits come out worse than 3 bits everywhere (docs/quality.md).
+ * then differ by twice as much as they will, and mixtures of 3 bits come out worse than 3 bits everywhere (docs/quality.md). Nothing is
+ * lost by it: the calibration goes on from what the rehearsal has learned, for the epochs that are left.
  */
 import { calibrate, type CalibrationInput } from "../calibrate/calibrate.ts";
 import type { MixtureOfBits } from "../calibrate/draw.ts";
 import { modelSites } from "../model_sites.ts";
+import type { CalibrationSettings } from "../calibrate/settings.ts";
 import type { BitConfig } from "../../ir/sites.ts";
 import type { MeasureInput } from "./bench.ts";
 import { type AllocationItem, frontierOf, lookUp } from "./frontier.ts";
@@ -17,8 +19,14 @@ import { expandTies, tiedItems, untied } from "./ties.ts";
 /** A rehearsal has this part of the epochs, but one at least. */
 const PART = 1 / 8;
 
-/** What is rehearsed: a calibration, with a store of its own. */
-export interface RehearsalInput extends Omit<CalibrationInput, "mixtureOf"> {
+/** The settings of a rehearsal of single widths, and those of the calibration behind it, at least an epoch each. */
+export function rehearsalSettings(settings: CalibrationSettings): readonly [CalibrationSettings, CalibrationSettings] {
+  const first = Math.max(1, Math.round(settings.epochs * PART));
+  return [{ ...settings, epochs: first, mixtures: 0 }, { ...settings, epochs: Math.max(1, settings.epochs - first) }];
+}
+
+/** What is rehearsed: a calibration, with the settings of `rehearsalSettings` and a store of its own. */
+export interface RehearsalInput extends Omit<CalibrationInput, "mixtureOf" | "begun"> {
   /** Hears of the measuring behind it. */
   readonly measured?: MeasureInput["report"];
 }
@@ -28,9 +36,8 @@ export async function predictMixtures(
   { measured, ...input }: RehearsalInput,
   request: Pick<FrontierRequest, "weighting" | "ties"> = {},
 ): Promise<MixtureOfBits> {
-  const { settings, elastic } = input, epochs = Math.max(1, Math.round(settings.epochs * PART));
-  const load = await calibrate({ ...input, settings: { ...settings, epochs, mixtures: 0 } });
-  const { report: _, ...common } = input, tokens = settings.measureTokens;
+  const load = await calibrate(input), { report: _, ...common } = input, { elastic, settings } = input;
+  const tokens = settings.measureTokens;
   const sensitivities = await measureSensitivities({
     ...common,
     load,

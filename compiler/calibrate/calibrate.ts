@@ -47,6 +47,8 @@ export interface CalibrationInput {
   readonly store: CallStore;
   /** What mixtures are drawn from; without it every draw is of one width. */
   readonly mixtureOf?: MixtureOfBits;
+  /** An earlier calibration whose scales and learned values this one starts from, and searches for none. */
+  readonly begun?: CallStore;
   readonly report?: (progress: CalibrationProgress) => void;
 }
 
@@ -87,8 +89,8 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     if (output === undefined || Object.keys(call.outputs).length > 1) {
       throw new TypeError(`Cannot calibrate "${call.function}": expected a function with one output`);
     }
-    const saved = await input.store.load(index), searched = recipe.scaleColumns || settings.clipSearch;
-    const statistics = searched && !saved
+    const saved = await input.store.load(index), before = saved ?? await input.begun?.load(index);
+    const statistics = (recipe.scaleColumns || settings.clipSearch) && !before
       ? await inputStatistics(exact, functionOf(structure, call), call.function, batches, full)
       : new Map<string, InputStatistics>();
     await advanceTrack(full, async (values) => {
@@ -100,8 +102,8 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
 
     const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
     const rng = (what: string) => random(input.seed, `calibration.${call.prefix}${what}`);
-    const learned = saved
-      ? restoredLearned(layout, call.prefix, saved)
+    const learned = before
+      ? restoredLearned(layout, call.prefix, before)
       : initialLearned(layout, settings.clipStart, rng("start"));
     const common = { graph, name: call.function, recipe, settings, layout, batches, inputs: call.inputs };
     const { mixtureOf } = input,
@@ -109,10 +111,10 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
         ? { ...common, mixtureOf: (bits: number) => localWidths(mixtureOf(bits), call.prefix) }
         : common;
     const beginning: BlockStart = { programs, elastic, call, block: bound, tracks, targets, statistics };
-    if (saved) scales.restore(call, saved);
+    if (before) scales.restore(call, before);
     else await findScales(beginning, scales, learned);
     const held = await openHolds(input, elastic, call);
-    if (settings.clipSearch && !saved) await findClips(beginning, scales, held.tensors, learned);
+    if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);
     const opened = openBlock(programs, { ...bound, held: held.tensors }, learned), at = block;
     if (!saved) {
       const steps = settings.epochs * batches.list.length;
