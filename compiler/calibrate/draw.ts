@@ -12,8 +12,8 @@ import type { Recipe } from "../recipe.ts";
 /** The mixture that is best, as far as is known, for so many mean bits: widths by global site name. */
 export type MixtureOfBits = (bits: number) => BitConfig;
 
-/** Mixtures have so many mean bits more than the width that was drawn. As many bits as it come twice as often. */
-const MORE_BITS = [-0.5, -0.25, 0, 0, 0.25, 0.5] as const;
+/** Mixtures have so many mean bits more than the width that was drawn. As many as it compete with it, and come more often. */
+const MORE_BITS = [-0.5, -0.25, 0, 0, 0, 0.25, 0.5] as const;
 
 /** What is drawn from. */
 export interface Draw {
@@ -46,9 +46,8 @@ export function drawWidths(draw: Draw, rng: Random): LocalWidths {
   const width = widths[rng.int(widths.length)] as Width, same = drawActivations(draw, uniform(width), rng);
   // Draws of recipes without mixtures take nothing else from the generator.
   if (!mixtureOf || mixtures === 0 || rng.uniform() >= mixtures) return same;
-  const fewest = Math.min(...recipe.bitGroups.flat());
-  const bits = MORE_BITS.map((more) => width + more).filter((sum) => sum > fewest);
-  const wanted = mixtureOf(bits[rng.int(bits.length)] ?? width), mixed: Record<string, number> = { ...same };
+  const wanted = mixtureOf(width + (MORE_BITS[rng.int(MORE_BITS.length)] ?? 0));
+  const mixed: Record<string, number> = { ...same };
   for (const { name, role } of sites) {
     const own = wanted[name];
     if (role === "weight" && same[name] !== undefined && own !== undefined) {
