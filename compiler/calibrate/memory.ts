@@ -88,7 +88,7 @@ export interface CalibrationMemory {
  * between. Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The programs are compiled for it, and
  * found again by the calibration.
  *
- * Without a folder to write to, finished blocks stay on the host beside this.
+ * Without a folder to write to, finished blocks, those of a rehearsal, too, stay on the host beside this.
  */
 export async function calibrationMemory(input: CalibrationMemoryInput): Promise<CalibrationMemory> {
   const { programs, structure, elastic, recipe, settings } = input;
