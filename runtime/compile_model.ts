@@ -7,7 +7,7 @@ import { createRunner } from "../backends/runner.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { tiesOf } from "../compiler/allocate/ties.ts";
 import { benchPrograms } from "../compiler/allocate/bench.ts";
-import { predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
+import { isRehearsed, predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
@@ -171,7 +171,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     settings,
     sequences,
     store,
-    rehearsal: settings.mixtures > 0 ? await rehearsalStore() : undefined,
+    rehearsal: isRehearsed(settings) ? await rehearsalStore() : undefined,
     backend,
     seed,
     weighting: options.weighting ?? "parameters",

@@ -19,10 +19,13 @@ import { expandTies, tiedItems, untied } from "./ties.ts";
 /** A rehearsal has this part of the epochs, but one at least. */
 const PART = 1 / 8;
 
-/** The settings of a rehearsal of single widths, and those of the calibration behind it, at least an epoch each. */
+/** Whether there are mixtures to draw, and epochs for both parts. */
+export const isRehearsed = ({ mixtures, epochs }: CalibrationSettings): boolean => mixtures > 0 && epochs > 1;
+
+/** The settings of a rehearsal of single widths, and those of the calibration behind it: together as many epochs. */
 export function rehearsalSettings(settings: CalibrationSettings): readonly [CalibrationSettings, CalibrationSettings] {
   const first = Math.max(1, Math.round(settings.epochs * PART));
-  return [{ ...settings, epochs: first, mixtures: 0 }, { ...settings, epochs: Math.max(1, settings.epochs - first) }];
+  return [{ ...settings, epochs: first, mixtures: 0 }, { ...settings, epochs: settings.epochs - first }];
 }
 
 /** What is rehearsed: a calibration, with the settings of `rehearsalSettings` and a store of its own. */

@@ -32,7 +32,7 @@ export interface CalibrationSettings {
   readonly lossPower: 1 | 2;
   /** `fused`: all bit groups share merged inputs, as published; `tracks`: each group carries its own from block to block. */
   readonly inputs: "fused" | "tracks";
-  /** Part of the steps whose sites take mixed widths; see draw.ts. 0: one width per step, as published. */
+  /** Part of the steps whose sites take mixed widths; see draw.ts. 0, or a single epoch: one width per step, as published. */
   readonly mixtures: number;
   /**
    * Bit groups of several widths, which share a draw because fine grids need few steps, take part in one of so many steps; 1: in all,
