@@ -8,7 +8,7 @@ import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { tiesOf } from "../compiler/allocate/ties.ts";
 import { benchPrograms } from "../compiler/allocate/bench.ts";
 import { isRehearsed, predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
-import { measureSensitivities } from "../compiler/allocate/sensitivity.ts";
+import { allocationItems, measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
 import { type BitSpec, parseBitSpecs, withPins } from "../compiler/bit_spec.ts";
@@ -272,8 +272,7 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   });
   const common = { ...given, load, store, tokens };
   const sensitivities = await measureSensitivities({ ...common, report: measured });
-  const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
-    .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
+  const items = allocationItems(elastic, sensitivities);
   const frontier = await measureFrontier({
     ...common,
     report: (done, all) => report({ kind: "allocation", done, all }),

@@ -7,13 +7,12 @@
  */
 import { calibrate, type CalibrationInput } from "../calibrate/calibrate.ts";
 import type { MixtureOfBits } from "../calibrate/draw.ts";
-import { modelSites } from "../model_sites.ts";
 import type { CalibrationSettings } from "../calibrate/settings.ts";
 import type { BitConfig } from "../../ir/sites.ts";
 import type { MeasureInput } from "./bench.ts";
 import { type AllocationItem, frontierOf, lookUp } from "./frontier.ts";
 import type { FrontierRequest } from "./measured_frontier.ts";
-import { measureSensitivities } from "./sensitivity.ts";
+import { allocationItems, measureSensitivities } from "./sensitivity.ts";
 import { expandTies, tiedItems, untied } from "./ties.ts";
 
 /** A rehearsal has this part of the epochs, but one at least. */
@@ -47,13 +46,11 @@ export async function predictMixtures(
     tokens,
     ...(measured ? { report: measured } : {}),
   });
-  const items = modelSites(elastic).filter(({ name }) => sensitivities[name])
-    .map(({ name, parameters }) => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
-  return mixturesOf(items, request);
+  return mixturesOf(allocationItems(elastic, sensitivities), request);
 }
 
 /** The knapsack's solutions as widths by site. */
-export function mixturesOf(
+function mixturesOf(
   items: readonly AllocationItem[],
   { weighting = "parameters", ties }: Pick<FrontierRequest, "weighting" | "ties"> = {},
 ): MixtureOfBits {

@@ -6,7 +6,10 @@
 import { createPool } from "../calibrate/programs.ts";
 import { type MeasureInput, openBench, type TensorValues } from "./bench.ts";
 import type { Tensor } from "../../backends/backend.ts";
+import type { Module } from "../../ir/module.ts";
 import type { Width } from "../../ir/types.ts";
+import { modelSites } from "../model_sites.ts";
+import type { AllocationItem } from "./frontier.ts";
 
 /** Loss by width, by global site name. */
 export type Sensitivities = Readonly<Record<string, Readonly<Record<number, number>>>>;
@@ -47,3 +50,10 @@ export async function measureSensitivities(input: MeasureInput): Promise<Sensiti
   bench.release();
   return found;
 }
+
+/** The weight sites of a module that have been measured, as the knapsack takes them. */
+export const allocationItems = (module: Module, sensitivities: Sensitivities): readonly AllocationItem[] =>
+  modelSites(module).flatMap(({ name, parameters }) => {
+    const loss = sensitivities[name];
+    return loss ? [{ site: name, parameters, loss }] : [];
+  });

@@ -6,12 +6,12 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { createRunner } from "../../backends/runner.ts";
 import { openWasm } from "../../backends/wasm/backend.ts";
-import { type AllocationItem, frontierOf, lookUp } from "../../compiler/allocate/frontier.ts";
+import { frontierOf, lookUp } from "../../compiler/allocate/frontier.ts";
 import { greedyAllocation } from "../../compiler/allocate/greedy.ts";
+import { allocationItems } from "../../compiler/allocate/sensitivity.ts";
 import { readTexts, tokenizeTexts } from "../../compiler/frontends/dataset.ts";
 import { localFolder } from "../../compiler/frontends/source.ts";
 import { openTokenizer } from "../../compiler/frontends/tokenizer.ts";
-import { modelSites } from "../../compiler/model_sites.ts";
 import { artifactSource } from "../../runtime/artifact_source.ts";
 import { type CompiledModel, compileModel } from "../../runtime/compile_model.ts";
 import { score } from "../../runtime/evaluate.ts";
@@ -58,8 +58,7 @@ await using backend = await openWasm({ threads: Number(options.threads ?? naviga
 /** Mixtures of one artifact, allocated in other ways than by search: from single-site losses, by knapsack and greedily, and from traces. */
 async function allocations({ artifact }: CompiledModel, seed: number): Promise<Omit<Row, "part" | "run" | "seed">[]> {
   const source = artifactSource(artifact, createRunner(backend)), { module, sensitivities = {} } = artifact.description;
-  const items = modelSites(module).filter(({ name }) => sensitivities[name])
-    .map(({ name, parameters }): AllocationItem => ({ site: name, parameters, loss: sensitivities[name] ?? {} }));
+  const items = allocationItems(module, sensitivities);
   const tokenizer = await openTokenizer(folder), maxTokens = Math.min(EVALUATION_TOKENS, source.contextLimit);
   const sequences = tokenizeTexts(evaluation, tokenizer, { maxTokens });
   const measured = tokenizeTexts(calibration, tokenizer, { maxTokens: Math.min(256, maxTokens) });
