@@ -25,8 +25,13 @@ import { emitStores } from "./stores.ts";
 
 /** Columns whose sums become one vector. */
 const COLUMNS = 4;
-/** Sums in registers; with more, engines keep some in memory (4 bits, 3 digits: 8 columns took 1.3 times as long as 4). */
-const REGISTERS = 12;
+/**
+ * Sums that are kept up at one time. With 12, which would still fit the registers beside what they are made of, engines move some to
+ * memory and back (4 bits, 3 digits: 4 columns at once take 1.2 times as long as 2).
+ */
+const REGISTERS = 8;
+/** Elements of a sum from which on it is worth adding up two halves: a byte product waits for the one before for some four cycles. */
+const LONG = 512;
 
 /** A product with a coded right operand. */
 export interface CodedProduct extends Arrangement {
@@ -64,12 +69,11 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
         const totals = Array.from({ length: rows }, () => b.let("total", f32x4.const(0)));
         withinAll(lanes, BATCH, batch, undefined, () =>
           withinAll(lanes, COLUMN, indices, undefined, () => {
-            const prepare = () => {
-              place.prepare(roots);
-              lanes.forEach((lane) => startOf(lane, operand));
-            };
-            prepare();
-            nestedLoops([...lanes, place], outer, prepare, () => {
+            const starts = () => lanes.forEach((lane) => startOf(lane, operand));
+            place.prepare(roots);
+            starts();
+            // What a group's sums are multiplied by is computed behind them, not before: meanwhile it would take registers.
+            nestedLoops([...lanes, place], outer, starts, () => {
               if (!whole) sums.clear();
               const group = place.affine(activations.strides);
               const x = b.let("x_at", i32.add(bytes, i32.mul(group, activations.groupBytes)));
@@ -133,33 +137,38 @@ function createSums({ operand, contraction }: CodedProduct, activations: Activat
   const rows = contraction.extents[ROW] ?? 1, rowBytes = groupBytes * (strides[ROW] ?? 0);
   const vectors = rows * digits, perColumn = vectors * parts;
   const atOnce = perColumn * COLUMNS <= REGISTERS ? COLUMNS : perColumn * 2 <= REGISTERS ? 2 : 1;
-  const sums = Array.from(
-    { length: COLUMNS },
-    () => Array.from({ length: perColumn }, () => b.let("sum", i32x4.const(0))),
-  );
+  const halves = operand.length >= LONG && perColumn * COLUMNS * 2 <= REGISTERS ? 2 : 1;
+  const zeros = (count: number) => Array.from({ length: count }, () => b.let("sum", i32x4.const(0)));
+  const sums = Array.from({ length: COLUMNS }, () => Array.from({ length: perColumn }, () => zeros(halves)));
   const digitSums = (row: number, digit: number): Vector => {
     const [low, high] = Array.from({ length: parts }, (_, part) => {
-      const own = sums.map((column) => column[(row * digits + digit) * parts + part]).filter((x) => x !== undefined);
+      const own = sums.map((column): Vector => {
+        const [first, second] = column[(row * digits + digit) * parts + part] ?? [];
+        if (!first) throw new Error("Internal error: a column has no sum");
+        return second ? i32x4.add(first, second) : first;
+      });
       return b.let("sums", sumLanes(b, own, i32x4.add));
     });
     if (!low) throw new Error("Internal error: a sum has no parts");
     return high ? b.let("sums", i32x4.add(low, i32x4.shl(high, 7))) : low;
   };
   return {
-    clear: () => sums.flat().forEach((sum) => b.set(sum, i32x4.const(0))),
+    clear: () => sums.flat(2).forEach((sum) => b.set(sum, i32x4.const(0))),
     add(lanes, x) {
       for (let first = 0; first < COLUMNS; first += atOnce) {
         const pointer = b.let("x", x);
+        let half = 0;
         sweepCodes(lanes.slice(first, first + atOnce), operand, pointer, 16 * digits, (codes, at) => {
           const xs = Array.from({ length: vectors }, (_, i) => {
             const offset = Math.floor(i / digits) * rowBytes + 16 * (at * digits + i % digits);
             return b.let("x", v128.load(pointer, { offset, align: 1 }));
           });
+          half = (half + 1) % halves;
           codes.forEach((read, column) =>
             read().forEach((codeBytes, part) => {
               const own = b.let("codes", codeBytes);
               xs.forEach((value, i) => {
-                const sum = sums[first + column]?.[i * parts + part];
+                const sum = sums[first + column]?.[i * parts + part]?.[half];
                 if (sum) b.set(sum, dotBytes(code, value, own, sum));
               });
             })
