@@ -62,7 +62,7 @@ export function quantizePasses({ scheme, activations, cache }: Recipe): readonly
     outerPass("insert_tables", (graph) => insertTables(graph, scheme)),
     blockPass("insert_master", (graph) => insertMaster(graph, scheme)),
     blockPass("insert_adapters", insertAdapters),
-    blockPass("insert_weight_quantizers", insertWeightQuantizers),
+    blockPass("insert_weight_quantizers", (graph) => insertWeightQuantizers(graph, scheme)),
     ...(activations ? [blockPass("insert_activation_quantizers", insertActivationQuantizers)] : []),
     ...(cache ? [blockPass("insert_cache_quantizers", insertCacheQuantizers)] : []),
     hold,

@@ -73,7 +73,7 @@ export interface Builder {
   hadamard(x: Node, axis: number, signs?: Node, transposed?: boolean): Node;
   attention(q: Node, k: Node, v: Node, options: AttentionOptions): Node;
   hold(x: Node, time: BindingTime, name: string): Node;
-  site(x: Node, name: string, role: SiteRole): Node;
+  site(x: Node, name: string, role: SiteRole, rest?: readonly Node[]): Node;
   update(cache: Node, rows: Node, positions: Node): Node;
 }
 
@@ -217,7 +217,7 @@ export function createBuilder(): Builder {
         ...(positions ? { positions: true } : {}),
       }),
     hold: (x, time, name) => make("hold", [x], { time, name }),
-    site: (x, name, role) => make("site", [x], { name, role }),
+    site: (x, name, role, rest = []) => make("site", [x, ...rest], { name, role }),
     update: (cache, rows, positions) => make("update", [cache, rows, positions]),
   };
 }

@@ -54,7 +54,10 @@ export function sweepCodes(
     const sixteens = Math.ceil(length / 16), whole = Math.floor(sixteens / (TURN / 16));
     const body = (count: number) => () => {
       for (let k = 0; k < count; k++) {
-        step(pointers.map((pointer) => () => bytePair(b.let("bytes", v128.load(pointer, { offset: 16 * k, align: 1 })))), k);
+        step(
+          pointers.map((pointer) => () => bytePair(b.let("bytes", v128.load(pointer, { offset: 16 * k, align: 1 })))),
+          k,
+        );
       }
     };
     turns(whole, TURN / 16, pointers, TURN, body(TURN / 16));

@@ -84,39 +84,42 @@ export function byteChunk(
               ? inPlace.access.strides[ROW] ?? 0
               : activations.groupBytes * (activations.strides[ROW] ?? 0);
             const steps = b.let("step_at", i32.add(i32.add(bytes, stepsOffset(activations)), i32.shl(group, 3)));
-            const atOnce = Math.min(rowsAtOnce(m), SUMS / (places.length * parts * digits));
-            b.for("row", rowRange.from, rowRange.to, atOnce, (row) => {
-              const rowsHere = Array.from({ length: atOnce }, (_, r) =>
-                b.let("row", smaller(b.let("row", i32.add(row, r)), i32.const(m - 1))));
-              const pointers = rowsHere.map((own) =>
-                b.let("x", i32.add(x, i32.mul(own, stride)))
-              );
+            const rowBlock = (row: Index, count: number) => {
+              const rowsHere = Array.from({ length: count }, (_, r) => r === 0 ? row : b.let("row", i32.add(row, r)));
+              const pointers = rowsHere.map((own) => b.let("x", i32.add(x, i32.mul(own, stride))));
               const sums = product(code, pointers, panel, { vectors: places.length, parts, digits, fours });
-              rowsHere.forEach((own, r) =>
-                b.if(i32.lt_s(i32.add(row, r), rowRange.to), () => {
-                  const target = b.let("target", i32.add(strip, i32.mul(i32.sub(own, rowRange.from), stripBytes)));
-                  const step = b.let("step_at", i32.add(steps, i32.mul(own, 8 * (activations.strides[ROW] ?? 0))));
-                  places.forEach((open, v) =>
-                    open.within(ROW, own, undefined, () => {
-                      const of = sums[r]?.[v] ?? [], [sum] = of, at = 16 * v;
-                      if (!sum) return;
-                      const value = spec.groups
-                        ? groupTerm(open, spec.groups.inner, term, sum)
-                        : digits > 1
-                        ? scaledSums(open, operand, joinDigits(code.math.madd, of), step, 0)
-                        : sum;
-                      if (isOneGroup) {
-                        open.define(spec.accumulator, b.let("sums", value));
-                        emitStores(open, stores);
-                        return;
-                      }
-                      const add = spec.groups || digits > 1 ? f32x4.add : i32x4.add;
-                      b.emit(v128.store(target, add(v128.load(target, at), value), at));
-                    })
-                  );
-                })
-              );
-            });
+              rowsHere.forEach((own, r) => {
+                const target = b.let("target", i32.add(strip, i32.mul(i32.sub(own, rowRange.from), stripBytes)));
+                const step = b.let("step_at", i32.add(steps, i32.mul(own, 8 * (activations.strides[ROW] ?? 0))));
+                places.forEach((open, v) =>
+                  open.within(ROW, own, undefined, () => {
+                    const of = sums[r]?.[v] ?? [], [sum] = of, at = 16 * v;
+                    if (!sum) return;
+                    const value = spec.groups
+                      ? groupTerm(open, spec.groups.inner, term, sum)
+                      : digits > 1
+                      ? scaledSums(open, operand, joinDigits(code.math.madd, of), step, 0)
+                      : sum;
+                    if (isOneGroup) {
+                      open.define(spec.accumulator, b.let("sums", value));
+                      emitStores(open, stores);
+                      return;
+                    }
+                    const add = spec.groups || digits > 1 ? f32x4.add : i32x4.add;
+                    b.emit(v128.store(target, add(v128.load(target, at), value), at));
+                  })
+                );
+              });
+            };
+            const atOnce = Math.min(rowsAtOnce(m), SUMS / (places.length * parts * digits));
+            // Whole blocks, then single rows: no row need be asked whether it is still one of the chunk's.
+            const rest = b.let("rest", rowRange.from);
+            if (atOnce > 1) {
+              const blocks = i32.div_u(height, atOnce), end = b.let("end", i32.add(rest, i32.mul(blocks, atOnce)));
+              b.for("row", rest, end, atOnce, (row) => rowBlock(row, atOnce));
+              b.set(rest, end);
+            }
+            b.for("row", rest, rowRange.to, 1, (row) => rowBlock(row, 1));
           });
         }));
       if (isOneGroup) return;

@@ -1,7 +1,8 @@
 /** Generates map kernels: stores at every point of a nest of independent loops. */
-import type { MapKernel } from "../kernel.ts";
+import type { MapKernel, RowKernel } from "../kernel.ts";
 import { i32 } from "./assembler.ts";
 import type { Emitter } from "./emitter.ts";
+import type { Layout } from "./layout.ts";
 import {
   moveLast,
   nestedLoops,
@@ -15,6 +16,7 @@ import {
   vectorLoop,
 } from "./nest.ts";
 import { createPlace } from "./place.ts";
+import { emitRow } from "./row.ts";
 import { canStage, parallelVariables, stage } from "./staging.ts";
 import { emitStores } from "./stores.ts";
 
@@ -24,8 +26,9 @@ const ENOUGH = 16;
 const CHUNK = 1024;
 
 /** Writes the kernel; returns its number of chunks. */
-export function emitMap(spec: MapKernel, { code, layouts, from, to, reserve, small }: Emitter): number {
-  const { b } = code;
+export function emitMap(spec: MapKernel, emitter: Emitter): number {
+  const { code, layouts, from, to, reserve, small } = emitter, { b } = code, rows = rowsOf(spec, layouts);
+  if (rows) return emitRow(rows, emitter);
   const simple = simplifyLoops(spec.dims, usesOf([], spec.stores), layouts);
   let stores = rewriteStores(spec.stores, simple.change), extents = simple.extents.length > 0 ? simple.extents : [1];
   const packed = stores.filter((store) => layouts[store.buffer]?.storage === "fields");
@@ -77,4 +80,24 @@ export function emitMap(spec: MapKernel, { code, layouts, from, to, reserve, sma
     });
   });
   return units * pieces;
+}
+
+/**
+ * The same as a kernel of rows, where it writes enough whole rows of narrow codes: rows are packed when they are complete, whatever
+ * loops they consist of, and take turns with what makes their operands (`turns.ts`).
+ */
+function rowsOf(
+  { dims, stores, ...common }: MapKernel,
+  layouts: readonly (Layout | undefined)[],
+): RowKernel | undefined {
+  const columns = new Set(stores.map(({ buffer }) => {
+    const layout = layouts[buffer];
+    return layout?.storage === "fields" || layout?.storage === "byte" ? layout.columns : 0;
+  }));
+  const [length = 0, ...others] = columns, count = (extents: readonly number[]) => extents.reduce((x, y) => x * y, 1);
+  if (length === 0 || others.length > 0 || stores.some(({ scatter }) => scatter)) return undefined;
+  const outer = [...dims.keys()].find((v) => v > 0 && count(dims.slice(v)) === length);
+  if (outer === undefined || count(dims.slice(0, outer)) < ENOUGH) return undefined;
+  const phase = { elements: [], reductions: [], scalars: [], transforms: [], rowStores: [], stores };
+  return { ...common, kind: "row", outer: dims.slice(0, outer), row: dims.slice(outer), phases: [phase] };
 }

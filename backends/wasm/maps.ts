@@ -75,7 +75,11 @@ function nearestHalf(x: Vector): Vector {
 const LOWERINGS = {
   add: numbers(f32x4.add, i32x4.add),
   sub: numbers(f32x4.sub, i32x4.sub),
-  mul: numbers(f32x4.mul, i32x4.mul),
+  mul: (_, { args: [, factor], scalar }, args) => {
+    const by = scalar === "i32" && factor?.kind === "constant" ? Math.log2(factor.value) : NaN;
+    if (Number.isInteger(by)) return i32x4.shl(operand(args, 0), by);
+    return (scalar === "f32" ? f32x4.mul : i32x4.mul)(operand(args, 0), operand(args, 1));
+  },
   div: (_, { args: [, divisor] }, args) => {
     const by = divisor?.kind === "constant" && isPowerOfTwo(divisor.value) ? divisor.value : undefined;
     if (by !== undefined) return f32x4.mul(operand(args, 0), f32x4.const(1 / by));

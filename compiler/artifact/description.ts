@@ -26,7 +26,7 @@ import { type Recipe, TRACKS } from "../recipe.ts";
 /** Metadata key of the description in the file. */
 export const METADATA_KEY = "vernier";
 /** The one version of the format that there is. */
-export const ARTIFACT_VERSION = 5;
+export const ARTIFACT_VERSION = 6;
 
 /** Where an artifact comes from. */
 export interface Provenance {

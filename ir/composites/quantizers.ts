@@ -49,6 +49,18 @@ export function fromGroups(b: Builder, x: Node, columns: number): Node {
   return b.slice(b.reshape(x, [rows, groups * size]), [0, 0], [rows, columns]);
 }
 
+/** Least and largest values of groups, f32 [p,G,1]. */
+export interface GroupRange {
+  readonly low: Node;
+  readonly high: Node;
+}
+
+/** The range of every group of a weight [p,q], zero included, so that it is on the grid (2.1). */
+export function rangeOfGroups(b: Builder, w: Node, grouping: Grouping): GroupRange {
+  const v = toGroups(b, w, grouping);
+  return { low: b.minimum(b.min(v, [2]), 0), high: b.maximum(b.max(v, [2]), 0) };
+}
+
 /** Learned range and grid of a weight quantizer. */
 export interface AffineOptions {
   /** Columns per group, -1 for whole rows. */
@@ -58,13 +70,15 @@ export interface AffineOptions {
   readonly low: Node;
   /** Q = 2^b - 1. */
   readonly top: Top;
-  /** B·A [p,q] of an adapter that acts on the grid, not on the weight. */
+  /** What `rangeOfGroups` gives, where it is known already. */
+  readonly range?: GroupRange;
+  /** B·A [p,q] of an adapter that acts on the grid, not on the weight; in the space of rounding policies `POLICY_SLOPE` times that. */
   readonly adapter?: { readonly space: "scale" | "rounding"; readonly product: Node };
   readonly store?: Stored;
 }
 
 /** Slope at 0 of the stretched sigmoid that chooses between rounding down and up (quept-method 4.4): (ζ - γ)/4 with ζ - γ = 1.2. */
-const POLICY_SLOPE = 0.3;
+export const POLICY_SLOPE = 0.3;
 
 /**
  * The asymmetric weight quantizer with learned clipping (2.1 to 2.4), f32 [p,q] -> [p,q]. The range is forced to include
@@ -80,13 +94,13 @@ const POLICY_SLOPE = 0.3;
 export function affineQuantizer(b: Builder, w: Node, options: AffineOptions): Node {
   const { groupSize, high, low, top, adapter, store } = options;
   const [, columns] = matrixShape(w), grouping = groupingOf(columns, groupSize);
-  const v = toGroups(b, w, grouping);
-  const lo = b.mul(b.sigmoid(low), b.minimum(b.min(v, [2]), 0));
-  const hi = b.mul(b.sigmoid(high), b.maximum(b.max(v, [2]), 0));
+  const v = toGroups(b, w, grouping), range = options.range ?? rangeOfGroups(b, w, grouping);
+  const lo = b.mul(b.sigmoid(low), range.low), hi = b.mul(b.sigmoid(high), range.high);
   const step = b.div(b.sub(hi, lo), top);
   const scale = straight(b, b.minimum(b.maximum(step, 1e-5), 1e4), step, store);
   const zero = b.mul(b.round(b.div(lo, scale)), -1);
-  const u = b.div(v, scale);
+  // One division per group instead of one per weight, which would be a tenth of a switch.
+  const u = b.mul(v, b.div(b.constant(1, scale.type), scale));
   const product = adapter && toGroups(b, adapter.product, grouping);
   const rounded = product && adapter.space === "rounding"
     ? chosenRounding(b, u, product, store)
@@ -217,6 +231,8 @@ export interface StoredLowRank {
   readonly left: StoredFactor;
   /** Aᵀ, of q rows. */
   readonly right: StoredFactor;
+  /** What the product is multiplied by; it costs nothing per weight. */
+  readonly factor?: number;
   /** Ends of the segments that are used, the last one is r(b). */
   readonly ends: readonly number[];
 }
@@ -225,7 +241,7 @@ export interface StoredLowRank {
  * B[:, :r]·A[:r, :] f32 [p,q] of stored factors: Σ over segments of ranks of (s_B·c_B)·(s_A·(c_A - 64))ᵀ, each in the form that
  * `contractIntegers` turns into a product of the codes.
  */
-export function storedLowRankProduct(b: Builder, { left, right, ends }: StoredLowRank): Node {
+export function storedLowRankProduct(b: Builder, { left, right, ends, factor = 1 }: StoredLowRank): Node {
   const terms = ends.map((end, s) => {
     const start = ends[s - 1] ?? 0, rank = end - start;
     const part = ({ codes, scale }: StoredFactor, groups: readonly number[]) => {
@@ -236,7 +252,7 @@ export function storedLowRankProduct(b: Builder, { left, right, ends }: StoredLo
       };
     };
     const x = part(left, []), w = part(right, [1]), zero = b.constant(FACTOR_CODES.right.zero, w.scale.type);
-    const lhs = b.mul(x.codes, x.scale), [rows = 1] = lhs.type.shape;
+    const lhs = b.mul(x.codes, factor === 1 ? x.scale : b.mul(x.scale, factor)), [rows = 1] = lhs.type.shape;
     const axes = { lhsContract: [1, 2], rhsContract: [1, 2] };
     return b.dot(b.reshape(lhs, [rows, 1, rank]), b.mul(b.sub(w.codes, zero), w.scale), axes);
   });
@@ -275,15 +291,15 @@ export function integerMaster(b: Builder, w: Node, { name, groupSize, fine }: Ma
   const largest = b.div(b.max(b.abs(v), [2]), 127);
   const scales = b.hold(b.cast(b.maximum(largest, SMALLEST_SCALE), "f16"), "checkpoint", `${name}.master.scales`);
   const scale = b.cast(scales, "f32");
-  const kept = (codes: Node, type: NarrowType, part: string) =>
-    b.cast(b.hold(b.cast(codes, type), "checkpoint", `${name}.master.${part}`), "f32");
+  const kept = (codes: Node, type: NarrowType, part: string, as: "f32" | "i32") =>
+    b.cast(b.hold(b.cast(codes, type), "checkpoint", `${name}.master.${part}`), as);
   if (!fine) {
     const codes = clamp(b, b.round(b.div(v, scale)), -127, 127);
-    return fromGroups(b, b.mul(kept(codes, "i8", "codes"), scale), columns);
+    return fromGroups(b, b.mul(kept(codes, "i8", "codes", "f32"), scale), columns);
   }
   const { codes, rest } = quartered(b, b.div(v, scale));
-  const value = b.add(kept(codes, "i8", "codes"), b.div(kept(rest, "u2", "fine"), QUARTERS));
-  return fromGroups(b, b.mul(value, scale), columns);
+  const steps = b.add(b.mul(kept(codes, "i8", "codes", "i32"), QUARTERS), kept(rest, "u2", "fine", "i32"));
+  return fromGroups(b, b.mul(b.cast(steps, "f32"), b.div(scale, QUARTERS)), columns);
 }
 
 /** A stored matrix [p,q] whose rows are (Σ unit·(part - zero))·scale, or that without a scale. */
@@ -351,10 +367,15 @@ const dequantize = (b: Builder, { codes, scale, zero }: Grid): Node => b.mul(b.s
 
 const nearest = (b: Builder, u: Node, store: Stored | undefined): Node => straight(b, b.round(u), u, store);
 
-/** ⌊u⌋ + ⌊ΔW⌉: the product decides whether to round up. Gradients of u and of the product are those of ΔW. */
+/**
+ * ⌊u⌋ + ⌊ΔW⌉: the product decides whether to round up. Gradients of u and of the product are those of ΔW, which has no need to be
+ * made where no gradients are: it rounds to 1 above a half.
+ */
 function chosenRounding(b: Builder, u: Node, product: Node, store: Stored | undefined): Node {
-  const down = b.floor(u), up = clamp(b, b.add(b.sub(u, down), b.mul(product, POLICY_SLOPE)), 0, 1);
-  return straight(b, b.add(down, b.round(up)), up, store);
+  const down = b.floor(u), whole = b.add(b.sub(u, down), product);
+  if (store) return b.add(down, b.cast(b.compare(whole, 0.5, "gt"), "f32"));
+  const up = clamp(b, whole, 0, 1);
+  return b.straightThrough(b.add(down, b.round(up)), up);
 }
 
 /** Straight-through in the train form; the deploy form needs no gradient and stays smaller. */

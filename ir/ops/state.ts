@@ -42,16 +42,17 @@ const hold: OpRecord = {
 };
 
 const site: OpRecord = {
-  doc: "y = x at 16 bits; `specialize` puts the quantizer or adapter of the site `name` here for smaller widths",
+  doc:
+    "y = x at 16 bits; `specialize` puts the quantizer or adapter of the site `name` here for smaller widths, which reads the rest",
   class: "marker",
-  arity: 1,
+  arity: [1, 15],
   attrs: { name: "text", role: "text" },
   infer: (inputs, attrs) => {
     siteRoleOf(stringAttr(attrs, "role"));
     return operand(inputs, 0);
   },
   evaluate: (inputs) => operand(inputs, 0).data.slice(),
-  vjp: (_, __, dy) => [dy],
+  vjp: (_, { inputs }, dy) => inputs.map((_, i) => i === 0 ? dy : undefined),
   operations: () => 0,
 };
 

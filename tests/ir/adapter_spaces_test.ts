@@ -3,7 +3,7 @@ import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { evaluate } from "../../backends/reference/evaluate.ts";
 import { lossGradients } from "../../ir/autodiff.ts";
 import { type Builder, createBuilder } from "../../ir/builder.ts";
-import { affineQuantizer } from "../../ir/composites/quantizers.ts";
+import { affineQuantizer, POLICY_SLOPE } from "../../ir/composites/quantizers.ts";
 import { graphOf, type Node } from "../../ir/node.ts";
 import { roundEven } from "../../ir/numerics.ts";
 import { random } from "../../ir/random.ts";
@@ -16,12 +16,13 @@ const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
 /** Quantizes w in groups of 4, the last of which pads; the product is a leaf. */
 function quantizer(b: Builder, space: typeof SPACES[number] | undefined, deploy = false): Node {
   const clip = (name: string) => b.param(name, f32(ROWS, 2, 1), "calibration");
+  const product = b.param("product", f32(ROWS, COLUMNS), "calibration");
   return affineQuantizer(b, b.param("w", f32(ROWS, COLUMNS), "checkpoint"), {
     groupSize: 4,
     high: clip("high"),
     low: clip("low"),
     top: TOP,
-    ...(space ? { adapter: { space, product: b.param("product", f32(ROWS, COLUMNS), "calibration") } } : {}),
+    ...(space ? { adapter: { space, product: space === "rounding" ? b.mul(product, POLICY_SLOPE) : product } } : {}),
     ...(deploy ? { store: { name: "w", time: "configuration" as const, dtype: "u4" as const } } : {}),
   });
 }

@@ -32,7 +32,7 @@ export const blockOf = (config: DecoderConfig = VARIANTS["all biases, width 20"]
 
 /** The block with master, adapters and all sites. */
 export function quantizableBlock(config?: DecoderConfig, scheme: QuantizationScheme = SCHEME): Graph {
-  const weights = insertWeightQuantizers(insertAdapters(insertMaster(blockOf(config), scheme)));
+  const weights = insertWeightQuantizers(insertAdapters(insertMaster(blockOf(config), scheme)), scheme);
   return insertCacheQuantizers(insertActivationQuantizers(weights));
 }
 

@@ -7,6 +7,7 @@ import {
   groupingOf,
   lowRankProduct,
   perTokenQuantizer,
+  POLICY_SLOPE,
   roundedFactor,
   storedLowRankProduct,
 } from "../../../ir/composites/quantizers.ts";
@@ -25,6 +26,7 @@ import {
 } from "../../../ir/sites.ts";
 import { type DType, type NarrowType, tensorType, unsignedType, type Width } from "../../../ir/types.ts";
 import { contractGroups } from "./contract_groups.ts";
+import { rangeAmong } from "./insert_weight_quantizers.ts";
 
 /** What the result is for: gradients at any width of one shape, or stored codes at one width. */
 export type Mode = "train" | "deploy";
@@ -52,7 +54,7 @@ export function specialize(graph: Graph, widths: LocalWidths, scheme: Quantizati
     if (node.op !== "site") return undefined;
     const x = node.inputs[0] as Node, name = nameOf(node), role = siteRoleOf(stringAttr(node.attrs, "role"));
     const width = widthOf(widths, name, LEAST_WIDTHS[role]);
-    if (width !== undefined) return QUANTIZERS[role](b, x, { name, width, scheme, mode });
+    if (width !== undefined) return QUANTIZERS[role](b, x, { name, width, scheme, mode, rest: node.inputs.slice(1) });
     return mode === "deploy" && (role === "key" || role === "value") ? b.hold(x, "token", name) : x;
   });
   return mode === "deploy" ? contractGroups(concrete) : concrete;
@@ -63,19 +65,28 @@ interface SiteOptions {
   readonly width: Width;
   readonly scheme: QuantizationScheme;
   readonly mode: Mode;
+  /** What the site reads beside the value. */
+  readonly rest: readonly Node[];
 }
 
 const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) => Node> = {
   weight: (b, w, options) => {
-    const { name, width, scheme, mode } = options;
+    const { name, width, scheme, mode, rest } = options;
     const groupSize = scheme.groupSizes[width], [rows = 1, columns = 1] = w.type.shape.map(Number);
+    const grouping = groupingOf(columns, groupSize), known = rangeAmong(rest, name, grouping);
     const clip = (end: "high" | "low") => {
-      const type = tensorType("f32", [rows, groupingOf(columns, groupSize).groups, 1]);
+      const type = tensorType("f32", [rows, grouping.groups, 1]);
       return b.param(`${name}.clip.${end}${mode === "deploy" ? `.${width}` : ""}`, type, "calibration");
     };
     const { adapterSpace: space } = scheme, product = space === "weight" ? undefined : adapterProduct(b, w, options);
     const adapter = product && space !== "weight" ? { adapter: { space, product } } : {};
-    const range = { groupSize, high: clip("high"), low: clip("low"), ...adapter };
+    const range = {
+      groupSize,
+      high: clip("high"),
+      low: clip("low"),
+      ...adapter,
+      ...(known ? { range: known } : {}),
+    };
     if (mode === "train") return affineQuantizer(b, w, { ...range, top: topInput(b, name) });
     const store = { name, time: "configuration", dtype: unsignedType(width) } as const;
     return affineQuantizer(b, w, { ...range, top: unsignedTop(width), store });
@@ -97,7 +108,7 @@ const QUANTIZERS: Record<SiteRole, (b: Builder, x: Node, options: SiteOptions) =
   value: quantizeCached,
 };
 
-/** B·A of the columns that a width uses of its adapter; nothing of rank 0. Deploy forms read it as it is stored, in codes. */
+/** B·A of the columns that a width uses of its adapter, in the units of its space; nothing of rank 0. Deploy forms read it as it is stored, in codes. */
 function adapterProduct(b: Builder, w: Node, { name, width, scheme, mode }: SiteOptions): Node | undefined {
   const [rows = 1, columns = 1] = w.type.shape.map(Number), { pair, rank, kept = 0 } = scheme.adapters.uses[width];
   if (rank === 0) return undefined;
@@ -111,14 +122,16 @@ function adapterProduct(b: Builder, w: Node, { name, width, scheme, mode }: Site
     b.param(`${name}.adapter.${part}`, tensorType(dtype, shape), "calibration");
   const ends = segmentEnds(scheme.adapters, pair),
     { left, right } = FACTOR_CODES,
-    used = ends.filter((end) => end <= rank);
+    used = ends.filter((end) => end <= rank),
+    factor = scheme.adapterSpace === "rounding" ? POLICY_SLOPE : 1;
   if (mode === "train") {
-    return lowRankProduct(b, {
+    const product = lowRankProduct(b, {
       left: roundedFactor(b, param("b", "f32", [rows, rank]), "left", used),
       right: roundedFactor(b, param("a", "f32", [rank, columns]), "right", used),
       rank,
       kept,
     });
+    return factor === 1 ? product : b.mul(product, factor);
   }
   const stored = (part: string, dtype: DType, size: number) => ({
     codes: param(`${pair}.${part}.codes`, dtype, [size, whole]),
@@ -128,6 +141,7 @@ function adapterProduct(b: Builder, w: Node, { name, width, scheme, mode }: Site
     left: stored("b", left.dtype, rows),
     right: stored("a", right.dtype, columns),
     ends: used,
+    factor,
   });
 }
 

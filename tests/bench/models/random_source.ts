@@ -56,16 +56,22 @@ function hashGraph(type: TensorType, scale: number): Graph {
   return graphOf({ value: b.reshape(b.cast(isInteger ? b.round(value) : value, type.dtype), shape) });
 }
 
+/** Values of tensors that are not random: scales must be positive and ranges hold zero, norms are near one. */
+const CONSTANTS: readonly (readonly [RegExp, number])[] = [
+  [/scales$/, 2 ** -12],
+  [/norm|clip/, 1],
+  [/range\..*\.low$/, -100 * 2 ** -12],
+  [/range\..*\.high$/, 100 * 2 ** -12],
+];
+
 /** The random model as an elastic source. */
 export function randomSource(backend: Backend, config: DecoderConfig, track: Track): ElasticSource {
   const recipe = defaultRecipe(track, 0), module = elasticModule(decoderModule(config), recipe);
   const runner: Runner = createRunner(backend), graphs = new Map<string, Graph>(), made = new Map<string, Tensor>();
   const fill = async (name: string, type: TensorType): Promise<Tensor> => {
-    // Scales and zero steps must be positive; norms near one; everything else small.
+    const constant = CONSTANTS.find(([pattern]) => pattern.test(name))?.[1];
+    if (constant !== undefined) return backend.upload(type, new Float32Array(sizeOf(type.shape)).fill(constant));
     const scale = /codes$/.test(name) ? 100 : 0.02, key = `${typeText(type)} ${scale}`;
-    if (/scales$|norm|clip/.test(name)) {
-      return backend.upload(type, new Float32Array(sizeOf(type.shape)).fill(/scales$/.test(name) ? 2 ** -12 : 1));
-    }
     const graph = graphs.get(key) ?? hashGraph(type, scale);
     graphs.set(key, graph);
     return (await runner.call(graph, {}, {})).value as Tensor;

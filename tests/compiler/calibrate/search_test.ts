@@ -85,7 +85,7 @@ Deno.test("clipProgram() finds the clip with the least weighted error, row by ro
   const w = Float64Array.from({ length: rows * columns }, () => Math.fround(draw.normal() ** 3));
   const power = Float64Array.from({ length: columns }, () => Math.fround(Math.abs(draw.normal())));
   const scheme = { ...SCHEME, groupSizes: { ...SCHEME.groupSizes, [width]: size } };
-  const graph = clipProgram(insertWeightQuantizers(linear(rows, columns)), scheme, width, start);
+  const graph = clipProgram(insertWeightQuantizers(linear(rows, columns), scheme), scheme, width, start);
   const found = evaluate(graph, { "up.weight": w, "up.weight.power": power })["up.weight"] ?? [];
   const error = (group: number, ratio: number) => {
     const at = group * size, part = w.subarray(at, at + size);

@@ -22,7 +22,12 @@ function linear(widths: Record<string, number>, groupSize: number): Graph {
     ...SCHEME,
     groupSizes: { 2: groupSize, 3: groupSize, 4: groupSize, 5: groupSize, 6: groupSize, 7: groupSize, 8: groupSize },
   };
-  return specialize(insertActivationQuantizers(insertWeightQuantizers(graphOf({ y }))), widths, scheme, "deploy");
+  return specialize(
+    insertActivationQuantizers(insertWeightQuantizers(graphOf({ y }), scheme)),
+    widths,
+    scheme,
+    "deploy",
+  );
 }
 
 Deno.test("contractIntegers() equals fake quantization at every width, with rows, whole groups and padded groups", () => {

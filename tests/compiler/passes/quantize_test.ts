@@ -1,16 +1,27 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { adaptersOf } from "../../../compiler/adapters.ts";
+import { holdParameters } from "../../../compiler/passes/hold_parameters.ts";
 import { mapBlocks } from "../../../compiler/passes/quantize/linears.ts";
 import { insertActivationQuantizers } from "../../../compiler/passes/quantize/insert_activation_quantizers.ts";
 import { insertCacheQuantizers } from "../../../compiler/passes/quantize/insert_cache_quantizers.ts";
 import { insertMaster } from "../../../compiler/passes/quantize/insert_master.ts";
 import { insertWeightQuantizers } from "../../../compiler/passes/quantize/insert_weight_quantizers.ts";
+import { stage } from "../../../compiler/passes/stage.ts";
 import { specialize, topName } from "../../../compiler/passes/quantize/specialize.ts";
 import { decodeFactor, type FactorLayout } from "../../../compiler/calibrate/stored_factors.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { createBuilder } from "../../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf } from "../../../ir/node.ts";
 import { print } from "../../../ir/print.ts";
-import { ADAPTER_SPACES, type LocalWidths, segmentEnds, sitesOf, WIDTHS } from "../../../ir/sites.ts";
+import {
+  ADAPTER_SPACES,
+  eachWidth,
+  type LocalWidths,
+  type QuantizationScheme,
+  segmentEnds,
+  sitesOf,
+  WIDTHS,
+} from "../../../ir/sites.ts";
 import { bindSymbols } from "../../../ir/symbols.ts";
 import { tensorType, type Width } from "../../../ir/types.ts";
 import {
@@ -36,7 +47,7 @@ function toyLinear(): Graph {
 
 Deno.test("insertWeightQuantizers() marks the matrix behind a linear", () => {
   assertEquals(
-    print(insertWeightQuantizers(toyLinear())),
+    print(insertWeightQuantizers(toyLinear(), SCHEME)),
     `%0 = input {name="x", type="f32[T,4]"} : f32[T,4]
 %1 = param {name="up.weight", time="checkpoint", type="f32[6,4]"} : f32[6,4]
 %2 = site %1 {name="up.weight", role="weight"} : f32[6,4]
@@ -45,6 +56,28 @@ Deno.test("insertWeightQuantizers() marks the matrix behind a linear", () => {
 return y=%4
 `,
   );
+});
+
+Deno.test("insertWeightQuantizers() stores the ranges of every kind of group where adapters leave the weight as it is", () => {
+  const scheme: QuantizationScheme = {
+    ...SCHEME,
+    adapterSpace: "rounding",
+    adapters: adaptersOf("off", eachWidth(() => 0)),
+    groupSizes: { ...SCHEME.groupSizes, 3: 3 },
+  };
+  const master = insertMaster(toyLinear(), scheme), marked = insertWeightQuantizers(master, scheme);
+  const ends = (range: string, groups: number) =>
+    ["high", "low"].map((end) => `checkpoint up.weight.range.${range}.${end} f32[6,${groups},1]`);
+  // Groups of 8 and 5 are whole rows of four columns, as those of -1 are.
+  assertEquals(holdsOf(marked).filter((hold) => hold.includes("range")), [...ends("3", 2), ...ends("row", 1)]);
+  const searched = insertWeightQuantizers(master, { ...scheme, adapterSpace: "weight" });
+  for (const width of [3, 4]) {
+    const at = (graph: Graph) => specialize(graph, { "up.weight": width }, scheme, "deploy");
+    assertEquals(run(at(marked)).y, run(at(searched)).y);
+    const made = (graph: Graph) =>
+      stage(holdParameters(at(graph))).switch.nodes.filter(({ op }) => op === "max").length;
+    assertEquals([made(marked), made(searched)], [0, 1]);
+  }
 });
 
 Deno.test("insertMaster() stores int8 codes with f16 scales, fine codes beside them, in f16 the matrix itself", () => {
@@ -91,7 +124,7 @@ Deno.test("insertions name the sites of a decoder's block", () => {
 Deno.test("insertions leave every decoder's block as it is at 16 bits, but for the master's rounding", () => {
   for (const config of Object.values(VARIANTS)) {
     const plain = blockOf(config),
-      marked = insertCacheQuantizers(insertActivationQuantizers(insertWeightQuantizers(plain)));
+      marked = insertCacheQuantizers(insertActivationQuantizers(insertWeightQuantizers(plain, SCHEME)));
     assertEquals(result(specialize(marked, {}, SCHEME, "train")), result(plain));
     assert(maxDifference(result(specialize(marked, {}, SCHEME, "deploy")), result(plain)) < 1e-5);
     const mastered = specialize(quantizableBlock(config), {}, SCHEME, "deploy");
@@ -102,7 +135,8 @@ Deno.test("insertions leave every decoder's block as it is at 16 bits, but for t
 });
 
 Deno.test("insertions leave functions around the blocks alone", () => {
-  const module = decoderModule(VARIANTS["untied, heads of 8"]), marked = mapBlocks(module, insertWeightQuantizers);
+  const module = decoderModule(VARIANTS["untied, heads of 8"]),
+    marked = mapBlocks(module, (graph) => insertWeightQuantizers(graph, SCHEME));
   const count = (name: string) => sitesOf(marked.functions[name] as Graph).length;
   assertEquals([count("embed"), count("block"), count("head")], [0, 7, 0]);
 });
@@ -189,7 +223,7 @@ Deno.test("specialize() stores codes, scales and zero points, and names learned 
 });
 
 Deno.test("specialize() pads the activation instead of cutting the weight", () => {
-  const marked = insertWeightQuantizers(toyLinear()),
+  const marked = insertWeightQuantizers(toyLinear(), SCHEME),
     scheme = { ...SCHEME, groupSizes: { ...SCHEME.groupSizes, 3: 3 } };
   const graph = specialize(marked, { "up.weight": 3 }, scheme, "deploy");
   const lines = graph.nodes.filter(({ op }) => ["slice", "pad", "dot"].includes(op)).map(({ op, inputs, type }) =>
