@@ -43,19 +43,26 @@ async function readsOf(bytes: Uint8Array<ArrayBuffer>) {
   return { folder, taken, header, sizeOf, names: [...tensors.keys()].sort() };
 }
 
-const isLearned = (name: string) => /\.(clip|adapter)\./.test(name);
+/** What not every width reads: what was learned for one, and ranges of its groups. */
+const isOfSome = (name: string) => /\.(clip|adapter|range)\./.test(name);
 const isOfWidth = (name: string, width: number) =>
-  new RegExp(`\\.clip\\.(high|low)\\.${width}$|\\.adapter\\.${width}\\.`).test(name);
+  new RegExp(`\\.clip\\.(high|low)\\.${width}$|\\.adapter\\.${width}\\.|\\.range\\.${rangeOf(width)}\\.`).test(name);
 const isMaster = (name: string) => name.includes(".master.");
+
+/** What the ranges of a width's groups are called. */
+function rangeOf(width: number): string {
+  const size = new Map(Object.entries(tinyRecipe("weights").scheme.groupSizes)).get(String(width)) ?? -1;
+  return size === -1 ? "row" : String(size);
+}
 
 Deno.test("opening an artifact reads its header, what is not quantized, the master and what its width learned: no byte more", async () => {
   const { folder, taken, header, sizeOf, names } = await readsOf(await artifactFile());
   await using session = await openSession({ folder, backend: openReference(), precision: "3" });
-  const expected = names.filter((name) => !isLearned(name) || isOfWidth(name, 3)), opened = taken();
+  const expected = names.filter((name) => !isOfSome(name) || isOfWidth(name, 3)), opened = taken();
   assertEquals(opened, { bytes: header + sizeOf(expected), names: expected });
   assert(
-    names.filter((name) => isOfWidth(name, 3)).length === 2 * 7 * 6,
-    "clips, and codes and scales of factors, of all weights",
+    names.filter((name) => isOfWidth(name, 3)).length === 2 * 7 * 8,
+    "clips, ranges, and codes and scales of factors, of all weights",
   );
 
   await session.prefill([1, 5, 3]);
@@ -77,9 +84,9 @@ Deno.test("opening an artifact reads its header, what is not quantized, the mast
 Deno.test("opening a mixture reads for each weight what its own width learned", async () => {
   const { folder, taken, header, sizeOf, names } = await readsOf(await artifactFile());
   await using session = await openSession({ folder, backend: openReference(), precision: "mixed@2.5" });
-  const widthOf = (name: string) => session.config[name.replace(/\.(clip|adapter)\..*$/, "")] ?? 16;
+  const widthOf = (name: string) => session.config[name.replace(/\.(clip|adapter|range)\..*$/, "")] ?? 16;
   assertEquals(new Set(Object.values(session.config)).size > 1, true, "a mixture");
-  const expected = names.filter((name) => !isLearned(name) || isOfWidth(name, widthOf(name)));
+  const expected = names.filter((name) => !isOfSome(name) || isOfWidth(name, widthOf(name)));
   assertEquals(taken(), { bytes: header + sizeOf(expected), names: expected });
 });
 
