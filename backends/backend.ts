@@ -81,8 +81,8 @@ export interface Backend extends AsyncDisposable {
   readonly dearLaunches?: boolean;
   /** Compiles a graph whose shapes are concrete. Equal graphs may share one compilation. */
   compile(graph: Graph, options?: CompileOptions): Promise<Executable>;
-  /** A tensor of zeros. */
-  allocate(type: TensorType): Tensor;
+  /** A tensor of zeros; where it is going to be written whole before it is read, `unset`, of whatever lies there. */
+  allocate(type: TensorType, values?: "zeros" | "unset"): Tensor;
   /** Copies host values to a new tensor. */
   upload(type: TensorType, values: HostArray): Tensor;
   /** Overwrites a tensor. */

@@ -96,7 +96,7 @@ async function makeCodes(
   const { runner } = source, graph = programs.switch(call, weights), { outputs } = await runner.program(graph);
   // What stays is allocated before what is given back, so that nothing lies behind a gap.
   const codes = Object.fromEntries(
-    Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type)]),
+    Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type, "unset")]),
   );
   try {
     const leaves = await source.load(

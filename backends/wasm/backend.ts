@@ -277,9 +277,9 @@ function createBackend(
       };
       return Promise.resolve(executable);
     },
-    allocate(type) {
+    allocate(type, values = "zeros") {
       const tensor = create(type), { space, address } = tensor.place;
-      new Uint8Array(space.heap.memory.buffer, address, bytesOf(type)).fill(0);
+      if (values === "zeros") new Uint8Array(space.heap.memory.buffer, address, bytesOf(type)).fill(0);
       return tensor;
     },
     upload(type, values) {

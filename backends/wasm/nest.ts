@@ -245,6 +245,9 @@ export function unpacksAlong(
   return narrow && isWrittenOut(roots);
 }
 
+/** Elements up to which sixteens follow each other without a loop: where packed codes lie is then known, not computed. */
+const STRAIGHT = 64;
+
 /** How to run a vectorised loop. */
 export interface VectorLoop {
   /** Part of the extent; `from` is a multiple of 4 (of 16 with `sixteen`), and so is `to` unless it is the extent. */
@@ -268,7 +271,7 @@ export function vectorLoop(
   const from = range?.from ?? i32.const(0);
   const beyond = (end: number, rest: () => void) => range ? b.if(i32.gt_s(range.to, end), rest) : rest();
   if (blocks > 0) {
-    b.for("i", from, limit(blocks), 16, (i) => {
+    const sixteens = (i: Index) => {
       const shared = all.map((): Omit<Part, "number"> => ({ unpacked: new Map(), stored: new Map() }));
       withinAll(all, variable, i, 4, () => {
         for (let number = 0; number < 4; number++) {
@@ -276,7 +279,9 @@ export function vectorLoop(
           withinParts(all, parts, () => body(i32.add(i, 4 * number)));
         }
       });
-    });
+    };
+    if (range || blocks > STRAIGHT) b.for("i", from, limit(blocks), 16, sixteens);
+    else for (let i = 0; i < blocks; i += 16) sixteens(i32.const(i));
   }
   const vectors = (start: Index) =>
     b.for("i", start, limit(whole), 4, (i) => withinAll(all, variable, i, 4, () => body(i)));
