@@ -9,7 +9,7 @@ import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { type Graph, graphOf, nameOf, type Node } from "../../ir/node.ts";
 import { inline } from "../../ir/rewrite.ts";
-import { sitesOf } from "../../ir/sites.ts";
+import { FULL_WIDTH, type LocalWidths, sitesOf, symmetricTop } from "../../ir/sites.ts";
 import { type TensorType, tensorType, type Width } from "../../ir/types.ts";
 import { batchesOf } from "../calibrate/batches.ts";
 import { prepareCall } from "../calibrate/prepare_call.ts";
@@ -17,8 +17,9 @@ import { createPool, type Programs, type TensorPool } from "../calibrate/program
 import type { CallStore } from "../calibrate/store.ts";
 import { TRAIN_LEAVES } from "../calibrate/train_program.ts";
 import { contractIntegers } from "../passes/contract_integers.ts";
+import { inputNames, insertActivationQuantizers } from "../passes/quantize/insert_activation_quantizers.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
-import { specialize } from "../passes/quantize/specialize.ts";
+import { specialize, topName } from "../passes/quantize/specialize.ts";
 import { stage, trainGraph } from "../passes/stage.ts";
 import type { Recipe } from "../recipe.ts";
 
@@ -53,8 +54,15 @@ export interface MeasureBench {
   held(call: number): Promise<TensorValues>;
   /** Every weight of a call dequantized at one width, by site, in the shape that the call contracts it in. */
   weights(call: number, width: Width, pool: TensorPool): Promise<TensorValues>;
-  /** The values behind a call, some of its weights replaced; whoever asks for them discards them. */
-  forward(call: number, replaced: TensorValues, before: TensorValues): Promise<TensorValues>;
+  /** The weights of a call that read each of its quantizable activations, by local site name. */
+  readers(call: number): ReadonlyMap<string, readonly string[]>;
+  /** The values behind a call, some of its weights replaced and activations quantized; whoever asks for them discards them. */
+  forward(
+    call: number,
+    replaced: TensorValues,
+    before: TensorValues,
+    activations?: LocalWidths,
+  ): Promise<TensorValues>;
   /** Frees values, but not those that are also among what is kept or stand in front of the first call. */
   discard(values: Iterable<TensorValues>, kept: Iterable<TensorValues>): void;
   /** Mean KL(full ‖ quantized) per token, in nats, given the values in front of the last call. */
@@ -84,8 +92,18 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
 
   const { calls } = structure, last = calls.length - 1, head = headOf(structure);
   const weights = heldWeights(input);
-  const forward: MeasureBench["forward"] = async (index, replaced, before) =>
-    await run(programs, structure, calls[index] as Call, { ...await weights.of(index), ...replaced }, before, symbols);
+  const forward: MeasureBench["forward"] = async (index, replaced, before, activations = {}) => {
+    const call = calls[index] as Call, program = await forwardOf(input, call, symbols, activations);
+    const tops = createPool(backend), leaves: Record<string, Tensor> = { ...await weights.of(index), ...replaced };
+    for (const [name, value] of Object.entries(call.inputs)) leaves[name] = before[value] as Tensor;
+    for (const [site, width] of Object.entries(activations)) {
+      leaves[topName(site)] = tops.upload(tensorType("f32", [1]), Float32Array.of(symmetricTop(width as Width)));
+    }
+    const results = backend.run(program, pick(program.leaves, leaves));
+    tops.release();
+    const named = Object.entries(results).map(([name, tensor]) => [call.outputs[name] ?? name, tensor]);
+    return { ...before, ...Object.fromEntries(named) };
+  };
   const fixed = new Set(Object.values(start));
   const discard: MeasureBench["discard"] = (values, kept) => {
     const alive = new Set([...kept].flatMap((each) => Object.values(each)));
@@ -105,6 +123,7 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
     start,
     sites: (index) => weightSites(elastic, elastic.calls[index]),
     held: weights.of,
+    readers: (index) => readersOf(structure, calls[index] as Call),
     weights: async (index, width, scratch) => {
       const own = await weights.of(index), made = await effectiveWeights(input, index, width, scratch);
       // The same values in the same order, under the shape that the function contracts them in.
@@ -142,7 +161,12 @@ export async function benchPrograms(
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
     if (known.has(call.function)) continue;
     known.add(call.function);
-    compiled.push(await exactOf(input.programs, structure, structure.calls[index] as Call, symbols));
+    const exact = structure.calls[index] as Call, inputs = [...readersOf(structure, exact).keys()];
+    const activations = recipe.track === "activations" ? recipe.bitGroups.flat() : [];
+    for (const width of [FULL_WIDTH, ...activations]) {
+      const widths = width === FULL_WIDTH ? {} : Object.fromEntries(inputs.map((name) => [name, width]));
+      compiled.push(await forwardOf(input, exact, symbols, widths));
+    }
     const widths = weightSites(elastic, call).length > 0 ? recipe.bitGroups.flat() : [];
     for (const width of widths) compiled.push(await weightsOf(input, call, width));
   }
@@ -167,8 +191,31 @@ function divergenceOf({ programs, structure }: Pick<MeasureInput, "programs" | "
   return programs.get(`divergence ${head.function}`, () => divergenceProgram(step, head), symbols);
 }
 
-const exactOf = (programs: Programs, module: Module, call: Call, symbols: Symbols): Promise<Executable> =>
-  programs.get(`exact ${call.function}`, () => stage(functionOf(module, call)).step, symbols);
+/** A call of the full-precision model, some of its activations quantized: at widths of one clip by the same program. */
+function forwardOf(
+  { programs, structure, recipe: { scheme } }: Pick<MeasureInput, "programs" | "structure" | "recipe">,
+  call: Call,
+  symbols: Symbols,
+  activations: LocalWidths,
+): Promise<Executable> {
+  const clips = Object.entries(activations).map(([site, width]) => `${site} ${scheme.activationClip[width as Width]}`);
+  const build = (): Graph => {
+    const graph = functionOf(structure, call);
+    return clips.length === 0
+      ? stage(graph).step
+      : stage(specialize(insertActivationQuantizers(graph), activations, scheme, "train")).step;
+  };
+  return programs.get(["exact", call.function, ...clips.sort()].join(" "), build, symbols);
+}
+
+/** The weights that read each value in front of linears, by the site that it is or could be. */
+function readersOf(module: Module, call: Call): ReadonlyMap<string, readonly string[]> {
+  const readers = new Map<string, readonly string[]>();
+  for (const [weight, site] of inputNames(functionOf(module, call))) {
+    readers.set(site, [...readers.get(site) ?? [], weight]);
+  }
+  return readers;
+}
 
 const weightsOf = (
   { programs, elastic, recipe }: Pick<MeasureInput, "programs" | "elastic" | "recipe">,
@@ -261,22 +308,6 @@ function divergenceProgram(head: Graph, call: Call): Graph {
   const perToken = b.sum(b.mul(b.exp(exact), b.sub(exact, quantized)), [axis]);
   const weights = b.input(TRAIN_LEAVES.tokenWeights, perToken.type), axes = perToken.type.shape.map((_, i) => i);
   return graphOf({ kl: b.reshape(b.div(b.sum(b.mul(perToken, weights), axes), b.sum(weights, axes)), [1]) });
-}
-
-async function run(
-  programs: Programs,
-  module: Module,
-  call: Call,
-  held: TensorValues,
-  values: TensorValues,
-  symbols: Symbols,
-): Promise<TensorValues> {
-  const program = await exactOf(programs, module, call, symbols);
-  const leaves: Record<string, Tensor> = { ...held };
-  for (const [name, value] of Object.entries(call.inputs)) leaves[name] = values[value] as Tensor;
-  const results = programs.backend.run(program, pick(program.leaves, leaves));
-  const named = Object.entries(results).map(([name, tensor]) => [call.outputs[name] ?? name, tensor]);
-  return { ...values, ...Object.fromEntries(named) };
 }
 
 /** Only what a program takes. */

@@ -1,9 +1,11 @@
 /**
  * The frontier that an artifact keeps: allocations whose losses were measured as a whole, those that no cheaper one beats. A larger
  * budget thus never has more loss on the measured tokens, and a budget of b bits is never worse there than b bits everywhere. The
- * last word have tokens that the search did not look at.
+ * last word have tokens that the search did not look at. Where a recipe serves quantized activations only, they are part of what is
+ * measured, as wide as the widest weight that reads them.
  */
 import type { Tensor } from "../../backends/backend.ts";
+import { FULL_WIDTH, LEAST_WIDTHS, type LocalWidths } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import { createPool, type TensorPool } from "../calibrate/programs.ts";
 import { type MeasureBench, measuredSequences, type MeasureInput, openBench, type TensorValues } from "./bench.ts";
@@ -132,7 +134,7 @@ const reportFrom = (input: MeasureInput, done: number): MeasureInput => ({
  */
 async function measureTogether(
   bench: MeasureBench,
-  { programs: { backend }, elastic }: MeasureInput,
+  { programs: { backend }, elastic, recipe }: MeasureInput,
   sites: readonly string[],
   allocations: readonly string[],
 ): Promise<number[]> {
@@ -153,7 +155,10 @@ async function measureTogether(
       const replaced = Object.fromEntries(
         own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
       );
-      next.set(key, await bench.forward(index, replaced, before));
+      const activations = recipe.track === "activations"
+        ? widestReaders(bench.readers(index), new Map(own.map(({ site, at }) => [site, Number(digits[at])])))
+        : {};
+      next.set(key, await bench.forward(index, replaced, before, activations));
     }
     bench.discard(paths.values(), next.values());
     [paths, prefixes] = [next, behind];
@@ -164,6 +169,18 @@ async function measureTogether(
   bench.discard(paths.values(), []);
   return prefixes.map((key) => losses.get(key) ?? NaN);
 }
+
+/** Activations as wide as the widest weight that reads them, as settings `mixed@…aw` have them. */
+const widestReaders = (
+  readers: ReadonlyMap<string, readonly string[]>,
+  widths: ReadonlyMap<string, number>,
+): LocalWidths =>
+  Object.fromEntries(
+    [...readers].map(([site, weights]) => [
+      site,
+      Math.max(LEAST_WIDTHS.activation, ...weights.map((weight) => widths.get(weight) ?? FULL_WIDTH)),
+    ]),
+  );
 
 async function weightsOf(
   bench: MeasureBench,

@@ -1,9 +1,10 @@
-import { assert, assertEquals } from "@std/assert";
-import type { Tensor } from "../../../backends/backend.ts";
+import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import type { HostArray, Tensor } from "../../../backends/backend.ts";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
 import { lookUp } from "../../../compiler/allocate/frontier.ts";
-import { measuredSequences } from "../../../compiler/allocate/bench.ts";
+import { createRunner, runCalls } from "../../../backends/runner.ts";
+import { measuredSequences, openBench } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { isRehearsed, predictMixtures, rehearsalSettings } from "../../../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
@@ -19,6 +20,8 @@ import { defaultRecipe, type Recipe, type Track } from "../../../compiler/recipe
 import type { Call } from "../../../ir/module.ts";
 import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
+import { type ElasticSource, freeTensors } from "../../../runtime/elastic_source.ts";
+import { programCache, withCall } from "../../../runtime/forward.ts";
 import { countingBackend } from "../../support/counting_backend.ts";
 import { randomParameters, VARIANTS } from "../../support/random_decoder.ts";
 
@@ -180,6 +183,53 @@ Deno.test("measureFrontier() keeps allocations measured as a whole: never worse 
   points.slice(1).forEach(({ meanBits, loss }, i) => {
     assert(meanBits > (points[i]?.meanBits ?? 0) && loss < (points[i]?.loss ?? 0));
   });
+});
+
+Deno.test("measureAllocations() quantizes activations as wide as the widest weight that reads them, as deployed models do", async () => {
+  const sequences = SEQUENCES.slice(3), [ids = new Int32Array()] = sequences;
+  const input = { ...inputFor("activations", { epochs: 1 }), sequences }, load = await calibrate(input);
+  const { elastic: module, recipe, programs: { backend } } = input, runner = createRunner(backend);
+  const source: ElasticSource = {
+    name: "calibrated",
+    runner,
+    module,
+    scheme: recipe.scheme,
+    sites: modelSites(module),
+    widths: recipe.bitGroups.flat(),
+    contextLimit: ids.length,
+    load: async (call, leaves) => {
+      const stored = new Map(
+        (await input.store.load(module.calls.indexOf(call)))?.map((tensor) => [tensor.name, tensor.values]),
+      );
+      return Object.fromEntries([...leaves].map(([name, type]) => [
+        name,
+        backend.upload(type, stored.get(call.prefix + name) as HostArray),
+      ]));
+    },
+    release: freeTensors(runner),
+  };
+  const measuring = { ...input, load, tokens: ids.length, report: () => {} }, bench = await openBench(measuring);
+  const weights = source.sites.filter(({ role }) => role === "weight");
+  const programs = programCache(), symbols = { B: 1, T: ids.length };
+  for (const widthOf of [() => 4, () => 8, (i: number) => 4 + i % 5]) {
+    const widths = Object.fromEntries(weights.map(({ name }, i) => [name, widthOf(i)]));
+    const activations = source.sites.filter(({ role }) => role === "activation").map(({ name, readers = [] }) =>
+      [name, Math.max(...readers.map((reader) => widths[reader] ?? 0))] as const
+    );
+    const config = { ...widths, ...Object.fromEntries(activations) };
+    // From the exact embeddings on: those of deployed models are rounded.
+    const values = new Map(Object.entries(await bench.forward(0, {}, bench.start)));
+    for (const call of module.calls.slice(1, -1)) {
+      await withCall({ source, config }, programs, call, async ({ step, parameters }) => {
+        const concrete = { ...module, functions: { [call.function]: step } };
+        await runCalls(runner, concrete, [call], symbols, values, () => parameters);
+      });
+    }
+    const [found = NaN] = await measureAllocations(measuring, Object.keys(widths), [Object.values(widths).join("")]);
+    assertAlmostEquals(found, await bench.divergence(Object.fromEntries(values)), 1e-7);
+    assert(found > 1e-6);
+  }
+  bench.release();
 });
 
 Deno.test("again() gives what preparing from the start gives, and touches only what the changed scale is part of", async () => {
