@@ -7,6 +7,8 @@ import { defaultRecipe, publishedRecipe, type Recipe, type RecipeName, type Trac
 export interface Plan {
   readonly recipe: Recipe;
   readonly settings: CalibrationSettings;
+  /** Whether `recipe.rotate` is still to be decided, by measuring both (runtime/choose_rotation.ts). */
+  readonly chooseRotation: boolean;
 }
 
 /** What a plan is made for. */
@@ -24,7 +26,10 @@ export interface PlanInput {
  * @throws {UserError} for the published method with both tracks at once, which it does not know
  */
 export function planOf({ name, track, seed, width }: PlanInput): Plan {
-  if (name === "vernier") return { recipe: defaultRecipe(track, seed), settings: defaultSettings(track) };
+  if (name === "vernier") {
+    const chosen = track === "weights";
+    return { recipe: defaultRecipe(track, seed), settings: defaultSettings(track), chooseRotation: chosen };
+  }
   if (track === "both") {
     throw new UserError({
       what: "Expected one track for the recipe quept, which calibrates weights alone and with activations apart",
@@ -32,5 +37,5 @@ export function planOf({ name, track, seed, width }: PlanInput): Plan {
       mend: "use weights or activations, or --recipe vernier",
     });
   }
-  return { recipe: publishedRecipe(track, seed, width), settings: publishedSettings(track) };
+  return { recipe: publishedRecipe(track, seed, width), settings: publishedSettings(track), chooseRotation: false };
 }

@@ -152,11 +152,16 @@ export const PLAN_CHANGES = {
     const kind = oneOf(text, MASTER_KINDS);
     return kind && { scheme: { ...scheme, master: masterOf(kind) } };
   }),
-  rotate: recipe(
-    "on|off",
-    "rotate the residual stream, heads and the input of down projections",
-    (text) => defined("rotate", flagOf(text)),
-  ),
+  rotate: {
+    value: "on|off|auto",
+    doc:
+      "rotate the residual stream, heads and the input of down projections; auto: if rounding to nearest gains by it",
+    apply: (plan, text) => {
+      const rotate = flagOf(text);
+      if (text === "auto") return { ...plan, chooseRotation: true };
+      return rotate === undefined ? undefined : { ...plan, chooseRotation: false, recipe: { ...plan.recipe, rotate } };
+    },
+  },
   "scale-columns": recipe(
     "on|off",
     "scale the columns of linears by powers of their mean inputs, searched on block outputs (AWQ)",

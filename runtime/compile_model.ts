@@ -38,6 +38,7 @@ import type { Module } from "../ir/module.ts";
 import { concreteShape, type TensorType } from "../ir/types.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { checkpointSource } from "./checkpoint_source.ts";
+import { chooseRotation } from "./choose_rotation.ts";
 import { type HeldOut, holdOut } from "./hold_out.ts";
 import { openLossLog } from "./loss_log.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
@@ -120,8 +121,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     });
   }
   const checkpoint = await openCheckpoint(model), { config } = checkpoint;
-  const { recipe, settings } = planFor(options, specs, config);
-  checkSettings(specs, recipe);
+  const { settings, ...plan } = planFor(options, specs, config);
+  checkSettings(specs, plan.recipe);
   const texts: HeldOut = options.evaluation
     ? { calibration: options.calibration, evaluation: options.evaluation }
     : holdOut(options.calibration);
@@ -139,6 +140,10 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const dataSha256 = await sha256(new TextEncoder().encode(texts.calibration.texts.join("\n")));
 
   const backend = typeof options.backend === "function" ? await options.backend() : options.backend;
+  report({ kind: "start" });
+  const recipe = plan.chooseRotation
+    ? await chosenBasis({ checkpoint, sequences, settings, backend, report }, plan.recipe)
+    : plan.recipe;
   // From here on files are written.
   const output = out === undefined ? undefined : await openOutput(out);
   const fingerprint = {
@@ -154,7 +159,6 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     store: CallStore = saved ?? memoryStore();
   const rehearsalStore = async (): Promise<CallStore> =>
     output ? await openFolderStore(`${output.calibration}/rehearsal`, fingerprint) : memoryStore();
-  report({ kind: "start" });
   if (texts.note) report({ kind: "note", text: texts.note });
   if (saved && saved.finished > 0) {
     report({
@@ -214,9 +218,24 @@ function planFor(options: CompileModelOptions, specs: readonly BitSpec[], config
   const track = options.track ?? trackOf(specs), width = config.hiddenSize;
   const named = planOf({ name: options.recipe ?? "vernier", track, seed: options.seed ?? 0, width });
   const master = options.master === undefined ? [] : [`master=${options.master}`];
-  const { recipe, settings } = changePlan(named, [...master, ...options.changes ?? []]);
+  const { settings, ...plan } = changePlan(named, [...master, ...options.changes ?? []]);
   const changed = { ...settings, ...options.settings };
-  return { recipe, settings: { ...changed, tokens: Math.min(changed.tokens, contextLimit(config)) } };
+  return { ...plan, settings: { ...changed, tokens: Math.min(changed.tokens, contextLimit(config)) } };
+}
+
+/** The recipe in the basis that rounding to nearest prefers. */
+async function chosenBasis(
+  { checkpoint, sequences, settings, backend, report }: Pick<
+    Learning,
+    "checkpoint" | "sequences" | "settings" | "backend" | "report"
+  >,
+  recipe: Recipe,
+): Promise<Recipe> {
+  const runner = createRunner(backend), open = (own: Recipe) => checkpointSource(checkpoint, runner, own);
+  const { rotate, ratio } = await chooseRotation({ recipe, open, sequences, tokens: settings.measureTokens });
+  const found = `${ratio.toFixed(2)} times the divergence of rounding to nearest at 3 to 5 bits`;
+  report({ kind: "note", text: `${rotate ? "Rotated" : "Not rotated"}: rotations give ${found}` });
+  return { ...recipe, rotate };
 }
 
 interface Learning {

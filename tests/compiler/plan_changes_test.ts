@@ -69,7 +69,8 @@ Deno.test("changePlan() changes one thing at a time, in order", () => {
   });
   assertEquals(change("group-size=32").recipe.scheme.groupSizes[8], 32);
   assertEquals(change("master=int8").recipe.scheme.master, { kind: "int8", groupSize: 64 });
-  assertEquals(change("rotate=on").recipe.rotate, true);
+  assertEquals([change("rotate=on").recipe.rotate, change("rotate=on").chooseRotation], [true, false]);
+  assertEquals(change("rotate=auto").chooseRotation, true);
   assertEquals(change("merge=uniform", "lambdas=0.1,0.2,0.3,0.4", "top=0.25").settings.merge, {
     kind: "uniform",
     top: 0.25,
