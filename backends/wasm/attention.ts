@@ -6,6 +6,7 @@
 import type { AttentionKernel } from "../kernel.ts";
 import { i32 } from "./assembler.ts";
 import { BLOCK, joinRanges, larger, QUERIES_OF_BLOCK, transposedBytes, transposeRows } from "./attention_blocks.ts";
+import { decodeChunks, isDecoding } from "./attention_decode.ts";
 import { forwardOf } from "./attention_forward.ts";
 import { gradientOf } from "./attention_gradient.ts";
 import { hold } from "./attention_products.ts";
@@ -24,13 +25,22 @@ const SMALL_PRODUCT = 32;
 export function emitAttention(spec: AttentionKernel, emitter: Emitter): number {
   const { code, from, to, small } = emitter, { b } = code;
   const { batch, tokens, context, heads, kvHeads, width, valueWidth } = spec, group = heads / kvHeads;
+  const keyExtents = [batch, context, kvHeads];
+  const q = rowsOf(emitter, spec.q, [batch, tokens, heads, width]), k = rowsOf(emitter, spec.k, [...keyExtents, width]);
+  const v = rowsOf(emitter, spec.v, [...keyExtents, valueWidth]);
+  const work = batch * heads * tokens * context * (width + valueWidth), isSmall = work < small * SMALL_PRODUCT;
+  const run = (total: number, chunk: (index: Index) => void): number => {
+    b.for("chunk", isSmall ? 0 : from, isSmall ? total : to, 1, chunk);
+    return isSmall ? 1 : total;
+  };
+  if (isDecoding(spec) && [q, k, v].every(({ inPlace }) => inPlace)) {
+    const { total, chunk } = decodeChunks(spec, emitter, { q, k, v });
+    return run(total, chunk);
+  }
   // A bias has a row per query; those of attention that is worth blocks, in decoders, have none.
   const blocked = tokens >= BLOCK && !spec.bias, windowed = spec.window !== undefined;
   const gradient = gradientOf(spec, emitter, blocked), writer = gradient ?? forwardOf(spec, emitter, blocked);
   const queries = writer.sums ? tokens : Math.min(tokens, QUERIES), blocks = Math.ceil(tokens / queries);
-  const keyExtents = [batch, context, kvHeads];
-  const q = rowsOf(emitter, spec.q, [batch, tokens, heads, width]), k = rowsOf(emitter, spec.k, [...keyExtents, width]);
-  const v = rowsOf(emitter, spec.v, [...keyExtents, valueWidth]);
   const room = { query: q.room(blocked ? BLOCK : 1), keys: k.room(context), values: v.room(context) };
   const lines = {
     keys: emitter.reserve(blocked ? transposedBytes(context, width) : 0),
@@ -91,11 +101,5 @@ export function emitAttention(spec: AttentionKernel, emitter: Emitter): number {
     writer.end(sequence, head);
   };
 
-  const total = batch * kvHeads * blocks, work = batch * heads * tokens * context * (width + valueWidth);
-  if (work < small * SMALL_PRODUCT) {
-    b.for("chunk", 0, total, 1, chunk);
-    return 1;
-  }
-  b.for("chunk", from, to, 1, chunk);
-  return total;
+  return run(batch * kvHeads * blocks, chunk);
 }

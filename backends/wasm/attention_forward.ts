@@ -8,15 +8,10 @@ import type { Emitter } from "./emitter.ts";
 import { combineLanes } from "./lanes.ts";
 import type { Index, Vector } from "./place.ts";
 
-/** See the top of this file. */
-export function forwardOf(spec: AttentionKernel, emitter: Emitter, blocked: boolean): QueryWriter {
-  const { code, reserve } = emitter, { b, math } = code, { context, valueWidth, window } = spec;
-  const stride = listBytes(context), weights = reserve(stride * (blocked ? BLOCK : 1));
-  const sweep = sweepOf(spec, emitter), blockSweep = blockSweepOf(spec, emitter);
-  const logSumExp = resultOf(spec, emitter, "logSumExp"), output = resultOf(spec, emitter, "output");
-
-  /** Turns a list of scores into e^(score - largest) and stores their log-sum-exp; returns 1 / their sum, 0 where there is none. */
-  const softmax = ({ from, count }: Range, row: Index, list: Index, largest: Vector): Vector => {
+/** A writer that turns a list of scores into e^(score - largest), stores their log-sum-exp, and gives 1 / their sum, 0 where there is none. */
+export function softmaxOf(spec: AttentionKernel, emitter: Emitter) {
+  const { code: { b, math } } = emitter, { window } = spec, logSumExp = resultOf(spec, emitter, "logSumExp");
+  return ({ from, count }: Range, row: Index, list: Index, largest: Vector): Vector => {
     const top = combineLanes(b, f32x4.max, largest), sum = b.let("sum", f32x4.const(0));
     b.for("key", firstFour({ from }, window), b.let("up_to", i32.and(i32.add(count, 3), -4)), 4, (key) => {
       const at = b.let("at", entry(list, key));
@@ -32,6 +27,14 @@ export function forwardOf(spec: AttentionKernel, emitter: Emitter, blocked: bool
     }
     return b.let("inverse", v128.and(f32x4.div(f32x4.const(1), total), some));
   };
+}
+
+/** See the top of this file. */
+export function forwardOf(spec: AttentionKernel, emitter: Emitter, blocked: boolean): QueryWriter {
+  const { code, reserve } = emitter, { b } = code, { context, valueWidth } = spec, softmax = softmaxOf(spec, emitter);
+  const stride = listBytes(context), weights = reserve(stride * (blocked ? BLOCK : 1));
+  const sweep = sweepOf(spec, emitter), blockSweep = blockSweepOf(spec, emitter);
+  const output = resultOf(spec, emitter, "output");
   const target = (to: Index, row: Index): Index => i32.add(to, i32.mul(row, 4 * valueWidth));
 
   return {

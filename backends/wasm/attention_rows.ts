@@ -19,6 +19,8 @@ export interface Vectors {
 /** An operand over [batch, place, head, element]. */
 export interface Rows {
   readonly padded: number;
+  /** Whether rows are read where they lie. */
+  readonly inPlace: boolean;
   /** Scratch memory for so many rows, unless the operand needs none. To be called outside of all loops. */
   room(rows: number): Index;
   /** Makes `count` rows available, which lie along `variable` from `at` on; those before `from` need not be. */
@@ -39,6 +41,7 @@ export function rowsOf({ code, reserve }: Emitter, expr: Expr, extents: readonly
     if (bound.layout.dtype === "f32" && access.strides[element] === 1 && staysInside(place, bound, access)) {
       return {
         padded,
+        inPlace: true,
         room: () => i32.const(0),
         fill: (_, at, variable) => {
           let start: Index = i32.const(0);
@@ -54,6 +57,7 @@ export function rowsOf({ code, reserve }: Emitter, expr: Expr, extents: readonly
   }
   return {
     padded,
+    inPlace: false,
     room: (rows) => reserve(4 * padded * rows),
     fill(room, at, variable, count, from = i32.const(0)) {
       const fixed = at.slice(0, variable), behind = at.slice(variable + 1), first = at[variable] ?? i32.const(0);

@@ -33,5 +33,5 @@ export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
     name: "neither",
     changes: ["scale-columns=off", "clip-search=off"],
   }],
-  rotation: each("rotate", ["on"]),
+  rotation: each("rotate", ["on", "off"]),
 };
