@@ -87,6 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the held-out texts of the small world.")
     parser.add_argument("folder", type=Path, help="where calibration.jsonl, evaluation.jsonl and cloze.jsonl go")
     parser.add_argument("--check", type=int, default=0, metavar="N", help="recompute N probabilities from the text alone")
+    parser.add_argument(
+        "--long", type=int, default=0, metavar="N", help="write evaluation-N.jsonl, too: the evaluation continued to N stories"
+    )
     options = parser.parse_args()
 
     told = held_out()
@@ -94,6 +97,9 @@ def main() -> None:
     for purpose in ("calibration", "evaluation"):
         write_lines(options.folder / f"{purpose}.jsonl", ({"text": story.text} for story in told[purpose]))
     write_lines(options.folder / "cloze.jsonl", cloze_items(told["cloze"]))
+    if options.long:
+        longer = islice(stories("evaluation"), options.long)
+        write_lines(options.folder / f"evaluation-{options.long}.jsonl", ({"text": story.text} for story in longer))
 
     for story in told["evaluation"][: options.check]:
         exact, ways = probability(story.text)
