@@ -140,12 +140,12 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const dataSha256 = await sha256(new TextEncoder().encode(texts.calibration.texts.join("\n")));
 
   const backend = typeof options.backend === "function" ? await options.backend() : options.backend;
+  // From here on files are written.
+  const output = out === undefined ? undefined : await openOutput(out);
   report({ kind: "start" });
   const recipe = plan.chooseRotation
     ? await chosenBasis({ checkpoint, sequences, settings, backend, report }, plan.recipe)
     : plan.recipe;
-  // From here on files are written.
-  const output = out === undefined ? undefined : await openOutput(out);
   const fingerprint = {
     version: VERSION,
     model: modelSha256,

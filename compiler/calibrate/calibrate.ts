@@ -125,10 +125,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
       );
       const learnt = storedLearned(layout, call.prefix, await opened.learned());
-      // A scale that no norm and no weight absorbs is itself held.
-      const names = new Set(held.stored.map(({ name }) => name));
-      const own = scales.stored(call).filter(({ name }) => !names.has(name));
-      await input.store.save(index, [...held.stored, ...own, ...learnt]);
+      await input.store.save(index, [...held.stored, ...scales.stored(call), ...learnt]);
       // What goes on to the next block is what is stored.
       opened.restore(restoredLearned(layout, call.prefix, learnt));
     }

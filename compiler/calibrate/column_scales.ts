@@ -20,6 +20,9 @@ export interface ColumnScales {
   restore(call: Call, stored: readonly StoredTensor[]): void;
 }
 
+/** Not the parameter's own name: where nothing absorbs a scale, what is held under that name is its inverse. */
+const storedName = (call: Call, name: string): string => `${call.prefix}${name}.found`;
+
 /** @param structure the module; a function whose columns are scaled has the scales as parameters */
 export function columnScales(structure: Module, read: LoadParameter): ColumnScales {
   const found = new Map<string, Float32Array>(), known = new Map<Graph, readonly ScaledInput[]>();
@@ -51,14 +54,17 @@ export function columnScales(structure: Module, read: LoadParameter): ColumnScal
     set: (call, scales) => scales.forEach((values, name) => found.set(call.prefix + name, values)),
     stored: (call) =>
       Array.from(of(call), ([name, values]) => ({
-        name: call.prefix + name,
+        name: storedName(call, name),
         dtype: "f32",
         shape: [values.length],
         values,
       })),
     restore: (call, stored) => {
-      const own = new Set(inputs(call).map(({ name }) => call.prefix + name));
-      for (const { name, values } of stored) if (own.has(name)) found.set(name, Float32Array.from(values));
+      const own = new Map(inputs(call).map(({ name }) => [storedName(call, name), call.prefix + name]));
+      for (const { name, values } of stored) {
+        const scale = own.get(name);
+        if (scale !== undefined) found.set(scale, Float32Array.from(values));
+      }
     },
   };
 }

@@ -30,6 +30,15 @@ async function compileTo(
   });
 }
 
+Deno.test("a stopped calibration of rotated blocks with scaled columns goes on to the same bytes", async () => {
+  await using place = await tinyModel();
+  const options = { bits: "w8a8", settings: { epochs: 1 } };
+  await compileTo(place, "whole", options);
+  await assertRejects(() => compileTo(place, "stopped", { ...options, report: stopAt(1) }), Error, "stopped");
+  await compileTo(place, "stopped", options);
+  assertEquals(await bytesOf(place, "stopped"), await bytesOf(place, "whole"));
+});
+
 const bytesOf = async ({ root }: Place, out: string): Promise<string> =>
   new Uint8Array(await crypto.subtle.digest("SHA-256", await Deno.readFile(`${root}/${out}/model.safetensors`)))
     .toHex();
