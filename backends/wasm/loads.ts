@@ -1,6 +1,7 @@
 /** Loads of four lanes: next to each other, all the same, at a distance, or at rows chosen by data; of every layout. */
 import type { Access, Expr } from "../kernel.ts";
 import { f32x4, i16x8, i32, i32x4, type Local, select, v128 } from "./assembler.ts";
+import { isNarrow, rangeOf } from "../../ir/types.ts";
 import { fourCodes, oneCode, sixteenCodes } from "./codes.ts";
 import type { Layout } from "./layout.ts";
 import type { Address, Bound, Index, Part, Place, Vector } from "./place.ts";
@@ -12,14 +13,108 @@ export function loadVector(place: Place, buffer: number, access: Access): Vector
   const bound = place.buffer(buffer), { layout } = bound;
   const stride = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
   if (!staysInside(place, bound, access)) return loadGuarded(place, bound, access, stride);
+  const codes = sixteenAt(place, buffer, access);
+  if (codes && place.part) return lanesOfWords(wordsAt(place, place.part, codes), place.part, codes.signed);
   if (layout.storage === "fields") return loadFields(place, buffer, access, stride);
-  if (place.part && layout.storage === "byte" && stride === 1) {
-    return partOf(place, place.part, buffer, access, isSigned(layout), () => {
-      const { base, offset } = place.address(buffer, access);
-      return v128.load(base, { offset, align: 1 });
-    });
-  }
   return loadAt(place, layout, place.address(buffer, access), stride);
+}
+
+/** Sixteen neighbouring codes as bytes, four of which are the lanes of a part. */
+interface Sixteen {
+  readonly key: string;
+  readonly signed: boolean;
+  readonly range: readonly [number, number];
+  readonly read: () => Vector;
+}
+
+/** The codes of a load, where they are handled sixteen at a time. */
+function sixteenAt(place: Place, buffer: number, access: Access): Sixteen | undefined {
+  const bound = place.buffer(buffer), { layout } = bound, { dtype } = layout;
+  if (!place.part || !isNarrow(dtype) || access.strides[place.vector] !== 1 || !staysInside(place, bound, access)) {
+    return undefined;
+  }
+  const common = {
+    key: `${buffer} ${access.offset} ${access.strides}`,
+    signed: isSigned(layout),
+    range: rangeOf(dtype),
+  } as const;
+  if (layout.storage === "byte") {
+    return {
+      ...common,
+      read: () => {
+        const { base, offset } = place.address(buffer, access);
+        return v128.load(base, { offset, align: 1 });
+      },
+    };
+  }
+  const split = layout.storage === "fields" ? splitAccess(access, layout.columns, place.extents) : undefined;
+  if (!split || !isAligned(place, split, 16)) return undefined;
+  return {
+    ...common,
+    read: () => {
+      const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: bound.base });
+      const column = i32.add(place.affine(split.column.strides), split.column.offset);
+      return sixteenCodes(place, layout, i32.add(row, split.row.offset * layout.rowBytes), column);
+    },
+  };
+}
+
+/** Whether vectors go along a packed row, from multiples of `step` on. */
+function isAligned(
+  { vector }: Place,
+  { row, column }: { readonly row: Access; readonly column: Access },
+  step: number,
+): boolean {
+  return vector >= 0 && column.strides[vector] === 1 && row.strides[vector] === 0 && column.offset % step === 0 &&
+    column.strides.every((stride, v) => v === vector || stride % step === 0);
+}
+
+/**
+ * The lanes of a part of a sum of codes that fits 16 bits, as 4·code + fine, computed from eight codes at a time; undefined for other
+ * expressions.
+ */
+export function sumOfCodes(place: Place, expr: Expr): Vector | undefined {
+  const { part } = place;
+  if (!part || expr.kind !== "map" || expr.op !== "add" || expr.scalar !== "i32") return undefined;
+  const words = wordsOf(place, part, expr), [low, high] = words?.range ?? [-Infinity, Infinity];
+  return words && low >= -(2 ** 15) && high < 2 ** 15 ? lanesOfWords(words.value(), part, true) : undefined;
+}
+
+/** Eight values of 16 bits, and what they lie between. */
+interface Words {
+  readonly key: string;
+  readonly range: readonly [number, number];
+  readonly value: () => Vector;
+}
+
+/** Codes, their products with powers of two, and sums of both. */
+function wordsOf(place: Place, part: Part, expr: Expr): Words | undefined {
+  if (expr.kind === "load") {
+    const codes = sixteenAt(place, expr.buffer, expr.access);
+    return codes && { key: codes.key, range: codes.range, value: () => wordsAt(place, part, codes) };
+  }
+  if (expr.kind !== "map" || expr.scalar !== "i32") return undefined;
+  const [x, y] = expr.args;
+  if (expr.op === "cast" && x && x.scalar === "i32" && !expr.range) return wordsOf(place, part, x);
+  if (!x || !y) return undefined;
+  const left = wordsOf(place, part, x);
+  if (!left) return undefined;
+  if (expr.op === "mul" && y.kind === "constant" && Number.isInteger(Math.log2(y.value))) {
+    const [low, high] = left.range, by = Math.log2(y.value);
+    return {
+      key: `${left.key} << ${by}`,
+      range: [low * y.value, high * y.value],
+      value: () => i16x8.shl(left.value(), by),
+    };
+  }
+  const right = expr.op === "add" ? wordsOf(place, part, y) : undefined;
+  if (!right) return undefined;
+  const key = `(${left.key}) + (${right.key})`, half = part.number >> 1;
+  return {
+    key,
+    range: [left.range[0] + right.range[0], left.range[1] + right.range[1]],
+    value: () => known(place, part, `${key} ${half}`, () => i16x8.add(left.value(), right.value())),
+  };
 }
 
 /** Whether an access, moved by up to `reach` elements, stays within its buffer. Others stand in a branch of `select` that is not taken. */
@@ -158,18 +253,9 @@ export function splitAccess(
 function loadFields(place: Place, buffer: number, access: Access, stride: number): Vector {
   const bound = place.buffer(buffer), { layout } = bound;
   const split = splitAccess(access, layout.columns, place.extents);
-  const vector = place.vector;
-  const aligned = split && vector >= 0 && split.column.strides[vector] === 1 && split.row.strides[vector] === 0 &&
-    split.column.offset % 4 === 0 && split.column.strides.every((s, v) => v === vector || s % 4 === 0);
-  if (split && aligned) {
+  if (split && isAligned(place, split, 4)) {
     const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: bound.base });
     const column = i32.add(place.affine(split.column.strides), split.column.offset);
-    if (
-      place.part && split.column.offset % 16 === 0 && split.column.strides.every((s, v) => v === vector || s % 16 === 0)
-    ) {
-      const all = () => sixteenCodes(place, layout, i32.add(row, split.row.offset * layout.rowBytes), column);
-      return partOf(place, place.part, buffer, access, false, all);
-    }
     return extendBytes(
       i32x4.splat(fourCodes(place, layout, i32.add(row, split.row.offset * layout.rowBytes), column)),
       false,
@@ -181,26 +267,24 @@ function loadFields(place: Place, buffer: number, access: Access, stride: number
   return lanesOf(place.lanes, (k) => oneCode(place, bound, i32.add(element, k * stride)));
 }
 
-/** The lanes of one part of sixteen codes, which are unpacked where the first part needs them. */
-function partOf(
-  { code: { b } }: Place,
-  { number, unpacked }: Part,
-  buffer: number,
-  access: Access,
-  signed: boolean,
-  all: () => Vector,
-): Vector {
-  const key = `${buffer} ${access.offset} ${access.strides}`, half = number >> 1;
-  const known = (name: string, compute: () => Vector): Vector => {
-    const value = unpacked.get(name) ?? b.let("codes", compute());
-    unpacked.set(name, value);
-    return value;
-  };
-  const bytes = known(key, all);
-  const words = known(`${key} ${half}`, () => {
+/** What the four parts have in common is computed where the first of them needs it. */
+function known({ code: { b } }: Place, { unpacked }: Part, name: string, compute: () => Vector): Vector {
+  const value = unpacked.get(name) ?? b.let("codes", compute());
+  unpacked.set(name, value);
+  return value;
+}
+
+/** The half of sixteen codes that a part belongs to, in 16 bits. */
+function wordsAt(place: Place, part: Part, { key, signed, read }: Sixteen): Vector {
+  const bytes = known(place, part, key, read), half = part.number >> 1;
+  return known(place, part, `${key} ${half}`, () => {
     if (half === 0) return (signed ? i16x8.extend_low_i8x16_s : i16x8.extend_low_i8x16_u)(bytes);
     return (signed ? i16x8.extend_high_i8x16_s : i16x8.extend_high_i8x16_u)(bytes);
   });
+}
+
+/** The four of eight words that are a part's lanes. */
+function lanesOfWords(words: Vector, { number }: Part, signed: boolean): Vector {
   if (number % 2 === 0) return (signed ? i32x4.extend_low_i16x8_s : i32x4.extend_low_i16x8_u)(words);
   return (signed ? i32x4.extend_high_i16x8_s : i32x4.extend_high_i16x8_u)(words);
 }

@@ -16,7 +16,7 @@ import {
   type ModuleBuilder,
 } from "./assembler.ts";
 import { applyMap, operandsOf } from "./maps.ts";
-import { gatherLoad, gatherRow, gatherStaysInside, loadVector, staysInside } from "./loads.ts";
+import { gatherLoad, gatherRow, gatherStaysInside, loadVector, staysInside, sumOfCodes } from "./loads.ts";
 import type { Layout } from "./layout.ts";
 import type { WasmMath } from "./math.ts";
 
@@ -344,7 +344,8 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
         return stride === 0 ? first : i32x4.add(first, i32x4.const(0, stride, 2 * stride, 3 * stride));
       }
       case "map":
-        return applyMap(code, expr, operandsOf(expr).map((arg) => place.value(arg)));
+        return sumOfCodes(place, expr) ??
+          applyMap(code, expr, operandsOf(expr).map((arg) => place.value(arg)));
       default:
         return expr satisfies never;
     }

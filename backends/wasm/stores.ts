@@ -4,11 +4,12 @@ import { f32x4, i16x8, i32, i32x4, i8x16, v128 } from "./assembler.ts";
 import { storeCode } from "./codes_packing.ts";
 import { four } from "./lanes.ts";
 import type { Layout } from "./layout.ts";
+import { operandsOf } from "./maps.ts";
 import type { Address, Part, Place, Vector } from "./place.ts";
 
 /** Evaluates the values of all stores, then stores them: what a store overwrites may be an operand of a later one. */
 export function emitStores(place: Place, stores: readonly Store[]): void {
-  const values = stores.map((store) => place.value(store.value));
+  const values = stores.map((store) => saturating(place, store) ?? place.value(store.value));
   const indices = stores.map((store) => store.scatter && place.value(store.scatter.index));
   stores.forEach((store, i) => {
     const value = values[i], index = indices[i];
@@ -17,6 +18,24 @@ export function emitStores(place: Place, stores: readonly Store[]): void {
     else storeVector(place, store.buffer, store.access, value);
   });
 }
+
+/**
+ * Codes from 0 on, of floats: where sixteen of them are narrowed to bytes at once, that clamps what is below 0 (and NaN, which becomes the
+ * least integer or 0), so that only what is too large is left to clamp.
+ */
+function saturating(place: Place, { buffer, access, value, scatter }: Store): Vector | undefined {
+  const { layout } = place.buffer(buffer), { part, code: { relaxed } } = place;
+  const narrows = part && !scatter && isPartOfBytes(place, layout, access) && layout.dtype.startsWith("u");
+  if (!narrows || value.kind !== "map" || value.op !== "cast" || value.range?.[0] !== 0) return undefined;
+  const [x] = operandsOf(value);
+  if (!x || x.scalar !== "f32") return undefined;
+  const bounded = f32x4.pmin(place.value(x), f32x4.const(value.range[1]));
+  return relaxed ? i32x4.relaxed_trunc_f32x4_s(bounded) : i32x4.trunc_sat_f32x4_s(bounded);
+}
+
+/** Whether the parts of sixteen neighbours go to sixteen neighbouring bytes. */
+const isPartOfBytes = ({ vector }: Place, { storage }: Layout, { strides }: Access): boolean =>
+  storage === "byte" && strides[vector] === 1;
 
 /** Stores the lanes that count (the first alone where the access does not move with the vector). */
 export function storeVector(place: Place, buffer: number, access: Access, value: Vector): void {
@@ -31,7 +50,7 @@ export function storeVector(place: Place, buffer: number, access: Access, value:
   const at = place.address(buffer, access);
   if (layout.storage === "vector") return b.emit(v128.store(at.base, value, at.offset));
   const raw = lower(place, layout, value);
-  if (place.part && stride === 1 && layout.storage === "byte") {
+  if (place.part && isPartOfBytes(place, layout, access)) {
     return storePart(place, place.part, `${buffer} ${access.offset} ${access.strides}`, layout, at, raw);
   }
   if (stride === 1 && lanes === 4) return storeFour(place, layout, at, raw);
