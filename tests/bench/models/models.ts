@@ -53,7 +53,8 @@ export async function benchModels(bench: ModelBench): Promise<void> {
   const random = (count: number) => Int32Array.from({ length: count }, (_, i) => i * 7919 % config.vocabSize);
   for (const width of WIDTHS) {
     try {
-      const switches = await timeSwitches(session, width, productSpeed), { rank } = source.scheme.adapters.uses[width];
+      const switches = await timeSwitches(session, threads, width, productSpeed),
+        { rank } = source.scheme.adapters.uses[width];
       // The master is read and codes are written; adapters cost two operations per weight and column.
       const shares = switches.map(({ seconds, speed }) =>
         Math.max(weights * (1.25 + width / 8) / roofline.read, 2 * rank * weights / speed) / seconds
@@ -82,6 +83,7 @@ export async function benchModels(bench: ModelBench): Promise<void> {
 /** Switches from another width, after one that compiles; masters stay on the backend (see `randomSource`). */
 async function timeSwitches(
   session: Session,
+  threads: number,
   width: number,
   productSpeed: () => number,
 ): Promise<{ readonly seconds: number; readonly speed: number }[]> {
@@ -92,13 +94,16 @@ async function timeSwitches(
     session.clear();
     const before = performance.now();
     await session.use(String(width));
-    // On a GPU work has only been submitted so far: a token waits for it, and another one tells what a token costs.
+    let seconds = (performance.now() - before) / 1000;
     await session.prefill([0]);
-    const switched = performance.now();
-    await session.decode(0);
-    const token = performance.now() - switched;
+    if (threads === 0) {
+      // On a GPU work has only been submitted so far: a token waits for it, and another one tells what a token costs.
+      const switched = performance.now();
+      await session.decode(0);
+      seconds = (switched - before - (performance.now() - switched)) / 1000;
+    }
     // Beside the switch, since the speed of machines changes from one second to the next.
-    if (round >= 0) found.push({ seconds: (switched - before - token) / 1000, speed: productSpeed() });
+    if (round >= 0) found.push({ seconds, speed: productSpeed() });
     session.clear();
   }
   return found;
