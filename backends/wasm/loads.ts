@@ -20,7 +20,7 @@ export function loadVector(place: Place, buffer: number, access: Access): Vector
 }
 
 /** Sixteen neighbouring codes as bytes, four of which are the lanes of a part. */
-interface Sixteen {
+export interface Sixteen {
   readonly key: string;
   readonly signed: boolean;
   readonly range: readonly [number, number];
@@ -28,7 +28,7 @@ interface Sixteen {
 }
 
 /** The codes of a load, where they are handled sixteen at a time. */
-function sixteenAt(place: Place, buffer: number, access: Access): Sixteen | undefined {
+export function sixteenAt(place: Place, buffer: number, access: Access): Sixteen | undefined {
   const bound = place.buffer(buffer), { layout } = bound, { dtype } = layout;
   if (!place.part || !isNarrow(dtype) || access.strides[place.vector] !== 1 || !staysInside(place, bound, access)) {
     return undefined;
@@ -67,54 +67,6 @@ function isAligned(
 ): boolean {
   return vector >= 0 && column.strides[vector] === 1 && row.strides[vector] === 0 && column.offset % step === 0 &&
     column.strides.every((stride, v) => v === vector || stride % step === 0);
-}
-
-/**
- * The lanes of a part of a sum of codes that fits 16 bits, as 4·code + fine, computed from eight codes at a time; undefined for other
- * expressions.
- */
-export function sumOfCodes(place: Place, expr: Expr): Vector | undefined {
-  const { part } = place;
-  if (!part || expr.kind !== "map" || expr.op !== "add" || expr.scalar !== "i32") return undefined;
-  const words = wordsOf(place, part, expr), [low, high] = words?.range ?? [-Infinity, Infinity];
-  return words && low >= -(2 ** 15) && high < 2 ** 15 ? lanesOfWords(words.value(), part, true) : undefined;
-}
-
-/** Eight values of 16 bits, and what they lie between. */
-interface Words {
-  readonly key: string;
-  readonly range: readonly [number, number];
-  readonly value: () => Vector;
-}
-
-/** Codes, their products with powers of two, and sums of both. */
-function wordsOf(place: Place, part: Part, expr: Expr): Words | undefined {
-  if (expr.kind === "load") {
-    const codes = sixteenAt(place, expr.buffer, expr.access);
-    return codes && { key: codes.key, range: codes.range, value: () => wordsAt(place, part, codes) };
-  }
-  if (expr.kind !== "map" || expr.scalar !== "i32") return undefined;
-  const [x, y] = expr.args;
-  if (expr.op === "cast" && x && x.scalar === "i32" && !expr.range) return wordsOf(place, part, x);
-  if (!x || !y) return undefined;
-  const left = wordsOf(place, part, x);
-  if (!left) return undefined;
-  if (expr.op === "mul" && y.kind === "constant" && Number.isInteger(Math.log2(y.value))) {
-    const [low, high] = left.range, by = Math.log2(y.value);
-    return {
-      key: `${left.key} << ${by}`,
-      range: [low * y.value, high * y.value],
-      value: () => i16x8.shl(left.value(), by),
-    };
-  }
-  const right = expr.op === "add" ? wordsOf(place, part, y) : undefined;
-  if (!right) return undefined;
-  const key = `(${left.key}) + (${right.key})`, half = part.number >> 1;
-  return {
-    key,
-    range: [left.range[0] + right.range[0], left.range[1] + right.range[1]],
-    value: () => known(place, part, `${key} ${half}`, () => i16x8.add(left.value(), right.value())),
-  };
 }
 
 /** Whether an access, moved by up to `reach` elements, stays within its buffer. Others stand in a branch of `select` that is not taken. */
@@ -268,14 +220,14 @@ function loadFields(place: Place, buffer: number, access: Access, stride: number
 }
 
 /** What the four parts have in common is computed where the first of them needs it. */
-function known({ code: { b } }: Place, { unpacked }: Part, name: string, compute: () => Vector): Vector {
+export function known({ code: { b } }: Place, { unpacked }: Part, name: string, compute: () => Vector): Vector {
   const value = unpacked.get(name) ?? b.let("codes", compute());
   unpacked.set(name, value);
   return value;
 }
 
 /** The half of sixteen codes that a part belongs to, in 16 bits. */
-function wordsAt(place: Place, part: Part, { key, signed, read }: Sixteen): Vector {
+export function wordsAt(place: Place, part: Part, { key, signed, read }: Sixteen): Vector {
   const bytes = known(place, part, key, read), half = part.number >> 1;
   return known(place, part, `${key} ${half}`, () => {
     if (half === 0) return (signed ? i16x8.extend_low_i8x16_s : i16x8.extend_low_i8x16_u)(bytes);
@@ -284,7 +236,7 @@ function wordsAt(place: Place, part: Part, { key, signed, read }: Sixteen): Vect
 }
 
 /** The four of eight words that are a part's lanes. */
-function lanesOfWords(words: Vector, { number }: Part, signed: boolean): Vector {
+export function lanesOfWords(words: Vector, { number }: Part, signed: boolean): Vector {
   if (number % 2 === 0) return (signed ? i32x4.extend_low_i16x8_s : i32x4.extend_low_i16x8_u)(words);
   return (signed ? i32x4.extend_high_i16x8_s : i32x4.extend_high_i16x8_u)(words);
 }

@@ -16,9 +16,10 @@ import {
   type ModuleBuilder,
 } from "./assembler.ts";
 import { applyMap, operandsOf } from "./maps.ts";
-import { gatherLoad, gatherRow, gatherStaysInside, loadVector, staysInside, sumOfCodes } from "./loads.ts";
+import { gatherLoad, gatherRow, gatherStaysInside, loadVector, staysInside } from "./loads.ts";
 import type { Layout } from "./layout.ts";
 import type { WasmMath } from "./math.ts";
+import { sumOfCodes } from "./words.ts";
 
 /** A vector of four lanes. Truth values are lanes of all ones or all zeros. */
 export type Vector = Code<"v128">;
