@@ -2,7 +2,7 @@
 import { i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { codesOfUnits, sixteenCodes } from "./codes.ts";
-import { unitLength } from "./layout.ts";
+import { packingOf, unitLength } from "./layout.ts";
 import { splitAccess } from "./loads.ts";
 import type { Index, Place, Vector } from "./place.ts";
 
@@ -76,7 +76,9 @@ export function sweepCodes(
       const unit = unitLength(bits, plane) / 16, sixteens = Math.min(left, units * unit);
       const perTurn = sixteens % (TURN / 16) === 0 ? TURN / 16 : Math.max(1, unit);
       const body = (count: number) => () => {
-        for (let k = 0; k < count; k++) step(pointers.map((at) => () => [codesOfUnits(bits, plane, at, k)]), k);
+        for (const k of inOrder(bits, plane, count)) {
+          step(pointers.map((at) => () => [codesOfUnits(bits, plane, at, k)]), k);
+        }
       };
       turns(Math.floor(sixteens / perTurn), perTurn, pointers, 2 * bits * perTurn, body(perTurn));
       const rest = sixteens % perTurn;
@@ -105,6 +107,16 @@ export function startOf(place: Place, { buffer, access, layout }: CodedOperand):
   const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: place.buffer(buffer).base });
   const column = i32.add(place.affine(split.column.strides), split.column.offset);
   return { row: i32.add(row, split.row.offset * layout.rowBytes), column };
+}
+
+/** The sixteens of a turn by the last plane that they need, so that planes are read one after the other. */
+function inOrder(bits: number, plane: number, count: number): readonly number[] {
+  const { slots, planes } = packingOf(bits), perVector = 16 / plane;
+  const lastPlane = (k: number): number => {
+    const slot = (k + 1) * perVector - 1, unit = Math.floor(slot / slots.length);
+    return unit * planes + Math.max(...(slots[slot % slots.length] ?? []).map((piece) => piece.plane));
+  };
+  return Array.from({ length: count }, (_, k) => k).sort((x, y) => lastPlane(x) - lastPlane(y));
 }
 
 const bytePair = (bytes: Vector): Codes => [
