@@ -5,7 +5,7 @@ import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import type { LocalWidths } from "../ir/sites.ts";
 import type { TensorType } from "../ir/types.ts";
 import type { ElasticSource } from "./elastic_source.ts";
-import type { CodedWeights, ElasticPrograms } from "./programs.ts";
+import { type CodedWeights, type ElasticPrograms, memoOf } from "./programs.ts";
 
 /** A call that can be run, and switched to other widths. */
 export interface ConfiguredCall {
@@ -49,7 +49,7 @@ async function configure(
   old: State,
 ): Promise<ConfiguredCall> {
   const step = programs.step(call, widths);
-  const needed = parametersOf(step, "checkpoint"), codes = new Map<string, Codes>(), made: Tensors[] = [];
+  const needed = heldParameters(step), codes = new Map<string, Codes>(), made: Tensors[] = [];
   const missing = new Map([...needed].filter(([name]) => !old.held[name]));
   let loaded: Tensors;
   try {
@@ -99,10 +99,7 @@ async function makeCodes(
     Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type, "unset")]),
   );
   try {
-    const leaves = await source.load(
-      call,
-      new Map([...parametersOf(graph, "checkpoint"), ...parametersOf(graph, "calibration")]),
-    );
+    const leaves = await source.load(call, earlyParameters(graph));
     try {
       return await runner.call(graph, {}, leaves, codes);
     } finally {
@@ -114,8 +111,14 @@ async function makeCodes(
   }
 }
 
-const parametersOf = (graph: Graph, time: "checkpoint" | "calibration"): ReadonlyMap<string, TensorType> =>
-  new Map(leavesOf(graph, "param").filter(({ attrs }) => attrs.time === time).map((node) => [nameOf(node), node.type]));
+/** Parameters that are known before the configuration: held of the checkpoint, or learned. */
+const earlyParameters = memoOf((graph) => typesOf(graph, ["checkpoint", "calibration"]));
+const heldParameters = memoOf((graph) => typesOf(graph, ["checkpoint"]));
+
+const typesOf = (graph: Graph, times: readonly unknown[]): ReadonlyMap<string, TensorType> =>
+  new Map(
+    leavesOf(graph, "param").filter(({ attrs }) => times.includes(attrs.time)).map((node) => [nameOf(node), node.type]),
+  );
 
 const pick = (tensors: Tensors, wanted: (name: string) => boolean): Tensors =>
   Object.fromEntries(Object.entries(tensors).filter(([name]) => wanted(name)));

@@ -36,11 +36,16 @@ export interface ElasticSource {
 
 /**
  * The same source, but a tensor that several calls ask for by one global name (an embedding tied to the head) is on the
- * backend once, for as long as somebody holds it.
+ * backend once, for as long as somebody holds it. Calls with a prefix of their own, the blocks, share nothing.
  */
 export function shareTensors(source: ElasticSource): ElasticSource {
+  const prefixes = source.module.calls.map(({ prefix }) => prefix);
+  const isAlone = new Map(
+    prefixes.map((prefix) => [prefix, prefixes.indexOf(prefix) === prefixes.lastIndexOf(prefix)]),
+  );
   const shared = new Map<string, { holders: number; readonly tensors: Promise<Tensors>; readonly call: Call }>();
   const load: ElasticSource["load"] = async (call, leaves) => {
+    if (isAlone.get(call.prefix)) return await source.load(call, leaves);
     const entries = [...leaves].map(([name, type]) => {
       const key = call.prefix + name, found = shared.get(key);
       const entry = found ?? { holders: 0, call, tensors: source.load(call, new Map([[name, type]])) };
@@ -54,6 +59,7 @@ export function shareTensors(source: ElasticSource): ElasticSource {
     return Object.assign({}, ...await Promise.all(entries));
   };
   const release: ElasticSource["release"] = (call, tensors) => {
+    if (isAlone.get(call.prefix)) return source.release(call, tensors);
     for (const [name, tensor] of Object.entries(tensors)) {
       const key = call.prefix + name, entry = shared.get(key);
       if (!entry || --entry.holders > 0) continue;

@@ -43,10 +43,17 @@ export function createPrograms(
     graphs.set(text, found);
     return found;
   };
+  const sites = memoOf((graph) => [...new Set(sitesOf(graph).map(({ name }) => name))].sort());
+  const coded = memoOf((step) =>
+    leavesOf(step, "param").flatMap((leaf) => {
+      const [, name] = /^(.*)\.codes$/.exec(nameOf(leaf)) ?? [];
+      return name === undefined || leaf.attrs.time !== "configuration" ? [] : [{ name, sites: name.split(JOINT) }];
+    })
+  );
   const programs: ElasticPrograms = {
     step: (call, widths) => {
-      const graph = functionOf(module, call), names = new Set(sitesOf(graph).map(({ name }) => name));
-      const own = [...names].sort().flatMap((name) =>
+      const graph = functionOf(module, call);
+      const own = sites(graph).flatMap((name) =>
         (widths[name] ?? FULL_WIDTH) < FULL_WIDTH ? [[name, widths[name]]] : []
       );
       return remember(
@@ -63,12 +70,20 @@ export function createPrograms(
         return simplifyGraph(contractIntegers(stage(sites.length > 1 ? stackLinears(concrete) : concrete).switch));
       }),
     weights: (call, widths) =>
-      leavesOf(programs.step(call, widths), "param").flatMap((leaf) => {
-        const [, name] = /^(.*)\.codes$/.exec(nameOf(leaf)) ?? [];
-        if (name === undefined || leaf.attrs.time !== "configuration") return [];
-        const sites = name.split(JOINT);
-        return [{ name, sites, width: widths[sites[0] ?? ""] ?? FULL_WIDTH }];
-      }),
+      coded(programs.step(call, widths)).map((weights) => ({
+        ...weights,
+        width: widths[weights.sites[0] ?? ""] ?? FULL_WIDTH,
+      })),
   };
   return programs;
+}
+
+/** What follows from a graph alone, computed once: switches ask for it weight by weight. */
+export function memoOf<T>(compute: (graph: Graph) => T): (graph: Graph) => T {
+  const known = new WeakMap<Graph, { readonly value: T }>();
+  return (graph) => {
+    const found = known.get(graph) ?? { value: compute(graph) };
+    known.set(graph, found);
+    return found.value;
+  };
 }
