@@ -6,22 +6,20 @@
  */
 import type { Access, DotKernel } from "../kernel.ts";
 import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
-import { f32x4, i16x8, i32, i32x4, i8x16, type Local, memory, v128 } from "./assembler.ts";
-import { partsOf, startOf, sweepCodes } from "./code_sweep.ts";
+import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
+import { pack, product, SUMS } from "./byte_panels.ts";
+import { partsOf, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
 import { groupTerm, scaledSums } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
+import { SHORT_BYTES, shortChunk } from "./dot_short.ts";
 import type { Emitter } from "./emitter.ts";
-import { transpose } from "./lanes.ts";
 import { layoutOf } from "./layout.ts";
 import { staysInside } from "./loads.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
-import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
+import { createPlace, type Index, type KernelCode, type Place } from "./place.ts";
 import { emitStores } from "./stores.ts";
-
-/** Sums in registers. */
-const SUMS = 12;
 
 /** Prepares scratch memory; returns a function that writes the chunk of an index. */
 export function byteChunk(
@@ -43,7 +41,23 @@ export function byteChunk(
     (preparation, at) => prepareActivations(preparation, contraction, activations, at),
   );
   const isOneGroup = outer.length === 0 && !spec.groups;
-  const panel = reserve(PANEL_COLUMNS * 4 * fours * parts);
+  const rowStride = inPlace
+    ? inPlace.access.strides[ROW] ?? 0
+    : activations.groupBytes * (activations.strides[ROW] ?? 0);
+  /** Where the bytes of row 0 lie, at an open place. */
+  const bytesAt = (place: Place): Index => {
+    const own = inPlace && place.address(inPlace.buffer, inPlace.access);
+    if (own) return i32.add(own.base, own.offset);
+    return i32.add(bytes, i32.mul(place.affine(activations.strides), activations.groupBytes));
+  };
+  const isShort = isOneGroup && digits === 1 && 4 * fours <= SHORT_BYTES && n % PANEL_COLUMNS === 0;
+  const short = isShort
+    ? shortChunk(
+      { contraction, term, stores, spec, operand, activations, columns, rows: { at: bytesAt, stride: rowStride } },
+      emitter,
+    )
+    : undefined;
+  const panel = short ? i32.const(0) : reserve(PANEL_COLUMNS * 4 * fours * parts);
   const strip = isOneGroup ? i32.const(0) : reserve(4 * PANEL_COLUMNS * rows);
   const roots = [term, operand.scale, operand.zero, ...(isOneGroup ? stores.map(({ value }) => value) : [])]
     .filter((root) => root !== undefined);
@@ -55,6 +69,7 @@ export function byteChunk(
     };
     const columnRange = range(i32.rem_u(index, columnBlocks), columns, n);
     const rowRange = range(i32.rem_u(rest, rowBlocks), rows, m), batch = b.let("batch", i32.div_u(rest, rowBlocks));
+    if (short) return short(batch, rowRange, columnRange);
     const height = b.let("height", i32.sub(rowRange.to, rowRange.from));
     /** All rows of one or two vectors of columns, of which `places` are open at their column. */
     const multiply = (places: readonly Place[], column: Index) => {
@@ -74,15 +89,7 @@ export function byteChunk(
           prepare();
           nestedLoops([...lanes, ...places], outer, prepare, () => {
             pack(code, lanes, operand, panel, fours);
-            const group = place.affine(activations.strides),
-              own = inPlace && place.address(inPlace.buffer, inPlace.access);
-            const x = b.let(
-              "x_at",
-              own ? i32.add(own.base, own.offset) : i32.add(bytes, i32.mul(group, activations.groupBytes)),
-            );
-            const stride = inPlace
-              ? inPlace.access.strides[ROW] ?? 0
-              : activations.groupBytes * (activations.strides[ROW] ?? 0);
+            const group = place.affine(activations.strides), x = b.let("x_at", bytesAt(place)), stride = rowStride;
             const steps = b.let("step_at", i32.add(i32.add(bytes, stepsOffset(activations)), i32.shl(group, 3)));
             const rowBlock = (row: Index, count: number) => {
               const rowsHere = Array.from({ length: count }, (_, r) => r === 0 ? row : b.let("row", i32.add(row, r)));
@@ -174,82 +181,3 @@ function bytesInPlace(
   if (!isBytes || lhs.access.strides[last] !== 1 || !staysInside(place, bound, lhs.access)) return undefined;
   return { buffer: lhs.buffer, access: lhs.access };
 }
-
-/** Unpacks the codes of columns, four at a time, into a panel: four bytes of every column, then the next four; parts follow each other. */
-function pack(code: KernelCode, lanes: readonly Place[], operand: CodedOperand, panel: Index, fours: number): void {
-  const { b } = code, width = 4 * lanes.length;
-  for (let first = 0; first < lanes.length; first += 4) {
-    const to = b.let("to", i32.add(panel, 4 * first));
-    sweepCodes(lanes.slice(first, first + 4), operand, to, 4 * width, (columns, at) => {
-      const codes = columns.map((read) => read());
-      for (let part = 0; part < partsOf(operand); part++) {
-        const rows = transpose(b, codes.map((own) => b.let("codes", own[part] ?? i32x4.const(0))));
-        rows.forEach((row, i) => {
-          const offset = width * (4 * at + i + part * fours);
-          b.emit(v128.store(to, row, { offset, align: 4 }));
-        });
-      }
-    });
-  }
-}
-
-interface ProductOptions {
-  /** Vectors of four columns in a panel. */
-  readonly vectors: number;
-  readonly parts: number;
-  readonly digits: number;
-  /** Fours along the contracted axis. */
-  readonly fours: number;
-}
-
-/** Sums of products of rows of bytes with a panel: by row, by vector of columns, and by digit. */
-function product(
-  code: KernelCode,
-  rows: readonly Local<"i32">[],
-  panel: Index,
-  { vectors, parts, digits, fours }: ProductOptions,
-): Vector[][][] {
-  const { b } = code, right = b.let("right", panel), width = 16 * vectors;
-  const zeros = (count: number) => Array.from({ length: count }, () => b.let("sum", i32x4.const(0)));
-  const sums = rows.map(() => Array.from({ length: digits }, () => zeros(vectors * parts)));
-  // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours.
-  b.for("k", 0, fours, 4, () => {
-    for (let u = 0; u < 4; u++) {
-      const codes = Array.from({ length: vectors * parts }, (_, i) => {
-        const offset = width * (u + i % parts * fours) + 16 * Math.floor(i / parts);
-        return b.let("codes", v128.load(right, offset));
-      });
-      rows.forEach((row, r) =>
-        sums[r]?.forEach((own, digit) => {
-          const x = b.let("x", v128.load32_splat(row, 16 * digit + 4 * u));
-          codes.forEach((code4, i) => {
-            const sum = own[i];
-            if (sum) b.set(sum, dotFours(code, x, code4, sum));
-          });
-        })
-      );
-    }
-    b.set(right, i32.add(right, 4 * width));
-    rows.forEach((row) => b.set(row, i32.add(row, 16 * digits)));
-  });
-  return sums.map((ofRow) =>
-    Array.from({ length: vectors }, (_, v) =>
-      ofRow.map((own) => {
-        const [low, high] = own.slice(v * parts, (v + 1) * parts);
-        if (!low) throw new Error("Internal error: a sum has no parts");
-        return high ? b.let("sum", i32x4.add(low, i32x4.shl(high, 7))) : low;
-      }))
-  );
-}
-
-/** To each lane of `sum` the products of its four bytes: exact for signed bytes x and codes below 128, with either instruction. */
-function dotFours({ b, relaxed }: KernelCode, x: Vector, codes: Vector, sum: Vector): Vector {
-  if (relaxed) return i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
-  const low = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_low_i8x16_s(x, codes)));
-  const high = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_high_i8x16_s(x, codes)));
-  const even = i8x16.shuffle(low, high, EVEN), odd = i8x16.shuffle(low, high, ODD);
-  return i32x4.add(sum, i32x4.add(even, odd));
-}
-
-const EVEN = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27];
-const ODD = EVEN.map((byte) => byte + 4);

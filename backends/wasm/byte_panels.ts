@@ -1,0 +1,94 @@
+/** Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel. */
+import { i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
+import { partsOf, sweepCodes } from "./code_sweep.ts";
+import type { CodedOperand } from "./coded_operand.ts";
+import { transpose } from "./lanes.ts";
+import type { Index, KernelCode, Place, Vector } from "./place.ts";
+
+/** Sums that a product keeps in registers. */
+export const SUMS = 12;
+
+/** Unpacks the codes of columns, four at a time, into a panel: four bytes of every column, then the next four; parts follow each other. */
+export function pack(
+  code: KernelCode,
+  lanes: readonly Place[],
+  operand: CodedOperand,
+  panel: Index,
+  fours: number,
+): void {
+  const { b } = code, width = 4 * lanes.length;
+  for (let first = 0; first < lanes.length; first += 4) {
+    const to = b.let("to", i32.add(panel, 4 * first));
+    sweepCodes(lanes.slice(first, first + 4), operand, to, 4 * width, (columns, at) => {
+      const codes = columns.map((read) => read());
+      for (let part = 0; part < partsOf(operand); part++) {
+        const rows = transpose(b, codes.map((own) => b.let("codes", own[part] ?? i32x4.const(0))));
+        rows.forEach((row, i) => {
+          const offset = width * (4 * at + i + part * fours);
+          b.emit(v128.store(to, row, { offset, align: 4 }));
+        });
+      }
+    });
+  }
+}
+
+export interface ProductOptions {
+  /** Vectors of four columns in a panel. */
+  readonly vectors: number;
+  readonly parts: number;
+  readonly digits: number;
+  /** Fours along the contracted axis. */
+  readonly fours: number;
+}
+
+/** Sums of products of rows of bytes with a panel: by row, by vector of columns, and by digit. */
+export function product(
+  code: KernelCode,
+  rows: readonly Local<"i32">[],
+  panel: Index,
+  { vectors, parts, digits, fours }: ProductOptions,
+): Vector[][][] {
+  const { b } = code, right = b.let("right", panel), width = 16 * vectors;
+  const zeros = (count: number) => Array.from({ length: count }, () => b.let("sum", i32x4.const(0)));
+  const sums = rows.map(() => Array.from({ length: digits }, () => zeros(vectors * parts)));
+  // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours.
+  b.for("k", 0, fours, 4, () => {
+    for (let u = 0; u < 4; u++) {
+      const codes = Array.from({ length: vectors * parts }, (_, i) => {
+        const offset = width * (u + i % parts * fours) + 16 * Math.floor(i / parts);
+        return b.let("codes", v128.load(right, offset));
+      });
+      rows.forEach((row, r) =>
+        sums[r]?.forEach((own, digit) => {
+          const x = b.let("x", v128.load32_splat(row, 16 * digit + 4 * u));
+          codes.forEach((code4, i) => {
+            const sum = own[i];
+            if (sum) b.set(sum, dotFours(code, x, code4, sum));
+          });
+        })
+      );
+    }
+    b.set(right, i32.add(right, 4 * width));
+    rows.forEach((row) => b.set(row, i32.add(row, 16 * digits)));
+  });
+  return sums.map((ofRow) =>
+    Array.from({ length: vectors }, (_, v) =>
+      ofRow.map((own) => {
+        const [low, high] = own.slice(v * parts, (v + 1) * parts);
+        if (!low) throw new Error("Internal error: a sum has no parts");
+        return high ? b.let("sum", i32x4.add(low, i32x4.shl(high, 7))) : low;
+      }))
+  );
+}
+
+/** To each lane of `sum` the products of its four bytes: exact for signed bytes x and codes below 128, with either instruction. */
+function dotFours({ b, relaxed }: KernelCode, x: Vector, codes: Vector, sum: Vector): Vector {
+  if (relaxed) return i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
+  const low = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_low_i8x16_s(x, codes)));
+  const high = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_high_i8x16_s(x, codes)));
+  const even = i8x16.shuffle(low, high, EVEN), odd = i8x16.shuffle(low, high, ODD);
+  return i32x4.add(sum, i32x4.add(even, odd));
+}
+
+const EVEN = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27];
+const ODD = EVEN.map((byte) => byte + 4);
