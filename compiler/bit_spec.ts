@@ -1,11 +1,11 @@
 /** @file Bit specifications, the short texts by which users say precision: `4`, `w4a4kv4`, `2-8`, `mixed@3.25`. */
 import { quote, UserError } from "../ir/errors.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
-import { type BitConfig, FULL_WIDTH, LEAST_WIDTHS, WIDTHS } from "../ir/sites.ts";
+import { type BitConfig, FULL_WIDTH, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
 import type { Frontier } from "./allocate/frontier.ts";
 import { type Budget, chooseMixture, parseBudget, type SizeModel } from "./budget.ts";
-import type { ModelSite } from "./model_sites.ts";
+import { type ModelSite, widthOfReaders } from "./model_sites.ts";
 import { type Pin, pinnedWidths } from "./pins.ts";
 
 /** One precision setting of a whole model. */
@@ -153,11 +153,11 @@ export function configOf(
     });
   }
   const weights = spec.kind === "mixed" ? mixedWidths(spec, sites, pinned, frontier, size) : pinned;
-  const widthOf = ({ name, role, readers = [] }: ModelSite): number => {
+  const widthOf = (site: ModelSite): number => {
+    const { name, role } = site;
     if (role === "weight") return weights[name] ?? (spec.kind === "uniform" ? spec.weights : FULL_WIDTH);
     if (role !== "activation") return cache;
-    if (activations !== "weights") return activations;
-    return Math.max(LEAST_WIDTHS.activation, ...readers.map((reader) => weights[reader] ?? FULL_WIDTH));
+    return activations === "weights" ? widthOfReaders(site, weights) : activations;
   };
   return { ...Object.fromEntries(sites.map((site) => [site.name, widthOf(site)])), ...pinned };
 }

@@ -1,7 +1,7 @@
 /** @file The quantizer sites of a whole model: those of every call's function, under global names. */
 import { functionOf, type Module } from "../ir/module.ts";
 import { type Graph, nameOf } from "../ir/node.ts";
-import { FULL_WIDTH, sitesOf } from "../ir/sites.ts";
+import { type BitConfig, FULL_WIDTH, LEAST_WIDTHS, sitesOf } from "../ir/sites.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
 import { bitsOf, sizeOf, type TensorType } from "../ir/types.ts";
 import { linearsOf } from "./passes/quantize/linears.ts";
@@ -34,6 +34,10 @@ export function modelSites(module: Module): readonly ModelSite[] {
     });
   });
 }
+
+/** The width of an activation that is as wide as the widest weight that reads it, weights that are not named in full precision. */
+export const widthOfReaders = ({ readers = [] }: ModelSite, weights: BitConfig): number =>
+  Math.max(LEAST_WIDTHS.activation, ...readers.map((reader) => weights[reader] ?? FULL_WIDTH));
 
 /** Names of the weights that read each activation site of a function. */
 function readersOf(graph: Graph): ReadonlyMap<string, readonly string[]> {

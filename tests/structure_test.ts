@@ -215,7 +215,8 @@ Deno.test("privateWords() tells paths and hosts from words that resemble them", 
       "a.md": `cd ${slash}home${slash}ann/x`,
       "b.md": `see ${slash}work${slash}main`,
       "c.lock": `https:${slash}${slash}host/npm ${"registry"}.example.com`,
-      "d.md": "../work/x, homework/ and @workgroup_size, /workspace/x, ~/root, $HOME/work/x",
+      "d.md":
+        `..${slash}work${slash}x, homework${slash} and @workgroup_size, ${slash}workspace${slash}x, ~${slash}root, $HOME${slash}work${slash}x`,
     })),
     [
       "a.md:1 names an absolute path of one machine",

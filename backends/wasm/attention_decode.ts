@@ -5,10 +5,10 @@
  * what they add up waits in the first-level cache.
  */
 import type { AttentionKernel } from "../kernel.ts";
-import { f32x4, i32, i32x4, v128 } from "./assembler.ts";
+import { f32x4, i32, v128 } from "./assembler.ts";
 import { softmaxOf } from "./attention_forward.ts";
-import { multiplyFour, storeFirst } from "./attention_products.ts";
-import { entry, firstFour, listBytes, resultOf, seenOf } from "./attention_queries.ts";
+import { multiplyFour } from "./attention_products.ts";
+import { activeOf, entry, firstFour, listBytes, resultOf, seenOf } from "./attention_queries.ts";
 import type { Rows } from "./attention_rows.ts";
 import type { Emitter } from "./emitter.ts";
 import { vectorLoop } from "./nest.ts";
@@ -17,7 +17,7 @@ import { createPlace, type Index, type Vector } from "./place.ts";
 /** Bytes of a key's row that a chunk reads at least, and the most chunks of a sequence. */
 const LEAST_BYTES = 512, MOST_CHUNKS = 4;
 
-/** Operands whose rows are read where they lie. */
+/** Operands whose rows are read where they lie, so that their lengths are multiples of four. */
 export interface DecodeOperands {
   readonly q: Rows;
   readonly k: Rows;
@@ -36,7 +36,7 @@ export function decodeChunks(spec: AttentionKernel, emitter: Emitter, { q, k, v 
       kvHeads % count === 0 && (count === 1 || kvHeads / count * width * 4 >= LEAST_BYTES)
     ) ?? 1;
   const own = kvHeads / parts, group = heads / kvHeads, all = own * group, stride = listBytes(context);
-  const lists = reserve(stride * all), tops = reserve(16 * all), sums = reserve(4 * v.padded * all);
+  const lists = reserve(stride * all), tops = reserve(16 * all), sums = reserve(4 * valueWidth * all);
   const place = createPlace(code, [context]), seen = seenOf(spec, emitter), softmax = softmaxOf(spec, emitter);
   const output = resultOf(spec, emitter, "output");
 
@@ -52,16 +52,14 @@ export function decodeChunks(spec: AttentionKernel, emitter: Emitter, { q, k, v 
       });
     const vectorAt = (base: Index, number: Index) => b.let("at", i32.add(base, i32.shl(number, 4)));
     const listOf = (number: Index) => b.let("list", i32.add(lists, i32.mul(number, stride)));
-    const rowOf = (number: Index) => i32.add(i32.mul(i32.add(i32.mul(sequence, kvHeads), firstHead), group), number);
+    const headOf = (number: Index) => b.let("head", i32.add(i32.mul(firstHead, group), number));
+    const rowOf = (number: Index) => b.let("row", i32.add(i32.mul(sequence, heads), headOf(number)));
 
     b.for("number", 0, all, 1, (number) => b.emit(v128.store(vectorAt(tops, number), f32x4.const(-Infinity))));
-    const limit = b.let("limit", i32x4.splat(count)), least = b.let("least", i32x4.splat(from));
     vectorLoop(place, 0, context, (key) => {
-      const numbers = b.let("keys", i32x4.add(i32x4.splat(key), i32x4.const(0, 1, 2, 3)));
-      const before = i32x4.lt_s(numbers, limit), { lanes } = place;
-      const active = b.let("active", windowed ? v128.and(before, i32x4.ge_s(numbers, least)) : before);
+      const active = b.let("active", activeOf(range, key, windowed)), { lanes } = place;
       eachHead((number, kvHead) => {
-        const query = q.fill(i32.const(0), [sequence, i32.const(0), headOf(number, firstHead)], 1, i32.const(1));
+        const query = q.fill(i32.const(0), [sequence, i32.const(0), headOf(number)], 1, i32.const(1));
         const at = query.row(i32.const(0)), keys = k.fill(i32.const(0), [sequence, i32.const(0), kvHead], 1, count);
         const held = (i: number): Vector => v128.load(at, { offset: 16 * i, align: 4 });
         const product = multiplyFour(code, held, keys, { first: key, lanes, last: context - 1 });
@@ -75,18 +73,18 @@ export function decodeChunks(spec: AttentionKernel, emitter: Emitter, { q, k, v 
 
     b.for("number", 0, all, 1, (number) => {
       const top = vectorAt(tops, number);
-      b.emit(v128.store(top, softmax(range, b.let("row", rowOf(number)), listOf(number), v128.load(top))));
+      b.emit(v128.store(top, softmax(range, rowOf(number), listOf(number), v128.load(top))));
     });
     if (!output) return;
 
-    const sumsOf = (number: Index) => b.let("sums", i32.add(sums, i32.mul(number, 4 * v.padded)));
-    b.for("at", 0, 4 * v.padded * all, 16, (at) => b.emit(v128.store(i32.add(sums, at), f32x4.const(0))));
+    const sumsOf = (number: Index) => b.let("sums", i32.add(sums, i32.mul(number, 4 * valueWidth)));
+    b.for("at", 0, 4 * valueWidth * all, 16, (at) => b.emit(v128.store(i32.add(sums, at), f32x4.const(0))));
     const add = (key: Index, number: number) =>
       eachHead((head, kvHead) => {
         const values = v.fill(i32.const(0), [sequence, i32.const(0), kvHead], 1, count), first = values.row(key);
         const at = b.let("weight_at", entry(listOf(head), key)), to = sumsOf(head);
         const weights = Array.from({ length: number }, (_, r) => b.let("weight", v128.load32_splat(at, 4 * r)));
-        for (let i = 0; i < v.padded / 4; i++) {
+        for (let i = 0; i < valueWidth / 4; i++) {
           const total = weights.reduce<Vector>((sum, weight, r) => {
             const row = v128.load(first, { offset: r * values.stride + 16 * i, align: 4 });
             return math.madd(weight, row, sum);
@@ -101,10 +99,9 @@ export function decodeChunks(spec: AttentionKernel, emitter: Emitter, { q, k, v 
       const to = b.let("target", i32.add(output, i32.mul(rowOf(number), 4 * valueWidth))), sum = sumsOf(number);
       const scale = b.let("scale", v128.load(vectorAt(tops, number)));
       for (let i = 0; i < valueWidth; i += 4) {
-        storeFirst(b, to, b.let("scaled", f32x4.mul(v128.load(sum, 4 * i), scale)), i, valueWidth);
+        b.emit(v128.store(to, f32x4.mul(v128.load(sum, 4 * i), scale), 4 * i));
       }
     });
   };
-  const headOf = (number: Index, firstHead: Index): Index => b.let("head", i32.add(i32.mul(firstHead, group), number));
   return { total: batch * parts, chunk };
 }

@@ -1,5 +1,5 @@
 /** Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel. */
-import { i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
+import { type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
 import { partsOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { transpose } from "./lanes.ts";
@@ -7,6 +7,22 @@ import type { Index, KernelCode, Place, Vector } from "./place.ts";
 
 /** Sums that a product keeps in registers. */
 export const SUMS = 12;
+
+/** Rows of a chunk, `atOnce` of them together, then single ones: none need be asked whether it is still one of the chunk's. */
+export function eachRowBlock(
+  b: FunctionBuilder,
+  { from, to }: { readonly from: Index; readonly to: Index },
+  atOnce: number,
+  use: (row: Index, count: number) => void,
+): void {
+  const rest = b.let("rest", from);
+  if (atOnce > 1) {
+    const blocks = i32.div_u(i32.sub(to, rest), atOnce), end = b.let("end", i32.add(rest, i32.mul(blocks, atOnce)));
+    b.for("row", rest, end, atOnce, (row) => use(row, atOnce));
+    b.set(rest, end);
+  }
+  b.for("row", rest, to, 1, (row) => use(row, 1));
+}
 
 /** Unpacks the codes of columns, four at a time, into a panel: four bytes of every column, then the next four; parts follow each other. */
 export function pack(

@@ -3,7 +3,7 @@ import { i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { codesOfUnits, sixteenCodes } from "./codes.ts";
 import { packingOf, unitLength } from "./layout.ts";
-import { splitAccess } from "./loads.ts";
+import { rowAndColumn, splitAccess } from "./loads.ts";
 import type { Index, Place, Vector } from "./place.ts";
 
 /** Elements of a turn that is written out: the codes of a wide unit of any width. */
@@ -104,9 +104,7 @@ export function startOf(place: Place, { buffer, access, layout }: CodedOperand):
   if (layout.storage === "byte") return { row: place.address(buffer, access).base, column: i32.const(0) };
   const split = splitAccess(access, layout.columns, place.extents);
   if (!split) throw new Error("Internal error: codes do not lie in rows");
-  const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: place.buffer(buffer).base });
-  const column = i32.add(place.affine(split.column.strides), split.column.offset);
-  return { row: i32.add(row, split.row.offset * layout.rowBytes), column };
+  return rowAndColumn(place, buffer, split);
 }
 
 /** The sixteens of a turn by the last plane that they need, so that planes are read one after the other. */

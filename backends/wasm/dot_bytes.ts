@@ -7,7 +7,7 @@
 import type { Access, DotKernel } from "../kernel.ts";
 import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
-import { pack, product, SUMS } from "./byte_panels.ts";
+import { eachRowBlock, pack, product, SUMS } from "./byte_panels.ts";
 import { partsOf, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
@@ -119,14 +119,7 @@ export function byteChunk(
               });
             };
             const atOnce = Math.min(rowsAtOnce(m), SUMS / (places.length * parts * digits));
-            // Whole blocks, then single rows: no row need be asked whether it is still one of the chunk's.
-            const rest = b.let("rest", rowRange.from);
-            if (atOnce > 1) {
-              const blocks = i32.div_u(height, atOnce), end = b.let("end", i32.add(rest, i32.mul(blocks, atOnce)));
-              b.for("row", rest, end, atOnce, (row) => rowBlock(row, atOnce));
-              b.set(rest, end);
-            }
-            b.for("row", rest, rowRange.to, 1, (row) => rowBlock(row, 1));
+            eachRowBlock(b, rowRange, atOnce, rowBlock);
           });
         }));
       if (isOneGroup) return;

@@ -6,7 +6,7 @@
 import type { DotKernel } from "../kernel.ts";
 import type { Activations } from "./activations.ts";
 import { i32 } from "./assembler.ts";
-import { pack, product, SUMS } from "./byte_panels.ts";
+import { eachRowBlock, pack, product, SUMS } from "./byte_panels.ts";
 import { partsOf, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, ROW } from "./contraction.ts";
@@ -85,14 +85,7 @@ export function shortChunk(
           })
         );
       };
-      const rest = b.let("rest", rowRange.from);
-      if (atOnce > 1) {
-        const count = i32.div_u(i32.sub(rowRange.to, rest), atOnce);
-        const end = b.let("end", i32.add(rest, i32.mul(count, atOnce)));
-        b.for("row", rest, end, atOnce, (row) => block(row, atOnce));
-        b.set(rest, end);
-      }
-      b.for("row", rest, rowRange.to, 1, (row) => block(row, 1));
+      eachRowBlock(b, rowRange, atOnce, block);
     });
   };
 }

@@ -1,7 +1,7 @@
 /** Loads of four lanes: next to each other, all the same, at a distance, or at rows chosen by data; of every layout. */
 import type { Access, Expr } from "../kernel.ts";
-import { f32x4, i16x8, i32, i32x4, type Local, select, v128 } from "./assembler.ts";
 import { isNarrow, rangeOf } from "../../ir/types.ts";
+import { f32x4, i16x8, i32, i32x4, type Local, select, v128 } from "./assembler.ts";
 import { fourCodes, oneCode, sixteenCodes } from "./codes.ts";
 import type { Layout } from "./layout.ts";
 import type { Address, Bound, Index, Part, Place, Vector } from "./place.ts";
@@ -13,8 +13,8 @@ export function loadVector(place: Place, buffer: number, access: Access): Vector
   const bound = place.buffer(buffer), { layout } = bound;
   const stride = place.vector < 0 ? 0 : access.strides[place.vector] ?? 0;
   if (!staysInside(place, bound, access)) return loadGuarded(place, bound, access, stride);
-  const codes = sixteenAt(place, buffer, access);
-  if (codes && place.part) return lanesOfWords(wordsAt(place, place.part, codes), place.part, codes.signed);
+  const { part } = place, codes = part && sixteenAt(place, buffer, access);
+  if (part && codes) return lanesOfWords(wordsAt(place, part, codes), part, codes.signed);
   if (layout.storage === "fields") return loadFields(place, buffer, access, stride);
   return loadAt(place, layout, place.address(buffer, access), stride);
 }
@@ -27,10 +27,10 @@ export interface Sixteen {
   readonly read: () => Vector;
 }
 
-/** The codes of a load, where they are handled sixteen at a time. */
+/** The codes of a load in a part, where they are handled sixteen at a time. */
 export function sixteenAt(place: Place, buffer: number, access: Access): Sixteen | undefined {
   const bound = place.buffer(buffer), { layout } = bound, { dtype } = layout;
-  if (!place.part || !isNarrow(dtype) || access.strides[place.vector] !== 1 || !staysInside(place, bound, access)) {
+  if (!isNarrow(dtype) || access.strides[place.vector] !== 1 || !staysInside(place, bound, access)) {
     return undefined;
   }
   const common = {
@@ -52,19 +52,34 @@ export function sixteenAt(place: Place, buffer: number, access: Access): Sixteen
   return {
     ...common,
     read: () => {
-      const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: bound.base });
-      const column = i32.add(place.affine(split.column.strides), split.column.offset);
-      return sixteenCodes(place, layout, i32.add(row, split.row.offset * layout.rowBytes), column);
+      const { row, column } = rowAndColumn(place, buffer, split);
+      return sixteenCodes(place, layout, row, column);
     },
   };
 }
 
+/** An access to a packed buffer: its row, and the column in it. */
+export interface SplitAccess {
+  readonly row: Access;
+  readonly column: Access;
+}
+
+/** The address of a row of a packed buffer, and the column, as far as the open loops go. */
+export function rowAndColumn(
+  place: Place,
+  buffer: number,
+  { row, column }: SplitAccess,
+): { row: Index; column: Index } {
+  const { layout: { rowBytes }, base } = place.buffer(buffer);
+  const first = place.affine(row.strides, rowBytes, { key: `b${buffer}`, index: base });
+  return {
+    row: i32.add(first, row.offset * rowBytes),
+    column: i32.add(place.affine(column.strides), column.offset),
+  };
+}
+
 /** Whether vectors go along a packed row, from multiples of `step` on. */
-function isAligned(
-  { vector }: Place,
-  { row, column }: { readonly row: Access; readonly column: Access },
-  step: number,
-): boolean {
+function isAligned({ vector }: Place, { row, column }: SplitAccess, step: number): boolean {
   return vector >= 0 && column.strides[vector] === 1 && row.strides[vector] === 0 && column.offset % step === 0 &&
     column.strides.every((stride, v) => v === vector || stride % step === 0);
 }
@@ -190,7 +205,7 @@ export function splitAccess(
   access: Access,
   columns: number,
   extents: readonly number[],
-): { row: Access; column: Access } | undefined {
+): SplitAccess | undefined {
   if (access.offset < 0 || access.strides.some((stride) => stride < 0)) return undefined;
   const column: Access = { offset: access.offset % columns, strides: access.strides.map((stride) => stride % columns) };
   const reach = column.strides.reduce((sum, stride, v) => sum + stride * ((extents[v] ?? 1) - 1), column.offset);
@@ -206,12 +221,8 @@ function loadFields(place: Place, buffer: number, access: Access, stride: number
   const bound = place.buffer(buffer), { layout } = bound;
   const split = splitAccess(access, layout.columns, place.extents);
   if (split && isAligned(place, split, 4)) {
-    const row = place.affine(split.row.strides, layout.rowBytes, { key: `b${buffer}`, index: bound.base });
-    const column = i32.add(place.affine(split.column.strides), split.column.offset);
-    return extendBytes(
-      i32x4.splat(fourCodes(place, layout, i32.add(row, split.row.offset * layout.rowBytes), column)),
-      false,
-    );
+    const { row, column } = rowAndColumn(place, buffer, split);
+    return extendBytes(i32x4.splat(fourCodes(place, layout, row, column)), false);
   }
   const first = i32.add(place.affine(access.strides), access.offset);
   if (stride === 0) return i32x4.splat(oneCode(place, bound, first));

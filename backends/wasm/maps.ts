@@ -31,6 +31,12 @@ const COMPARE = {
 const isPowerOfTwo = (value: number): boolean =>
   Number.isInteger(Math.log2(Math.abs(value))) && Math.abs(Math.log2(Math.abs(value))) <= 126;
 
+/** By how many bits a product of integers with this factor shifts; undefined unless it is a power of two. */
+export function shiftOf(factor: Expr): number | undefined {
+  const by = factor.kind === "constant" ? Math.log2(factor.value) : NaN;
+  return Number.isInteger(by) ? by : undefined;
+}
+
 /** Integers of at most this magnitude are exact in f32, so that clamping may come before the conversion. */
 const EXACT = 2 ** 24;
 
@@ -76,8 +82,8 @@ const LOWERINGS = {
   add: numbers(f32x4.add, i32x4.add),
   sub: numbers(f32x4.sub, i32x4.sub),
   mul: (_, { args: [, factor], scalar }, args) => {
-    const by = scalar === "i32" && factor?.kind === "constant" ? Math.log2(factor.value) : NaN;
-    if (Number.isInteger(by)) return i32x4.shl(operand(args, 0), by);
+    const by = scalar === "i32" && factor ? shiftOf(factor) : undefined;
+    if (by !== undefined) return i32x4.shl(operand(args, 0), by);
     return (scalar === "f32" ? f32x4.mul : i32x4.mul)(operand(args, 0), operand(args, 1));
   },
   div: (_, { args: [, divisor] }, args) => {

@@ -2,6 +2,7 @@
 import type { Expr } from "../kernel.ts";
 import { i16x8 } from "./assembler.ts";
 import { known, lanesOfWords, sixteenAt, wordsAt } from "./loads.ts";
+import { shiftOf } from "./maps.ts";
 import type { Part, Place, Vector } from "./place.ts";
 
 /**
@@ -34,11 +35,12 @@ function wordsOf(place: Place, part: Part, expr: Expr): Words | undefined {
   if (!x || !y) return undefined;
   const left = wordsOf(place, part, x);
   if (!left) return undefined;
-  if (expr.op === "mul" && y.kind === "constant" && Number.isInteger(Math.log2(y.value))) {
-    const [low, high] = left.range, by = Math.log2(y.value);
+  const by = expr.op === "mul" ? shiftOf(y) : undefined;
+  if (by !== undefined) {
+    const [low, high] = left.range;
     return {
       key: `${left.key} << ${by}`,
-      range: [low * y.value, high * y.value],
+      range: [low * 2 ** by, high * 2 ** by],
       value: () => i16x8.shl(left.value(), by),
     };
   }

@@ -8,8 +8,9 @@ import { logSoftmax } from "../../ir/composites/activations.ts";
 import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { type Graph, graphOf, nameOf, type Node } from "../../ir/node.ts";
+import type { SiteRole } from "../../ir/ops/state.ts";
 import { inline } from "../../ir/rewrite.ts";
-import { FULL_WIDTH, type LocalWidths, sitesOf, symmetricTop } from "../../ir/sites.ts";
+import { type LocalWidths, sitesOf, symmetricTop } from "../../ir/sites.ts";
 import { type TensorType, tensorType, type Width } from "../../ir/types.ts";
 import { batchesOf } from "../calibrate/batches.ts";
 import { prepareCall } from "../calibrate/prepare_call.ts";
@@ -17,7 +18,7 @@ import { createPool, type Programs, type TensorPool } from "../calibrate/program
 import type { CallStore } from "../calibrate/store.ts";
 import { TRAIN_LEAVES } from "../calibrate/train_program.ts";
 import { contractIntegers } from "../passes/contract_integers.ts";
-import { inputNames, insertActivationQuantizers } from "../passes/quantize/insert_activation_quantizers.ts";
+import { insertActivationQuantizers } from "../passes/quantize/insert_activation_quantizers.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { specialize, topName } from "../passes/quantize/specialize.ts";
 import { stage, trainGraph } from "../passes/stage.ts";
@@ -54,8 +55,6 @@ export interface MeasureBench {
   held(call: number): Promise<TensorValues>;
   /** Every weight of a call dequantized at one width, by site, in the shape that the call contracts it in. */
   weights(call: number, width: Width, pool: TensorPool): Promise<TensorValues>;
-  /** The weights of a call that read each of its quantizable activations, by local site name. */
-  readers(call: number): ReadonlyMap<string, readonly string[]>;
   /** The values behind a call, some of its weights replaced and activations quantized; whoever asks for them discards them. */
   forward(
     call: number,
@@ -123,7 +122,6 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
     start,
     sites: (index) => weightSites(elastic, elastic.calls[index]),
     held: weights.of,
-    readers: (index) => readersOf(structure, calls[index] as Call),
     weights: async (index, width, scratch) => {
       const own = await weights.of(index), made = await effectiveWeights(input, index, width, scratch);
       // The same values in the same order, under the shape that the function contracts them in.
@@ -161,10 +159,10 @@ export async function benchPrograms(
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
     if (known.has(call.function)) continue;
     known.add(call.function);
-    const exact = structure.calls[index] as Call, inputs = [...readersOf(structure, exact).keys()];
-    const activations = recipe.track === "activations" ? recipe.bitGroups.flat() : [];
-    for (const width of [FULL_WIDTH, ...activations]) {
-      const widths = width === FULL_WIDTH ? {} : Object.fromEntries(inputs.map((name) => [name, width]));
+    const exact = structure.calls[index] as Call, activations = measuredActivations(input, call);
+    compiled.push(await forwardOf(input, exact, symbols, {}));
+    for (const width of activations.length > 0 ? recipe.bitGroups.flat() : []) {
+      const widths = Object.fromEntries(activations.map((name) => [name, width]));
       compiled.push(await forwardOf(input, exact, symbols, widths));
     }
     const widths = weightSites(elastic, call).length > 0 ? recipe.bitGroups.flat() : [];
@@ -208,14 +206,11 @@ function forwardOf(
   return programs.get(["exact", call.function, ...clips.sort()].join(" "), build, symbols);
 }
 
-/** The weights that read each value in front of linears, by the site that it is or could be. */
-function readersOf(module: Module, call: Call): ReadonlyMap<string, readonly string[]> {
-  const readers = new Map<string, readonly string[]>();
-  for (const [weight, site] of inputNames(functionOf(module, call))) {
-    readers.set(site, [...readers.get(site) ?? [], weight]);
-  }
-  return readers;
-}
+/** Local names of the activations that are measured with a call's weights: where a recipe serves nothing else. */
+export const measuredActivations = (
+  { elastic, recipe }: Pick<MeasureInput, "elastic" | "recipe">,
+  call: Call,
+): readonly string[] => recipe.track === "activations" ? sitesOfRole(elastic, call, "activation") : [];
 
 const weightsOf = (
   { programs, elastic, recipe }: Pick<MeasureInput, "programs" | "elastic" | "recipe">,
@@ -256,8 +251,10 @@ function heldWeights(input: MeasureInput) {
 
 const longest = (sequences: readonly Int32Array[]): number => Math.max(1, ...sequences.map(({ length }) => length));
 
-const weightSites = (module: Module, call: Call | undefined): string[] =>
-  call ? sitesOf(functionOf(module, call)).filter(({ role }) => role === "weight").map(({ name }) => name) : [];
+const sitesOfRole = (module: Module, call: Call | undefined, wanted: SiteRole): string[] =>
+  call ? sitesOf(functionOf(module, call)).filter(({ role }) => role === wanted).map(({ name }) => name) : [];
+
+const weightSites = (module: Module, call: Call | undefined): string[] => sitesOfRole(module, call, "weight");
 
 async function effectiveWeights(
   input: MeasureInput,

@@ -5,10 +5,17 @@
  * measured, as wide as the widest weight that reads them.
  */
 import type { Tensor } from "../../backends/backend.ts";
-import { FULL_WIDTH, LEAST_WIDTHS, type LocalWidths } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import { createPool, type TensorPool } from "../calibrate/programs.ts";
-import { type MeasureBench, measuredSequences, type MeasureInput, openBench, type TensorValues } from "./bench.ts";
+import { type ModelSite, modelSites, widthOfReaders } from "../model_sites.ts";
+import {
+  type MeasureBench,
+  measuredActivations,
+  measuredSequences,
+  type MeasureInput,
+  openBench,
+  type TensorValues,
+} from "./bench.ts";
 import { type AllocationItem, type Frontier, frontierOf, type FrontierPoint, lookUp } from "./frontier.ts";
 import { finalists, searchAllocations, undominated } from "./search.ts";
 import { expandTies, tiedItems, type Ties, untied } from "./ties.ts";
@@ -134,16 +141,18 @@ const reportFrom = (input: MeasureInput, done: number): MeasureInput => ({
  */
 async function measureTogether(
   bench: MeasureBench,
-  { programs: { backend }, elastic, recipe }: MeasureInput,
+  input: MeasureInput,
   sites: readonly string[],
   allocations: readonly string[],
 ): Promise<number[]> {
+  const { programs: { backend }, elastic } = input,
+    known = new Map(modelSites(elastic).map((site) => [site.name, site]));
   const column = new Map(sites.map((site, i) => [site, i])), { start } = bench;
   // Digits so far -> values behind them.
   let paths = new Map<string, TensorValues>([["", start]]), prefixes = allocations.map(() => "");
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
     const own = bench.sites(index).map((site) => ({ site, at: column.get(call.prefix + site) ?? -1 }));
-    const scratch = createPool(backend);
+    const scratch = createPool(backend), inputs = measuredActivations(input, call);
     const digitsUsed = new Set(own.flatMap(({ at }) => allocations.map((digits) => digits[at])));
     const byWidth = await weightsOf(bench, index, digitsUsed, scratch);
     const next = new Map<string, TensorValues>(), behind: string[] = [];
@@ -155,9 +164,11 @@ async function measureTogether(
       const replaced = Object.fromEntries(
         own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
       );
-      const activations = recipe.track === "activations"
-        ? widestReaders(bench.readers(index), new Map(own.map(({ site, at }) => [site, Number(digits[at])])))
-        : {};
+      const weights = Object.fromEntries(own.map(({ site, at }) => [call.prefix + site, Number(digits[at])]));
+      // As wide as the widest weight that reads them, as settings `mixed@…aw` have them.
+      const activations = Object.fromEntries(
+        inputs.map((name) => [name, widthOfReaders(known.get(call.prefix + name) as ModelSite, weights)]),
+      );
       next.set(key, await bench.forward(index, replaced, before, activations));
     }
     bench.discard(paths.values(), next.values());
@@ -169,18 +180,6 @@ async function measureTogether(
   bench.discard(paths.values(), []);
   return prefixes.map((key) => losses.get(key) ?? NaN);
 }
-
-/** Activations as wide as the widest weight that reads them, as settings `mixed@…aw` have them. */
-const widestReaders = (
-  readers: ReadonlyMap<string, readonly string[]>,
-  widths: ReadonlyMap<string, number>,
-): LocalWidths =>
-  Object.fromEntries(
-    [...readers].map(([site, weights]) => [
-      site,
-      Math.max(LEAST_WIDTHS.activation, ...weights.map((weight) => widths.get(weight) ?? FULL_WIDTH)),
-    ]),
-  );
 
 async function weightsOf(
   bench: MeasureBench,

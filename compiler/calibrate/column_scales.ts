@@ -60,10 +60,9 @@ export function columnScales(structure: Module, read: LoadParameter): ColumnScal
         values,
       })),
     restore: (call, stored) => {
-      const own = new Map(inputs(call).map(({ name }) => [storedName(call, name), call.prefix + name]));
-      for (const { name, values } of stored) {
-        const scale = own.get(name);
-        if (scale !== undefined) found.set(scale, Float32Array.from(values));
+      for (const { name } of inputs(call)) {
+        const own = stored.find((tensor) => tensor.name === storedName(call, name));
+        if (own) found.set(call.prefix + name, Float32Array.from(own.values));
       }
     },
   };
