@@ -46,6 +46,7 @@ export { openTokenizer, type Tokenizer } from "./compiler/frontends/tokenizer.ts
 // Compiling.
 export { type Artifact, openArtifact } from "./compiler/artifact/artifact.ts";
 export { type BitSpec, parseBitSpec, parseBitSpecs, withPins } from "./compiler/bit_spec.ts";
+export type { MeasuringMemory } from "./compiler/allocate/memory.ts";
 export type { CalibrationMemory } from "./compiler/calibrate/memory.ts";
 export { type CalibrationSettings, defaultSettings, publishedSettings } from "./compiler/calibrate/settings.ts";
 export { type AdapterKind, adaptersOf, type RankSchedule } from "./compiler/adapters.ts";
@@ -59,6 +60,8 @@ export {
   compileModel,
   type CompileModelOptions,
 } from "./runtime/compile_model.ts";
+
+export type { CompilationMemory } from "./runtime/compilation_memory.ts";
 
 // Running and measuring.
 export { artifactSource } from "./runtime/artifact_source.ts";

@@ -6,7 +6,6 @@ import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { tiesOf } from "../compiler/allocate/ties.ts";
-import { benchPrograms } from "../compiler/allocate/bench.ts";
 import { isRehearsed, predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
 import { allocationItems, measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
@@ -16,7 +15,6 @@ import type { MasterKind } from "../ir/sites.ts";
 import type { Pin } from "../compiler/pins.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
-import { type CalibrationMemory, calibrationMemory } from "../compiler/calibrate/memory.ts";
 import { createPrograms } from "../compiler/calibrate/programs.ts";
 import type { CalibrationSettings } from "../compiler/calibrate/settings.ts";
 import { type CallStore, memoryStore } from "../compiler/calibrate/store.ts";
@@ -38,6 +36,7 @@ import type { Module } from "../ir/module.ts";
 import { concreteShape, type TensorType } from "../ir/types.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { checkpointSource } from "./checkpoint_source.ts";
+import { type CompilationMemory, compilationMemory } from "./compilation_memory.ts";
 import { chooseRotation } from "./choose_rotation.ts";
 import { type HeldOut, holdOut } from "./hold_out.ts";
 import { openLossLog } from "./loss_log.ts";
@@ -89,8 +88,8 @@ export type CompileEvent =
   | { readonly kind: "start" }
   /** Something worth knowing: a sentence without a final period. */
   | { readonly kind: "note"; readonly text: string }
-  /** What the calibration is going to need. */
-  | { readonly kind: "memory"; readonly memory: CalibrationMemory }
+  /** What the calibration and the measuring behind it are going to need. */
+  | { readonly kind: "memory"; readonly memory: CompilationMemory }
   /** A rehearsal is the short calibration that mixtures are predicted by. */
   | { readonly kind: "calibration" | "rehearsal"; readonly progress: CalibrationProgress }
   /** How many of all (site, width) pairs have been measured. */
@@ -267,8 +266,7 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const weights = modelSites(elastic).filter(({ role }) => role === "weight").map(({ name }) => name);
   const request = { weighting, ...(tie ? { ties: tiesOf(elastic, weights) } : {}) };
   const measured = (done: number, all: number) => report({ kind: "sensitivity", done, all });
-  const before = rehearsal ? await benchPrograms({ ...given, tokens }) : [];
-  report({ kind: "memory", memory: await calibrationMemory({ ...given, before }) });
+  report({ kind: "memory", memory: await compilationMemory(given, rehearsal !== undefined) });
   const [first, rest] = rehearsalSettings(settings);
   const rehearsed = rehearsal && {
     settings: rest,

@@ -21,7 +21,7 @@ import { contractIntegers } from "../passes/contract_integers.ts";
 import { insertActivationQuantizers } from "../passes/quantize/insert_activation_quantizers.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { specialize, topName } from "../passes/quantize/specialize.ts";
-import { stage, trainGraph } from "../passes/stage.ts";
+import { prepareGraph, stage, trainGraph } from "../passes/stage.ts";
 import type { Recipe } from "../recipe.ts";
 
 /** What is measured on what. */
@@ -39,6 +39,8 @@ export interface MeasureInput {
   readonly tokens: number;
   /** Full-precision weights that stay for the next use, in bytes, at least those of one call; 512 MiB unless given. */
   readonly heldBytes?: number;
+  /** Values of the paths that walk through the model together, in bytes, at least those of one path; 256 MiB unless given. */
+  readonly pathBytes?: number;
   readonly report?: (done: number, all: number) => void;
 }
 
@@ -62,6 +64,8 @@ export interface MeasureBench {
     before: TensorValues,
     activations?: LocalWidths,
   ): Promise<TensorValues>;
+  /** How many paths may walk through the model together; see `pathsTogether`. */
+  readonly together: number;
   /** Frees values, but not those that are also among what is kept or stand in front of the first call. */
   discard(values: Iterable<TensorValues>, kept: Iterable<TensorValues>): void;
   /** Mean KL(full ‖ quantized) per token, in nats, given the values in front of the last call. */
@@ -73,6 +77,10 @@ export interface MeasureBench {
 const HELD_BYTES = 2 ** 29;
 
 const SEQUENCE = 128;
+
+/** Paths that walk through the model together read its weights once for all; their values are bounded, too. */
+const MOST_PATHS = 64;
+const PATH_BYTES = 2 ** 28;
 
 /** The sequences that are measured on: the first ones. */
 export const measuredSequences = (
@@ -116,10 +124,12 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
     discard([exact], [after]);
     exact = after;
   }
-  const program = await divergenceOf(input, symbols);
+  const program = await divergenceOf(input, symbols),
+    together = pathsTogether(await valueBytes(input, symbols), input.pathBytes);
 
   return {
     start,
+    together,
     sites: (index) => weightSites(elastic, elastic.calls[index]),
     held: weights.of,
     weights: async (index, width, scratch) => {
@@ -150,11 +160,12 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
   };
 }
 
+/** What decides which programs run. */
+export type MeasurePlanInput = Omit<MeasureInput, "store" | "load" | "report">;
+
 /** Every program that measuring runs, compiled: they work in the memory that all programs share. */
-export async function benchPrograms(
-  input: Omit<MeasureInput, "store" | "load" | "report">,
-): Promise<readonly Executable[]> {
-  const { structure, elastic, recipe } = input, { symbols } = measuredBatch(measuredSequences(input));
+export async function benchPrograms(input: MeasurePlanInput, symbols: Symbols): Promise<readonly Executable[]> {
+  const { structure, elastic, recipe } = input;
   const compiled = [await divergenceOf(input, symbols)], known = new Set<string>();
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
     if (known.has(call.function)) continue;
@@ -166,13 +177,35 @@ export async function benchPrograms(
       compiled.push(await forwardOf(input, exact, symbols, widths));
     }
     const widths = weightSites(elastic, call).length > 0 ? recipe.bitGroups.flat() : [];
-    for (const width of widths) compiled.push(await weightsOf(input, call, width));
+    for (const width of widths) compiled.push(await weightsProgramOf(input, call, width));
   }
   return compiled;
 }
 
+/** Bytes of the values that each call but the last gives, by their names in the model. */
+export function valueBytes(
+  input: Pick<MeasureInput, "programs" | "structure" | "recipe">,
+  symbols: Symbols,
+): Promise<readonly ReadonlyMap<string, number>[]> {
+  const { programs: { backend }, structure: { calls } } = input;
+  return Promise.all(
+    calls.slice(0, -1).map(async (call) => {
+      const { outputs } = await forwardOf(input, call, symbols, {});
+      return new Map(
+        Object.entries(outputs).map(([name, type]) => [call.outputs[name] ?? name, backend.bytesOf(type)]),
+      );
+    }),
+  );
+}
+
+/** How many paths may walk together, by the values of one of them at its largest: few where a model is wide. */
+export function pathsTogether(values: readonly ReadonlyMap<string, number>[], pathBytes = PATH_BYTES): number {
+  const largest = Math.max(1, ...values.map((own) => [...own.values()].reduce((a, b) => a + b, 0)));
+  return Math.min(MOST_PATHS, Math.max(1, Math.floor(pathBytes / largest)));
+}
+
 /** The sequences as one batch. */
-function measuredBatch(sequences: readonly Int32Array[]) {
+export function measuredBatch(sequences: readonly Int32Array[]) {
   const [batch] = batchesOf(sequences, sequences.length, SEQUENCE).list;
   if (!batch) throw new RangeError("Expected at least one sequence to measure on but found none");
   return { batch, symbols: { B: sequences.length, T: batch.ids.length / sequences.length } };
@@ -212,16 +245,35 @@ export const measuredActivations = (
   call: Call,
 ): readonly string[] => recipe.track === "activations" ? sitesOfRole(elastic, call, "activation") : [];
 
-const weightsOf = (
+/** Every weight of a call at one width, from what the store has of it. */
+export const weightsProgramOf = (
   { programs, elastic, recipe }: Pick<MeasureInput, "programs" | "elastic" | "recipe">,
   call: Call,
   width: Width,
 ): Promise<Executable> =>
   programs.get(`weights ${call.function} ${width}`, () => weightProgram(functionOf(elastic, call), recipe, width));
 
-/** The full-precision weights of calls, as many at a time as fit; the one that was not used for longest goes first. */
+/** Bytes of a call's full-precision weights. */
+export const heldBytesOf = (
+  { programs: { backend }, structure }: Pick<MeasureInput, "programs" | "structure">,
+  call: Call,
+) => prepareGraph(functionOf(structure, call)).outputs.reduce((sum, { node }) => sum + backend.bytesOf(node.type), 0);
+
+/** Which of the held ones have to go before `bytes` more are there: those that were not used for longest. */
+export function displaced<K>(held: ReadonlyMap<K, number>, bytes: number, heldBytes = HELD_BYTES): K[] {
+  const gone: K[] = [];
+  let all = bytes + [...held.values()].reduce((a, b) => a + b, 0);
+  for (const [key, own] of held) {
+    if (all <= heldBytes) break;
+    gone.push(key);
+    all -= own;
+  }
+  return gone;
+}
+
+/** The full-precision weights of calls, as many at a time as fit. */
 function heldWeights(input: MeasureInput) {
-  const { programs, structure, heldBytes = HELD_BYTES } = input, { backend } = programs;
+  const { programs, structure, heldBytes } = input;
   const known = new Map<
     number,
     { readonly tensors: TensorValues; readonly pool: TensorPool; readonly bytes: number }
@@ -233,17 +285,13 @@ function heldWeights(input: MeasureInput) {
       known.set(index, before);
       return before.tensors;
     }
-    const pool = createPool(backend), call = structure.calls[index] as Call;
-    const { held: tensors } = await prepareCall(input, structure, call, pool);
-    const bytes = Object.values(tensors).reduce((sum, { type }) => sum + backend.bytesOf(type), 0);
-    known.set(index, { tensors, pool, bytes });
-    let all = [...known.values()].reduce((sum, entry) => sum + entry.bytes, 0);
-    for (const [other, entry] of known) {
-      if (all <= heldBytes || other === index) break;
-      entry.pool.release();
+    const call = structure.calls[index] as Call, bytes = heldBytesOf(input, call);
+    for (const other of displaced(new Map(Array.from(known, ([key, own]) => [key, own.bytes])), bytes, heldBytes)) {
+      known.get(other)?.pool.release();
       known.delete(other);
-      all -= entry.bytes;
     }
+    const pool = createPool(programs.backend), { held: tensors } = await prepareCall(input, structure, call, pool);
+    known.set(index, { tensors, pool, bytes });
     return tensors;
   };
   return { of, release: () => known.forEach(({ pool }) => pool.release()) };
@@ -254,7 +302,8 @@ const longest = (sequences: readonly Int32Array[]): number => Math.max(1, ...seq
 const sitesOfRole = (module: Module, call: Call | undefined, wanted: SiteRole): string[] =>
   call ? sitesOf(functionOf(module, call)).filter(({ role }) => role === wanted).map(({ name }) => name) : [];
 
-const weightSites = (module: Module, call: Call | undefined): string[] => sitesOfRole(module, call, "weight");
+/** Local names of the weight sites of a call. */
+export const weightSites = (module: Module, call: Call | undefined): string[] => sitesOfRole(module, call, "weight");
 
 async function effectiveWeights(
   input: MeasureInput,
@@ -264,7 +313,7 @@ async function effectiveWeights(
 ): Promise<TensorValues> {
   const { programs, elastic, store } = input, call = elastic.calls[index] as Call, stored = await store.load(index);
   if (!stored) throw new Error(`Internal error in allocation: the call "${call.prefix}" is not calibrated`);
-  const program = await weightsOf(input, call, width);
+  const program = await weightsProgramOf(input, call, width);
   const byName = new Map(stored.map((tensor) => [tensor.name, tensor])), raw = createPool(programs.backend);
   const leaves = Object.fromEntries(
     Object.entries(program.leaves).map((

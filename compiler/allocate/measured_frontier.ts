@@ -24,8 +24,6 @@ import { expandTies, tiedItems, type Ties, untied } from "./ties.ts";
 const STEP = 0.125;
 /** Sites up to which every budget's best allocation is tried to be bettered: a round costs some 20 runs per site. */
 const MOST_SITES = 100;
-/** Allocations that walk through the model together, which bounds how many values are alive. */
-const TOGETHER = 64;
 
 /** How often as many tokens as the search has measured on are measured on again, others each time, to confirm what it found. */
 const CONFIRMING_PARTS = 2;
@@ -122,7 +120,7 @@ async function measureAll(
 ): Promise<number[]> {
   const losses: number[] = [];
   while (losses.length < allocations.length) {
-    const part = allocations.slice(losses.length, losses.length + TOGETHER);
+    const part = allocations.slice(losses.length, losses.length + bench.together);
     losses.push(...await measureTogether(bench, input, sites, part));
     input.report?.(losses.length, allocations.length);
   }
@@ -156,22 +154,28 @@ async function measureTogether(
     const digitsUsed = new Set(own.flatMap(({ at }) => allocations.map((digits) => digits[at])));
     const byWidth = await weightsOf(bench, index, digitsUsed, scratch);
     const next = new Map<string, TensorValues>(), behind: string[] = [];
+    const lastUse = new Map(prefixes.map((prefix, i) => [prefix, i]));
     for (const [i, digits] of allocations.entries()) {
-      const before = paths.get(prefixes[i] ?? "") as TensorValues;
-      const key = (prefixes[i] ?? "") + own.map(({ at }) => digits[at]).join("");
+      const prefix = prefixes[i] ?? "", before = paths.get(prefix) as TensorValues;
+      const key = prefix + own.map(({ at }) => digits[at]).join("");
       behind.push(key);
-      if (next.has(key)) continue;
-      const replaced = Object.fromEntries(
-        own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
-      );
-      const weights = Object.fromEntries(own.map(({ site, at }) => [call.prefix + site, Number(digits[at])]));
-      // As wide as the widest weight that reads them, as settings `mixed@…aw` have them.
-      const activations = Object.fromEntries(
-        inputs.map((name) => [name, widthOfReaders(known.get(call.prefix + name) as ModelSite, weights)]),
-      );
-      next.set(key, await bench.forward(index, replaced, before, activations));
+      if (!next.has(key)) {
+        const replaced = Object.fromEntries(
+          own.map(({ site, at }) => [site, byWidth.get(digits[at] ?? "")?.[site] as Tensor]),
+        );
+        const weights = Object.fromEntries(own.map(({ site, at }) => [call.prefix + site, Number(digits[at])]));
+        // As wide as the widest weight that reads them, as settings `mixed@…aw` have them.
+        const activations = Object.fromEntries(
+          inputs.map((name) => [name, widthOfReaders(known.get(call.prefix + name) as ModelSite, weights)]),
+        );
+        next.set(key, await bench.forward(index, replaced, before, activations));
+      }
+      // A path is either in front of the call or behind it, so that values are alive once per path.
+      if (lastUse.get(prefix) === i) {
+        paths.delete(prefix);
+        bench.discard([before], [...paths.values(), ...next.values()]);
+      }
     }
-    bench.discard(paths.values(), next.values());
     [paths, prefixes] = [next, behind];
     scratch.release();
   }

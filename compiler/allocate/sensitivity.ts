@@ -21,35 +21,42 @@ export async function measureSensitivities(input: MeasureInput): Promise<Sensiti
   const all = elastic.calls.flatMap((_, index) => bench.sites(index)).length * widths.length;
   let done = 0, exact: TensorValues = bench.start;
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
-    // What differs at one site and width walks through the calls behind together: their weights are read once for all.
-    let paths: { readonly site: string; readonly width: Width; readonly values: TensorValues }[] = [];
-    for (const width of bench.sites(index).length > 0 ? widths : []) {
-      const scratch = createPool(programs.backend), weights = await bench.weights(index, width, scratch);
-      for (const site of bench.sites(index)) {
-        paths.push({ site, width, values: await bench.forward(index, { [site]: weights[site] as Tensor }, exact) });
+    const sites = bench.sites(index), together = widthsTogether(bench.together, sites.length);
+    for (let first = 0; sites.length > 0 && first < widths.length; first += together) {
+      // What differs at one site and width walks through the calls behind together: their weights are read once for all.
+      const paths: { readonly site: string; readonly width: Width; values: TensorValues }[] = [];
+      for (const width of widths.slice(first, first + together)) {
+        const scratch = createPool(programs.backend), weights = await bench.weights(index, width, scratch);
+        for (const site of sites) {
+          paths.push({ site, width, values: await bench.forward(index, { [site]: weights[site] as Tensor }, exact) });
+        }
+        scratch.release();
       }
-      scratch.release();
+      for (let next = index + 1; next < elastic.calls.length - 1; next++) {
+        for (const path of paths) {
+          const before = path.values;
+          path.values = await bench.forward(next, {}, before);
+          bench.discard([before], [exact, path.values]);
+        }
+      }
+      for (const { site, width, values } of paths) {
+        (found[call.prefix + site] ??= {})[width] = await bench.divergence(values);
+        bench.discard([values], [exact]);
+        report?.(++done, all);
+      }
     }
     const after = await bench.forward(index, {}, exact);
-    bench.discard([exact], [after, ...paths.map(({ values }) => values)]);
+    bench.discard([exact], [after]);
     exact = after;
-    for (let next = index + 1; next < elastic.calls.length - 1 && paths.length > 0; next++) {
-      const moved: typeof paths = [];
-      for (const path of paths) moved.push({ ...path, values: await bench.forward(next, {}, path.values) });
-      const valuesOf = (list: typeof paths) => list.map(({ values }) => values);
-      bench.discard(valuesOf(paths), [exact, ...valuesOf(moved)]);
-      paths = moved;
-    }
-    for (const { site, width, values } of paths) {
-      (found[call.prefix + site] ??= {})[width] = await bench.divergence(values);
-      bench.discard([values], [exact]);
-      report?.(++done, all);
-    }
   }
   bench.discard([exact], []);
   bench.release();
   return found;
 }
+
+/** How many widths of a call's sites walk through the model together. */
+export const widthsTogether = (paths: number, sites: number): number =>
+  Math.max(1, Math.floor(paths / Math.max(1, sites)));
 
 /** The weight sites of a module that have been measured, as the knapsack takes them. */
 export const allocationItems = (module: Module, sensitivities: Sensitivities): readonly AllocationItem[] =>

@@ -3,7 +3,7 @@ import { UserError } from "../../ir/errors.ts";
 import { type CompileEvent, compileModel } from "../compile_model.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel, openTexts } from "./host.ts";
-import { calibrationMemoryText } from "./memory_text.ts";
+import { compilationMemoryText } from "./memory_text.ts";
 import type { CompileOptions } from "./options.ts";
 import { demandWrite, mayWrite } from "./permissions.ts";
 import { createClock, type Progress } from "./progress.ts";
@@ -85,7 +85,7 @@ function reporter(
       case "note":
         return line(event.text);
       case "memory":
-        return line(calibrationMemoryText(event.memory));
+        return line(compilationMemoryText(event.memory));
       case "rehearsal":
       case "calibration": {
         const { block, blocks, step, steps, loss } = event.progress, isRehearsal = event.kind === "rehearsal";

@@ -1,11 +1,13 @@
 /** @file Planned memory as a line for people. */
-import type { CalibrationMemory } from "../../compiler/calibrate/memory.ts";
+import type { CompilationMemory } from "../compilation_memory.ts";
 import type { EvaluationMemory } from "../evaluation_memory.ts";
 import type { SessionMemory } from "../session_memory.ts";
 
-/** `memory: planned peak 57.1 MiB (block 12.0 MiB, host 45.1 MiB)`; the first part is the function that needs most. */
-export const calibrationMemoryText = ({ peak, host, total }: CalibrationMemory): string =>
-  `memory: planned peak ${mebibytes(total)} (${peak.function} ${mebibytes(peak.total)}, host ${mebibytes(host.total)})`;
+/** `memory: planned peak 83.0 MiB (calibration 57.1 MiB with 45.1 MiB on the host, measuring 83.0 MiB)`. */
+export const compilationMemoryText = ({ calibration, measuring, total }: CompilationMemory): string =>
+  `memory: planned peak ${mebibytes(total)} (calibration ${mebibytes(calibration.total)} with ${
+    mebibytes(calibration.host.total)
+  } on the host, measuring ${mebibytes(measuring.total)})`;
 
 /** `memory: planned peak 3.9 MiB (weights 0.4 MiB, cache 1.1 MiB, programs 2.0 MiB)`. */
 export const sessionMemoryText = ({ weights, cache, values, arena, scratch, total }: SessionMemory): string =>

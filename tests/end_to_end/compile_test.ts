@@ -37,7 +37,7 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
   );
   assertMatch(
     memory ?? "",
-    /^memory: planned peak \d+\.\d MiB \(block \d+\.\d MiB, host \d+\.\d MiB\)$/,
+    /^memory: planned peak \d+\.\d MiB \(calibration \d+\.\d MiB with \d+\.\d MiB on the host, measuring \d+\.\d MiB\)$/,
   );
 
   await t.step("the folder holds everything, and nothing of the calibration", async () => {

@@ -149,18 +149,20 @@ Deno.test("measureSensitivities() gives every site a loss that falls with its wi
   }
 });
 
-Deno.test("measuring gives the same when the weights of one call alone are held at a time, and frees everything", async () => {
+Deno.test("measuring gives the same when the weights of one call are held at a time and few paths walk together, and frees everything", async () => {
   const input = inputFor("weights", { epochs: 1 }), load = await calibrate(input);
   const { backend, alive } = countingBackend(input.programs.backend), before = alive.size;
   const measuring = { ...input, load, programs: createPrograms(backend), tokens: 16, report: () => {} };
   const whole = await measureSensitivities(measuring),
-    single = await measureSensitivities({ ...measuring, heldBytes: 0 });
+    single = await measureSensitivities({ ...measuring, heldBytes: 0 }),
+    few = await measureSensitivities({ ...measuring, pathBytes: 0 });
   assertEquals(single, whole);
+  assertEquals(few, whole);
   const sites = Object.keys(whole), allocations = ["2", "8"].map((digit) => digit.repeat(sites.length));
-  assertEquals(
-    await measureAllocations({ ...measuring, heldBytes: 0 }, sites, allocations),
-    await measureAllocations(measuring, sites, allocations),
-  );
+  const losses = await measureAllocations(measuring, sites, allocations);
+  for (const bound of [{ heldBytes: 0 }, { pathBytes: 0 }]) {
+    assertEquals(await measureAllocations({ ...measuring, ...bound }, sites, allocations), losses);
+  }
   assertEquals(alive.size, before);
 });
 
