@@ -85,6 +85,8 @@ export interface Backend extends AsyncDisposable {
   allocate(type: TensorType, values?: "zeros" | "unset"): Tensor;
   /** Copies host values to a new tensor. */
   upload(type: TensorType, values: HostArray): Tensor;
+  /** The same of values as files hold them; see stored.ts. */
+  uploadStored(type: TensorType, bytes: Uint8Array): Tensor;
   /** Overwrites a tensor. */
   write(tensor: Tensor, values: HostArray): void;
   /** Copies values back. On a GPU this waits for all work that was submitted before. */

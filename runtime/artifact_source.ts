@@ -1,12 +1,12 @@
 /** @file An artifact as a source of sessions and evaluation: tensors are read by byte range when a call needs them. */
 import type { Runner } from "../backends/runner.ts";
 import type { Tensor } from "../backends/backend.ts";
-import type { Artifact } from "../compiler/artifact/artifact.ts";
+import type { Artifact, StoredBytes } from "../compiler/artifact/artifact.ts";
 import { parseDecoderConfig } from "../compiler/frontends/config.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
 import { modelSites } from "../compiler/model_sites.ts";
 import { quote, UserError } from "../ir/errors.ts";
-import { typeText } from "../ir/types.ts";
+import { sameShape, typeText } from "../ir/types.ts";
 import { type ElasticSource, freeTensors } from "./elastic_source.ts";
 
 /**
@@ -28,20 +28,19 @@ export function artifactSource(artifact: Artifact, runner: Runner): ElasticSourc
     contextLimit: contextLimit(parseDecoderConfig(bytes, artifact.name)),
     ...(frontier ? { frontier } : {}),
     load: async (call, leaves) => {
+      const names = [...leaves.keys()].map((name) => call.prefix + name), stored = await artifact.read(names);
       const tensors: Record<string, Tensor> = {};
       try {
         for (const [name, expected] of leaves) {
-          const { type, values } = await artifact.tensor(call.prefix + name);
-          if (typeText(type) !== typeText(expected)) {
+          const global = call.prefix + name, { type, bytes } = stored.get(global) as StoredBytes;
+          if (type.dtype !== expected.dtype || !sameShape(type.shape, expected.shape)) {
             throw new UserError({
-              what: `Expected tensor ${quote(call.prefix + name)} to be ${typeText(expected)} but found ${
-                typeText(type)
-              }`,
+              what: `Expected tensor ${quote(global)} to be ${typeText(expected)} but found ${typeText(type)}`,
               where: quote(artifact.name),
               mend: "use an intact artifact, or compile the model again",
             });
           }
-          tensors[name] = backend.upload(type, values);
+          tensors[name] = backend.uploadStored(type, bytes);
         }
       } catch (error) {
         free(call, tensors);

@@ -1,5 +1,6 @@
 /** @file An artifact that was never written: for programs without write permission, and for trying things out. */
-import type { Artifact, ArtifactTensor } from "../compiler/artifact/artifact.ts";
+import { toStored } from "../backends/stored.ts";
+import type { Artifact, ArtifactTensor, StoredBytes } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import { tensorType } from "../ir/types.ts";
@@ -27,6 +28,13 @@ export function memoryArtifact(
     names: [...byName.keys()],
     has: (wanted) => byName.has(wanted),
     typeOf,
-    tensor: async (wanted) => ({ type: typeOf(wanted), values: await find(wanted).values() }),
+    read: async (wanted) => {
+      const read = new Map<string, StoredBytes>();
+      for (const each of wanted) {
+        const type = typeOf(each);
+        read.set(each, { type, bytes: toStored(type.dtype, await find(each).values()) });
+      }
+      return read;
+    },
   };
 }

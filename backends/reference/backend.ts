@@ -10,6 +10,7 @@ import {
   hostArray,
   type Tensor,
 } from "../backend.ts";
+import { checkStored, fromStored } from "../stored.ts";
 import { evaluate } from "./evaluate.ts";
 
 interface HostTensor extends Tensor {
@@ -45,6 +46,10 @@ export function openReference(): Backend {
     },
     allocate: (type) => create(type, new Float64Array(sizeOf(type.shape))),
     upload: (type, values) => create(type, Float64Array.from(values)),
+    uploadStored: (type, bytes) => {
+      checkStored(type, bytes);
+      return create(type, Float64Array.from(fromStored(type.dtype, bytes)));
+    },
     write: (tensor, values) => own(tensor).data.set(values),
     download: (tensor) => {
       const values: HostArray = hostArray(tensor.type.dtype, sizeOf(tensor.type.shape));

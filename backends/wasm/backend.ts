@@ -13,13 +13,14 @@ import { kernelTexts } from "../kernel_texts.ts";
 import { planMemory } from "../plan.ts";
 import { lowerGraph } from "../regions/lower.ts";
 import type { LoweredProgram, LoweredValue } from "../regions/program.ts";
+import { checkStored } from "../stored.ts";
 import { probeFeatures } from "./assembler.ts";
 import { placeBarriers } from "./barriers.ts";
 import { ENTRY, type Table, TABLES } from "./emitter.ts";
 import { entriesOf, type Entry, homeOf, rangesOf, touchesOf, touchesTogether } from "./entries.ts";
 import { GROWTH, MOST_BYTES } from "./heap.ts";
 import { type GeneratedKernel, generateKernel, printKernel } from "./kernel.ts";
-import { ALIGNMENT, bytesOf, decode, encode, layoutOf } from "./layout.ts";
+import { ALIGNMENT, bytesOf, decode, encode, encodeStored, layoutOf } from "./layout.ts";
 import type { ProgramNeeds, Space } from "./space.ts";
 import { createSpaces, type Place, type Spaces } from "./spaces.ts";
 import {
@@ -286,6 +287,12 @@ function createBackend(
       check(type, values);
       const tensor = create(type), { space, address } = tensor.place;
       encode(type, values, space.heap.memory.buffer, address);
+      return tensor;
+    },
+    uploadStored(type, bytes) {
+      checkStored(type, bytes);
+      const tensor = create(type), { space, address } = tensor.place;
+      encodeStored(type, bytes, space.heap.memory.buffer, address);
       return tensor;
     },
     write(tensor, values) {

@@ -13,6 +13,7 @@
  */
 import type { HostArray } from "../backend.ts";
 import { halfBits, halfValue } from "../../ir/numerics.ts";
+import { spreadTwos, TWOS_PER_BYTE } from "../stored.ts";
 import { bitsOf, concreteShape, type DType, isNarrow, sizeOf, type TensorType } from "../../ir/types.ts";
 
 /** Packed rows are padded to a multiple of this many elements. */
@@ -159,6 +160,14 @@ export function encode(type: TensorType, values: HostArray, memory: ArrayBufferL
   }
 }
 
+/** Writes values as files hold them (stored.ts) at byte `at` of a memory. */
+export function encodeStored(type: TensorType, stored: Uint8Array, memory: ArrayBufferLike, at: number): void {
+  const layout = layoutOf(type);
+  if (layout.storage !== "fields") return new Uint8Array(memory, at, stored.length).set(stored);
+  if (layout.bits === 2) packTwos(layout, stored, new Uint32Array(memory, at, layout.bytes / 4));
+  else pack(layout, stored, new Uint8Array(memory, at, layout.bytes));
+}
+
 /** Reads `count` values that `encode` or a kernel wrote at byte `at`. */
 export function decode(type: TensorType, memory: ArrayBufferLike, at: number): HostArray {
   const layout = layoutOf(type), count = layout.rows * layout.columns;
@@ -180,39 +189,60 @@ export function decode(type: TensorType, memory: ArrayBufferLike, at: number): H
   }
 }
 
-/** Where an element's pieces lie: the byte of plane 0, bytes to the next plane, and the slot. */
-function positionOf(
-  { rowBytes, columns, bits }: Layout,
-  regions: readonly Region[],
-  element: number,
-): { byte: number; stride: number; slot: readonly Piece[] } {
-  const { planes, slots } = packingOf(bits), column = element % columns;
-  const { plane: stride, start } = regions.findLast((region) => region.start <= column) ?? { plane: 4, start: 0 };
-  const inside = (column - start) % (stride * slots.length);
-  const unit = start * bits / 8 + Math.floor((column - start) / (stride * slots.length)) * planes * stride;
-  const byte = Math.floor(element / columns) * rowBytes + unit + inside % stride;
-  return { byte, stride, slot: slots[Math.floor(inside / stride)] ?? [] };
+/** Visits the codes of every slot that has some: the first one's element, where its bytes lie, and how many there are. */
+function eachSlot(
+  { rows, columns, rowBytes, bits }: Layout,
+  visit: (element: number, slot: readonly Piece[], unit: number, plane: number, count: number) => void,
+): void {
+  const { slots, planes } = packingOf(bits), regions = regionsOf(columns, bits);
+  for (let row = 0; row < rows; row++) {
+    for (const { plane, start, units } of regions) {
+      const first = row * rowBytes + start * bits / 8;
+      for (let s = 0; s < units * slots.length; s++) {
+        const column = start + s * plane, count = Math.min(plane, columns - column);
+        if (count <= 0) break;
+        const unit = first + Math.floor(s / slots.length) * planes * plane;
+        visit(row * columns + column, slots[s % slots.length] ?? [], unit, plane, count);
+      }
+    }
+  }
 }
 
-function pack(layout: Layout, values: HostArray, bytes: Uint8Array): void {
-  const regions = regionsOf(layout.columns, layout.bits);
+function pack(layout: Layout, values: ArrayLike<number>, bytes: Uint8Array): void {
   bytes.fill(0);
-  for (let i = 0; i < values.length; i++) {
-    const { byte, stride, slot } = positionOf(layout, regions, i), value = values[i] ?? 0;
+  eachSlot(layout, (element, slot, unit, stride, count) => {
     for (const { plane, shift, bits, low } of slot) {
-      const at = byte + plane * stride;
-      bytes[at] = (bytes[at] ?? 0) | ((value >> low) & (2 ** bits - 1)) << shift;
+      const mask = (1 << bits) - 1, at = unit + plane * stride;
+      for (let i = 0; i < count; i++) {
+        bytes[at + i] = (bytes[at + i] ?? 0) | ((values[element + i] ?? 0) >> low & mask) << shift;
+      }
+    }
+  });
+}
+
+/** Codes of two bits as files hold them, four to a byte. A unit has four slots, whose codes are neighbours there. */
+function packTwos({ rows, columns, rowBytes }: Layout, stored: Uint8Array, words: Uint32Array): void {
+  const regions = regionsOf(columns, 2), rowStored = columns / TWOS_PER_BYTE;
+  for (let row = 0; row < rows; row++) {
+    const end = (row + 1) * rowStored;
+    for (const { plane, start, units } of regions) {
+      const from = row * rowStored + start / TWOS_PER_BYTE, to = (row * rowBytes + start / 4) / 4, size = plane / 4;
+      for (let unit = 0; unit < units; unit++) {
+        spreadTwos(stored, from + unit * plane, end, size, words, to + unit * size);
+      }
     }
   }
 }
 
 function unpack(layout: Layout, bytes: Uint8Array): Int32Array {
-  const values = new Int32Array(layout.rows * layout.columns), regions = regionsOf(layout.columns, layout.bits);
-  for (let i = 0; i < values.length; i++) {
-    const { byte, stride, slot } = positionOf(layout, regions, i);
+  const values = new Int32Array(layout.rows * layout.columns);
+  eachSlot(layout, (element, slot, unit, stride, count) => {
     for (const { plane, shift, bits, low } of slot) {
-      values[i] = (values[i] ?? 0) | (((bytes[byte + plane * stride] ?? 0) >> shift) & (2 ** bits - 1)) << low;
+      const mask = (1 << bits) - 1, at = unit + plane * stride;
+      for (let i = 0; i < count; i++) {
+        values[element + i] = (values[element + i] ?? 0) | ((bytes[at + i] ?? 0) >> shift & mask) << low;
+      }
     }
-  }
+  });
   return values;
 }

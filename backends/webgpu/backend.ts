@@ -96,6 +96,11 @@ export function createBackend(
       memory.write(tensor, values);
       return tensor;
     },
+    uploadStored(type, bytes) {
+      const tensor = memory.create(type);
+      memory.writeStored(tensor, bytes);
+      return tensor;
+    },
     write: (tensor, values) => memory.write(tensor, values),
     download: (tensor) => memory.download(tensor),
     view: (tensor, offset, type) => memory.view(tensor, offset, type),

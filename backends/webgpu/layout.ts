@@ -13,6 +13,7 @@
  */
 import { type HostArray, hostArray } from "../backend.ts";
 import { halfBits, halfValue } from "../../ir/numerics.ts";
+import { fromStored, spreadTwos, TWOS_PER_BYTE } from "../stored.ts";
 import { bitsOf, concreteShape, type DType, sizeOf, type TensorType } from "../../ir/types.ts";
 
 /** The storage of one type. */
@@ -89,13 +90,19 @@ export function fieldPlaces(fields: readonly number[], i: number): FieldPlace[] 
   });
 }
 
+/** The places of all elements of a block. */
+const placesOf = ({ kind, fields }: Layout): readonly (readonly FieldPlace[])[] =>
+  kind === "fields" ? Array.from({ length: BLOCK }, (_, i) => fieldPlaces(fields, i)) : [];
+
+const wordsOfBlock = ({ rowWords, rowLength }: Layout): number => rowWords / Math.ceil(rowLength / BLOCK);
+
 /**
  * Packs host values.
  *
  * @throws {RangeError} If the number of values is not the type's.
  */
 export function pack(type: TensorType, values: HostArray): Uint32Array<ArrayBuffer> {
-  const layout = layoutOf(type), { kind, rowLength, rowWords, fields } = layout, size = sizeOf(type.shape);
+  const layout = layoutOf(type), { kind, rowLength, rowWords } = layout, size = sizeOf(type.shape);
   if (values.length !== size) throw new RangeError(`Expected ${size} values but found ${values.length}`);
   const words = new Uint32Array(layout.words);
   if (kind === "words") {
@@ -104,13 +111,14 @@ export function pack(type: TensorType, values: HostArray): Uint32Array<ArrayBuff
     return words;
   }
   const or = (word: number, bits: number) => words[word] = (words[word] ?? 0) | bits;
+  const places = placesOf(layout), blockWords = wordsOfBlock(layout);
   for (let i = 0; i < size; i++) {
     const value = values[i] ?? 0, row = Math.floor(i / rowLength) * rowWords, column = i % rowLength;
     if (kind === "halves") or(i >> 1, halfBits(value) << 16 * (i & 1));
     else if (kind === "bytes") or(row + (column >> 2), (value & 255) << 8 * (column & 3));
     else {
-      const block = row + Math.floor(column / BLOCK) * (rowWords / Math.ceil(rowLength / BLOCK));
-      for (const { word, from, bits, to } of fieldPlaces(fields, column % BLOCK)) {
+      const block = row + Math.floor(column / BLOCK) * blockWords;
+      for (const { word, from, bits, to } of places[column % BLOCK] ?? []) {
         or(block + word, ((value >> from) & ((1 << bits) - 1)) << to);
       }
     }
@@ -118,13 +126,31 @@ export function pack(type: TensorType, values: HostArray): Uint32Array<ArrayBuff
   return words;
 }
 
+/** Packs values as files hold them; see stored.ts. */
+export function packStored(type: TensorType, stored: Uint8Array): Uint32Array<ArrayBuffer> {
+  const layout = layoutOf(type), { kind, rowLength, rowWords } = layout, rows = sizeOf(type.shape) / rowLength;
+  if (type.dtype === "u2") {
+    const words = new Uint32Array(layout.words), rowStored = rowLength / TWOS_PER_BYTE, blocks = rowWords / 2;
+    for (let block = 0; block < rows * blocks; block++) {
+      const row = Math.floor(block / blocks), from = row * rowStored + block % blocks * (BLOCK / TWOS_PER_BYTE);
+      spreadTwos(stored, from, (row + 1) * rowStored, 2, words, 2 * block);
+    }
+    return words;
+  }
+  const isCopy = kind === "words" || kind === "halves" || (kind === "bytes" && rowLength % 4 === 0);
+  if (!isCopy) return pack(type, fromStored(type.dtype, stored));
+  const words = new Uint32Array(layout.words);
+  new Uint8Array(words.buffer).set(stored);
+  return words;
+}
+
 /** Inverse of `pack`. */
 export function unpack(type: TensorType, words: Uint32Array<ArrayBuffer>): HostArray {
-  const { kind, rowLength, rowWords, fields, signed } = layoutOf(type), size = sizeOf(type.shape);
+  const layout = layoutOf(type), { kind, rowLength, rowWords, signed } = layout, size = sizeOf(type.shape);
   if (kind === "words") {
     return type.dtype === "f32" ? new Float32Array(words.buffer, 0, size) : new Int32Array(words.buffer, 0, size);
   }
-  const values = hostArray(type.dtype, size);
+  const values = hostArray(type.dtype, size), places = placesOf(layout), blockWords = wordsOfBlock(layout);
   for (let i = 0; i < size; i++) {
     const row = Math.floor(i / rowLength) * rowWords, column = i % rowLength;
     if (kind === "halves") values[i] = halfValue(((words[i >> 1] ?? 0) >>> 16 * (i & 1)) & 0xffff);
@@ -132,9 +158,9 @@ export function unpack(type: TensorType, words: Uint32Array<ArrayBuffer>): HostA
       const byte = ((words[row + (column >> 2)] ?? 0) >>> 8 * (column & 3)) & 255;
       values[i] = signed ? (byte << 24) >> 24 : byte;
     } else {
-      const block = row + Math.floor(column / BLOCK) * (rowWords / Math.ceil(rowLength / BLOCK));
+      const block = row + Math.floor(column / BLOCK) * blockWords;
       let code = 0;
-      for (const { word, from, bits, to } of fieldPlaces(fields, column % BLOCK)) {
+      for (const { word, from, bits, to } of places[column % BLOCK] ?? []) {
         code |= (((words[block + word] ?? 0) >>> to) & ((1 << bits) - 1)) << from;
       }
       values[i] = code;

@@ -1,7 +1,8 @@
 /** Tensors in GPU buffers, slots for intermediate values, and the way back to the host. */
 import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
 import type { HostArray, Tensor } from "../backend.ts";
-import { bytesOf, layoutOf, pack, unpack } from "./layout.ts";
+import { checkStored } from "../stored.ts";
+import { bytesOf, layoutOf, pack, packStored, unpack } from "./layout.ts";
 
 /** A range of a GPU buffer. Ids are never used twice. */
 export interface Range {
@@ -23,6 +24,8 @@ export interface GpuMemory {
   create(type: TensorType): GpuTensor;
   view(tensor: Tensor, offset: number, type: TensorType): GpuTensor;
   write(tensor: Tensor, values: HostArray): void;
+  /** Writes to a tensor what a file holds; see stored.ts. */
+  writeStored(tensor: Tensor, bytes: Uint8Array): void;
   free(tensor: Tensor): void;
   /** The tensor, if it belongs here and is alive. */
   own(tensor: Tensor, what: string): GpuTensor;
@@ -129,6 +132,12 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
       }
       flush();
       device.queue.writeBuffer(buffer, offset, pack(type, values));
+    },
+    writeStored(tensor, bytes) {
+      const { type, buffer, offset } = own(tensor, "write to a tensor");
+      checkStored(type, bytes);
+      flush();
+      device.queue.writeBuffer(buffer, offset, packStored(type, bytes));
     },
     free(tensor) {
       const found = own(tensor, "free a tensor");

@@ -4,13 +4,14 @@
  * configuration of the checkpoint lie beside it, as they were.
  */
 import type { HostArray } from "../../backends/backend.ts";
+import { toStored } from "../../backends/stored.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { type DType, type TensorType, typeText } from "../../ir/types.ts";
 import { openSafetensors, type TensorInfo } from "../frontends/safetensors.ts";
 import type { Folder } from "../frontends/source.ts";
 import { storedTypes } from "./contents.ts";
 import { type ArtifactDescription, METADATA_KEY, parseDescription, printDescription } from "./description.ts";
-import { FORMAT_NAMES, formatOf, fromBytes, toBytes, typeOfFormat } from "./formats.ts";
+import { checkBytes, FORMAT_NAMES, formatOf, typeOfFormat } from "./formats.ts";
 import { encodeSafetensors, type OutputTensor, writeSafetensors } from "./safetensors_writer.ts";
 
 /** The file of an artifact in its folder. */
@@ -31,11 +32,17 @@ export interface Artifact {
    */
   typeOf(name: string): TensorType;
   /**
-   * Reads one tensor.
+   * Reads tensors, those that lie near each other at once.
    *
-   * @throws {UserError} as `typeOf`, and if its values are not finite or the file has become shorter
+   * @throws {UserError} as `typeOf`, and if values are not finite or the file has become shorter
    */
-  tensor(name: string): Promise<{ readonly type: TensorType; readonly values: HostArray }>;
+  read(names: readonly string[]): Promise<ReadonlyMap<string, StoredBytes>>;
+}
+
+/** A tensor as it is stored: see `backends/stored.ts`. */
+export interface StoredBytes {
+  readonly type: TensorType;
+  readonly bytes: Uint8Array;
 }
 
 /** A tensor to be written, produced when its turn comes. */
@@ -79,9 +86,14 @@ export async function openArtifact(folder: Folder): Promise<Artifact> {
     if (info) return info;
     throw damaged(file.name, `Expected a tensor ${quote(name)} but found none of that name`);
   };
-  const typeOf = (name: string) => {
-    const { dtype: format, shape } = find(name), type = typeOfFormat(format, shape, needed.get(name)?.dtype);
-    if (type) return type;
+  const types = new Map<string, TensorType>();
+  const typeOf = (name: string): TensorType => {
+    const { dtype: format, shape } = find(name);
+    const type = types.get(name) ?? typeOfFormat(format, shape, needed.get(name)?.dtype);
+    if (type) {
+      types.set(name, type);
+      return type;
+    }
     const found = `${format}[${shape.join(",")}]`;
     throw damaged(file.name, `Expected values of ${FORMAT_NAMES} in tensor ${quote(name)} but found ${found}`);
   };
@@ -91,9 +103,13 @@ export async function openArtifact(folder: Folder): Promise<Artifact> {
     names: [...file.tensors.keys()],
     has: (name) => file.tensors.has(name),
     typeOf,
-    tensor: async (name) => {
-      const type = typeOf(name);
-      return { type, values: fromBytes(type.dtype, await file.bytes(name), name, file.name) };
+    read: async (wanted) => {
+      const expected = wanted.map((name) => [name, typeOf(name)] as const), read = await file.read(wanted);
+      return new Map(expected.map(([name, type]) => {
+        const bytes = read.get(name) ?? new Uint8Array();
+        checkBytes(type.dtype, bytes, name, file.name);
+        return [name, { type, bytes }];
+      }));
     },
   };
   for (const [name, type] of needed) checkType(artifact, name, type);
@@ -154,8 +170,8 @@ function outputTensors(tensors: readonly ArtifactTensor[]): readonly OutputTenso
       name,
       ...formatOf(dtype, shape),
       data: async () => {
-        const bytes = toBytes(dtype, await values());
-        for (const other of others) checkEqual(name, bytes, toBytes(other.dtype, await other.values()));
+        const bytes = toStored(dtype, await values());
+        for (const other of others) checkEqual(name, bytes, toStored(other.dtype, await other.values()));
         return bytes;
       },
     };

@@ -3,9 +3,10 @@
  * file is there in full or not at all, and a folder of another calibration is refused rather than mixed with this one.
  */
 import type { HostArray } from "../../backends/backend.ts";
+import { toStored } from "../../backends/stored.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { writeAtomically } from "../artifact/atomic_write.ts";
-import { FORMAT_NAMES, formatOf, fromBytes, toBytes, typeOfFormat } from "../artifact/formats.ts";
+import { FORMAT_NAMES, formatOf, fromBytes, typeOfFormat } from "../artifact/formats.ts";
 import { writeSafetensors } from "../artifact/safetensors_writer.ts";
 import { concreteShape } from "../../ir/types.ts";
 import { type JsonObject, parseJsonObject } from "../frontends/json.ts";
@@ -64,7 +65,7 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
       await writeSafetensors(
         fileOf(call),
         tensors.map(({ name, dtype, shape, values }) => {
-          return { name, ...formatOf(dtype, shape), data: () => toBytes(dtype, values) };
+          return { name, ...formatOf(dtype, shape), data: () => toStored(dtype, values) };
         }),
       );
       known.add(fileOf(call));

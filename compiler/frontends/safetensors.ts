@@ -51,6 +51,8 @@ export interface SafetensorsFile {
   readonly metadata: ReadonlyMap<string, string>;
   /** The tensor's bytes, little-endian, a fresh copy. */
   bytes(name: string): Promise<Uint8Array<ArrayBuffer>>;
+  /** The bytes of several tensors, by name, which may share a buffer; those that lie near each other are read at once. */
+  read(names: readonly string[]): Promise<ReadonlyMap<string, Uint8Array<ArrayBuffer>>>;
   /** The tensor's values, row-major; F64, F16 and BF16 are converted, integers are refused. */
   floats(name: string): Promise<Float32Array<ArrayBuffer>>;
 }
@@ -83,6 +85,10 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
     tensors,
     metadata,
     bytes: (name) => Promise.try(() => find(name)).then(({ offset, length }) => source.read(offset, length)),
+    read: async (names) => {
+      const parts = await source.readAll(names.map(find));
+      return new Map(names.map((name, i) => [name, parts[i] ?? new Uint8Array()]));
+    },
     floats: async (name) => {
       const { dtype, offset, length } = find(name);
       return toFloats(await source.read(offset, length), dtype, name, source.name);

@@ -12,6 +12,14 @@ export interface ByteSource {
   readonly size: number;
   /** Exactly `length` bytes from `offset`, as a fresh copy at offset 0 of its own buffer. */
   read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** Several ranges, which may share a buffer: what lies near each other is read at once. */
+  readAll(ranges: readonly ByteRange[]): Promise<readonly Uint8Array<ArrayBuffer>[]>;
+}
+
+/** A part of a file. */
+export interface ByteRange {
+  readonly offset: number;
+  readonly length: number;
 }
 
 /** A flat folder of files; names are plain file names. */
@@ -27,13 +35,15 @@ export interface Folder {
 
 /** A source over bytes in memory. */
 export function memorySource(name: string, bytes: Uint8Array): ByteSource {
+  const read: ByteSource["read"] = (offset, length) =>
+    inRange(offset, length, bytes.length)
+      ? Promise.resolve(bytes.slice(offset, offset + length))
+      : Promise.reject(truncated(name, offset, length, bytes.length));
   return {
     name,
     size: bytes.length,
-    read: (offset, length) =>
-      inRange(offset, length, bytes.length)
-        ? Promise.resolve(bytes.slice(offset, offset + length))
-        : Promise.reject(truncated(name, offset, length, bytes.length)),
+    read,
+    readAll: (ranges) => Promise.all(ranges.map(({ offset, length }) => read(offset, length))),
   };
 }
 
@@ -46,7 +56,26 @@ export function memorySource(name: string, bytes: Uint8Array): ByteSource {
 export async function fileSource(path: string): Promise<ByteSource> {
   const stat = await Deno.stat(path).catch((error) => explain(error, "read", path));
   if (!stat.isFile) throw new UserError({ what: `Expected ${quote(path)} to be a file but found ${kindOf(stat)}` });
-  return { name: path, size: stat.size, read: (offset, length) => readRange(path, offset, length) };
+  return {
+    name: path,
+    size: stat.size,
+    read: async (offset, length) => {
+      using file = openFile(path);
+      return await readRange(file, path, { offset, length });
+    },
+    readAll: async (ranges) => {
+      using file = openFile(path);
+      const found = ranges.map(() => new Uint8Array());
+      for (const { members, ...range } of nearRanges(ranges)) {
+        const bytes = await readRange(file, path, range);
+        for (const i of members) {
+          const { offset = 0, length = 0 } = ranges[i] ?? {};
+          found[i] = bytes.subarray(offset - range.offset, offset - range.offset + length);
+        }
+      }
+      return found;
+    },
+  };
 }
 
 /** A folder in memory: a map from file name to content. */
@@ -120,15 +149,51 @@ export function explain(error: unknown, action: "read" | "write", path: string):
   throw error;
 }
 
-async function readRange(path: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+/** Gaps up to this many bytes are read, too: that takes no longer than another call of the operating system. */
+const NEAR = 2 ** 15;
+
+/** Ranges that cover the given ones, in the order of the file, each with the numbers of those that it covers. */
+function nearRanges(ranges: readonly ByteRange[]): readonly (ByteRange & { readonly members: readonly number[] })[] {
+  const joined: { offset: number; length: number; members: number[] }[] = [];
+  for (const [i, { offset, length }] of [...ranges.entries()].sort(([, a], [, b]) => a.offset - b.offset)) {
+    const last = joined.at(-1), end = last ? last.offset + last.length : -Infinity;
+    if (!last || offset > end + NEAR) joined.push({ offset, length, members: [i] });
+    else {
+      last.length = Math.max(end, offset + length) - last.offset;
+      last.members.push(i);
+    }
+  }
+  return joined;
+}
+
+/** Opens without leaving the thread, which takes several times as long as opening. */
+function openFile(path: string): Deno.FsFile {
+  try {
+    return Deno.openSync(path);
+  } catch (error) {
+    return explain(error, "read", path);
+  }
+}
+
+/** From this many bytes on reading leaves the thread to others; for fewer, changing threads would take longer than reading. */
+const LONG_READ = 2 ** 20;
+
+async function readRange(
+  file: Deno.FsFile,
+  path: string,
+  { offset, length }: ByteRange,
+): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = new Uint8Array(length);
-  using file = await Deno.open(path).catch((error) => explain(error, "read", path));
-  await file.seek(offset, Deno.SeekMode.Start);
   let filled = 0;
-  while (filled < length) {
-    const count = await file.read(bytes.subarray(filled)).catch((error) => explain(error, "read", path));
-    if (count === null) throw truncated(path, offset, length, offset + filled);
-    filled += count;
+  try {
+    file.seekSync(offset, Deno.SeekMode.Start);
+    while (filled < length) {
+      const rest = bytes.subarray(filled), count = length < LONG_READ ? file.readSync(rest) : await file.read(rest);
+      if (count === null) throw truncated(path, offset, length, offset + filled);
+      filled += count;
+    }
+  } catch (error) {
+    explain(error, "read", path);
   }
   return bytes;
 }

@@ -22,6 +22,7 @@ export function countingBackend(inner: Backend): CountingBackend {
     ...inner,
     allocate: (type) => born(inner.allocate(type)),
     upload: (type, values) => born(inner.upload(type, values)),
+    uploadStored: (type, bytes) => born(inner.uploadStored(type, bytes)),
     write: (tensor, values) => inner.write(living(tensor), values),
     download: (tensor) => inner.download(living(tensor)),
     view: (tensor, offset, type) => {

@@ -34,6 +34,10 @@ export function countingFolder(inner: Folder): CountingFolder {
           note(file, offset, length);
           return source.read(offset, length);
         },
+        readAll: (ranges) => {
+          for (const { offset, length } of ranges) note(file, offset, length);
+          return source.readAll(ranges);
+        },
       };
     },
   };

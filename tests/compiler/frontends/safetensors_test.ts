@@ -146,6 +146,7 @@ Deno.test("openSafetensors() rejects a header above 100 MB before reading it", a
       new DataView(bytes.buffer).setBigUint64(0, 100_000_001n, true);
       return Promise.resolve(bytes);
     },
+    readAll: () => Promise.reject(new Error("Expected no tensor to be read")),
   };
   await assertUserError(() => openSafetensors(source), /found one of 100000001/);
   assertEquals(largest, 8);

@@ -1,4 +1,5 @@
 import { assertEquals } from "@std/assert";
+import * as fc from "fast-check";
 import { fileSource, localFolder, memoryFolder, memorySource } from "../../../compiler/frontends/source.ts";
 import { assertUserError, utf8 } from "./fixtures.ts";
 
@@ -26,6 +27,23 @@ Deno.test("sources on disk and in memory read the same ranges, as fresh copies",
       await assertUserError(() => source.read(98, 3), /bytes 98 to 101 but found 100 bytes/);
       const both = await Promise.all([source.read(50, 2), source.read(10, 2)]);
       assertEquals(both, [Uint8Array.of(50, 51), Uint8Array.of(10, 11)]);
+    }
+  }));
+
+Deno.test("sources read many ranges at once: near ones and far ones, in any order, overlapping, twice, and none", () =>
+  withTempFolder(async (path) => {
+    const size = 300_000, bytes = Uint8Array.from({ length: size }, (_, i) => i % 251);
+    await Deno.writeFile(`${path}/f`, bytes);
+    const position = fc.integer({ min: 0, max: size - 1 });
+    const range = fc.tuple(position, fc.oneof(fc.nat({ max: 50 }), fc.nat({ max: 60_000 })));
+    for (const source of [memorySource("f", bytes), await fileSource(`${path}/f`)]) {
+      await fc.assert(fc.asyncProperty(fc.array(range, { maxLength: 12 }), async (drawn) => {
+        const ranges = drawn.map(([offset, length]) => ({ offset, length: Math.min(length, size - offset) }));
+        const expected = ranges.map(({ offset, length }) => bytes.slice(offset, offset + length));
+        assertEquals(await source.readAll([...ranges, ...ranges]), [...expected, ...expected]);
+      }));
+      const beyond = [{ offset: 5, length: 2 }, { offset: size - 3, length: 4 }];
+      await assertUserError(() => source.readAll(beyond), /but found 300000 bytes/);
     }
   }));
 
