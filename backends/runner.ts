@@ -24,6 +24,15 @@ export interface Runner {
   call(graph: Graph, symbols: Symbols, leaves: Tensors, outputs?: Tensors, options?: CompileOptions): Promise<Tensors>;
 }
 
+const inPlaceKeys = new WeakMap<object, string>();
+
+/** Which outputs are written where, as text; made once per object, since decoding asks for every call of every token. */
+function inPlaceKey(inPlace: NonNullable<CompileOptions["inPlace"]>): string {
+  const key = inPlaceKeys.get(inPlace) ?? JSON.stringify(Object.entries(inPlace).sort());
+  inPlaceKeys.set(inPlace, key);
+  return key;
+}
+
 /** The programs of one graph, by sizes and options. */
 interface Known {
   readonly symbols: readonly string[];
@@ -36,10 +45,7 @@ export function createRunner(backend: Backend): Runner {
   const program = (graph: Graph, symbols: Symbols = {}, options: CompileOptions = {}): Promise<Executable> => {
     const own = known.get(graph) ?? { symbols: symbolsOf(graph), programs: new Map<string, Promise<Executable>>() };
     known.set(graph, own);
-    const key = JSON.stringify([
-      own.symbols.map((name) => symbols[name]),
-      Object.entries(options.inPlace ?? {}).sort(),
-    ]);
+    const key = own.symbols.map((name) => symbols[name]).join() + (options.inPlace ? inPlaceKey(options.inPlace) : "");
     const found = own.programs.get(key);
     if (found) return found;
     const made = Promise.try(() => backend.compile(bindSymbols(graph, symbols), options));

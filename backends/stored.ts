@@ -115,7 +115,16 @@ export function spreadTwos(
   target: Uint32Array,
   to: number,
 ): void {
-  const own = (i: number): number => i < end ? SPREAD[bytes[i] ?? 0] ?? 0 : 0;
+  if (at + 4 * words <= end) {
+    for (let k = 0, i = at; k < words; k++, i++) {
+      target[to + k] = (SPREAD[bytes[i] as number] as number) |
+        (SPREAD[bytes[i + words] as number] as number) << 2 |
+        (SPREAD[bytes[i + 2 * words] as number] as number) << 4 |
+        (SPREAD[bytes[i + 3 * words] as number] as number) << 6;
+    }
+    return;
+  }
+  const own = (i: number): number => i < end ? SPREAD[bytes[i] as number] as number : 0;
   for (let k = 0; k < words; k++) {
     const i = at + k;
     target[to + k] = own(i) | own(i + words) << 2 | own(i + 2 * words) << 4 | own(i + 3 * words) << 6;

@@ -68,9 +68,13 @@ export function usersOf(graph: Graph): ReadonlyMap<Node, readonly Node[]> {
   return users;
 }
 
-/** Leaves of one kind, in topological order. */
+const leaves = { param: new WeakMap<Graph, readonly Node[]>(), input: new WeakMap<Graph, readonly Node[]>() };
+
+/** Leaves of one kind, in topological order. Looked for once per graph: whoever runs programs asks at every run. */
 export function leavesOf(graph: Graph, op: "param" | "input"): readonly Node[] {
-  return graph.nodes.filter((node) => node.op === op);
+  const found = leaves[op].get(graph) ?? graph.nodes.filter((node) => node.op === op);
+  leaves[op].set(graph, found);
+  return found;
 }
 
 /** The `name` attribute of a leaf, hold or site. */

@@ -14,8 +14,8 @@ export interface KeyValueCache {
   readonly capacity: number;
   /** Makes room for so many tokens in all. `steps` are the step programs of the calls, which say what is cached. */
   reserve(tokens: number, steps: readonly Graph[]): Promise<void>;
-  /** What a call's step program binds and overwrites. */
-  state(call: number): CallState;
+  /** What a call's step program binds and overwrites; undefined where nothing is cached. */
+  state(call: number): CallState | undefined;
   /** Forgets all tokens and gives the memory back. */
   clear(): void;
 }
@@ -41,7 +41,7 @@ const CACHE_INPUT = "cache.";
 /** An empty cache. */
 export function createCache(runner: Runner): KeyValueCache {
   const { backend } = runner, copies = new Map<string, Graph>();
-  let caches: readonly Tensors[] = [], capacity = 0;
+  let caches: readonly CallState[] = [], capacity = 0;
 
   const grown = async (old: Tensor | undefined, type: TensorType): Promise<Tensor> => {
     if (!old) return backend.allocate(type);
@@ -60,23 +60,21 @@ export function createCache(runner: Runner): KeyValueCache {
     reserve: async (tokens, steps) => {
       if (tokens <= capacity) return;
       const next = capacityFor(capacity, tokens);
-      const larger: Tensors[] = [];
+      const larger: CallState[] = [];
       for (const [i, step] of steps.entries()) {
         const tensors: Record<string, Tensor> = {};
         for (const node of cacheLeaves(step, next)) {
-          tensors[nameOf(node)] = await grown(caches[i]?.[nameOf(node)], node.type);
+          tensors[nameOf(node)] = await grown(caches[i]?.leaves[nameOf(node)], node.type);
         }
-        larger.push(tensors);
+        const inPlace = Object.fromEntries(Object.keys(tensors).map((name) => [name, name]));
+        larger.push({ leaves: tensors, options: { inPlace } });
       }
       caches = larger;
       capacity = next;
     },
-    state: (call) => {
-      const leaves = caches[call] ?? {};
-      return { leaves, options: { inPlace: Object.fromEntries(Object.keys(leaves).map((name) => [name, name])) } };
-    },
+    state: (call) => caches[call],
     clear: () => {
-      for (const tensor of caches.flatMap((tensors) => Object.values(tensors))) backend.free(tensor);
+      for (const tensor of caches.flatMap(({ leaves }) => Object.values(leaves))) backend.free(tensor);
       caches = [];
       capacity = 0;
       cache.length = 0;

@@ -56,6 +56,19 @@ interface WasmTensor extends Tensor {
   readonly offset: number;
   readonly parent: WasmTensor | undefined;
   freed: boolean;
+  /** The type that a program asked for last, equal to its own. */
+  fits: TensorType | undefined;
+}
+
+/** A value that a run binds: a leaf, or a result. */
+interface Binding {
+  readonly index: number;
+  readonly name: string;
+  readonly type: TensorType;
+  readonly leaf: string | undefined;
+  /** The leaf in whose place a result is written. */
+  readonly home: string | undefined;
+  readonly output: string;
 }
 
 interface LoadedKernel extends GeneratedKernel {
@@ -78,6 +91,9 @@ interface PlacedProgram {
 interface WasmExecutable extends Executable {
   readonly values: readonly LoweredValue[];
   readonly offsets: ReadonlyMap<number, number>;
+  readonly bindings: readonly Binding[];
+  /** Values that lie where others do, with the number of those. */
+  readonly inPlace: readonly (readonly [index: number, home: number])[];
   readonly needs: ProgramNeeds;
   /** The program in a memory; made when it first runs there. */
   readonly placed: (space: Space) => PlacedProgram;
@@ -128,7 +144,7 @@ function createBackend(
   const kernels = new Map<string, LoadedKernel>(), tensors = new WeakSet<Tensor>();
 
   const newTensor = (type: TensorType, place: Place, offset = 0, parent?: WasmTensor): WasmTensor => {
-    const tensor: WasmTensor = { type, place, offset, parent, freed: false };
+    const tensor: WasmTensor = { type, place, offset, parent, freed: false, fits: undefined };
     tensors.add(tensor);
     return tensor;
   };
@@ -213,26 +229,26 @@ function createBackend(
 
   /** What leaves and results are bound to; nothing yet for results that no tensor is given for. */
   const bind = (
-    values: readonly LoweredValue[],
+    bindings: readonly Binding[],
     leaves: Readonly<Record<string, Tensor>>,
     outputs: Readonly<Record<string, Tensor>>,
-  ) => {
-    const bound: { index: number; type: TensorType; output?: string; tensor?: WasmTensor }[] = [];
-    values.forEach(({ name, type, role, leaf, output = "", inPlaceOf }, index) => {
-      if (role === "temporary") return;
-      const home = inPlaceOf === undefined ? undefined : homeOf(values, inPlaceOf).leaf;
+  ): { readonly binding: Binding; tensor: WasmTensor | undefined }[] =>
+    bindings.map((binding) => {
+      const { name, type, leaf, home, output } = binding;
       const given = leaf !== undefined ? leaves[leaf] : home === undefined ? outputs[output] : leaves[home];
       if (leaf !== undefined && !given) {
         throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
       }
       const tensor = given && own(given, leaf === undefined ? `bind output "${output}"` : `bind leaf "${leaf}"`);
-      if (tensor && !sameType(tensor.type, type)) {
-        throw new TypeError(`Cannot bind "${name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`);
+      // Programs run again with the same weights: types that are one object need no look inside.
+      if (tensor && tensor.type !== type && tensor.fits !== type) {
+        if (!sameType(tensor.type, type)) {
+          throw new TypeError(`Cannot bind "${name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`);
+        }
+        tensor.fits = type;
       }
-      bound.push({ index, type, ...leaf === undefined ? { output } : {}, ...tensor ? { tensor } : {} });
+      return { binding, tensor };
     });
-    return bound;
-  };
 
   const backend: Backend = {
     name: "wasm",
@@ -273,6 +289,10 @@ function createBackend(
         plan,
         values: lowered.values,
         offsets,
+        bindings: bindingsOf(lowered.values),
+        inPlace: lowered.values.flatMap(({ inPlaceOf }, index) =>
+          inPlaceOf === undefined ? [] : [[index, lowered.values.indexOf(homeOf(lowered.values, inPlaceOf))] as const]
+        ),
         needs,
         placed,
       };
@@ -328,21 +348,21 @@ function createBackend(
       allocated: spaces.all.reduce((sum, { heap }) => sum + heap.peak.extent, 0),
     }),
     run(executable, leaves, outputs = {}) {
-      const compiled = executable as WasmExecutable, { values } = compiled;
-      const bound = bind(values, leaves, outputs), places = new Set<Place>();
+      const compiled = executable as WasmExecutable, { bindings, inPlace } = compiled;
+      const bound = bind(bindings, leaves, outputs), places = new Set<Place>();
       for (const { tensor } of bound) if (tensor) places.add(tensor.place);
       const wished = spaces.mostly(places), results: Record<string, Tensor> = {};
       for (const each of bound) {
-        if (!each.tensor) places.add((each.tensor = create(each.type, wished)).place);
-        if (each.output !== undefined) results[each.output] = each.tensor;
+        const { type, leaf, output } = each.binding;
+        if (!each.tensor) places.add((each.tensor = create(type, wished)).place);
+        if (leaf === undefined) results[output] = each.tensor;
       }
       const space = spaces.gather(places, compiled.needs), placed = compiled.placed(space), { program, slots } = placed;
       fill(placed, compiled, space);
-      for (const { index, tensor } of bound) slots[index] = tensor ? tensor.place.address + tensor.offset : 0;
-      for (let i = 0; i < values.length; i++) {
-        const home = values[i]?.inPlaceOf;
-        if (home !== undefined) slots[i] = slots[values.indexOf(homeOf(values, home))] ?? 0;
+      for (const { binding: { index }, tensor } of bound) {
+        slots[index] = tensor ? tensor.place.address + tensor.offset : 0;
       }
+      for (const [index, home] of inPlace) slots[index] = slots[home] ?? 0;
       if (profile) {
         for (const { spec, program: step } of placed.single) {
           pool.setSlots(step, slots);
@@ -367,6 +387,14 @@ function createBackend(
 /** Bytes of scratch memory per thread. One stride for all kernels: without a barrier threads are in different ones at one time. */
 const scratchOf = (kernels: readonly LoadedKernel[]): number =>
   Math.max(0, ...kernels.map(({ scratchBytes }) => scratchBytes));
+
+/** The leaves and results among values. */
+const bindingsOf = (values: readonly LoweredValue[]): readonly Binding[] =>
+  values.flatMap(({ name, type, role, leaf, output = "", inPlaceOf }, index) => {
+    if (role === "temporary") return [];
+    const home = inPlaceOf === undefined ? undefined : homeOf(values, inPlaceOf).leaf;
+    return [{ index, name, type, leaf, home, output }];
+  });
 
 const sameType = (a: TensorType, b: TensorType): boolean =>
   a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);

@@ -1,6 +1,7 @@
 /** A LLaMA of 110 million parameters on the WebAssembly backend, beside llama.cpp and our own half as many threads. */
 import { openWasm } from "../../../backends/wasm/backend.ts";
 import { benchModels, type Peers } from "../models/models.ts";
+import { benchFileSwitches } from "../models/random_artifact.ts";
 import { HUNDRED_M } from "../models/random_source.ts";
 import { wllamaDecode } from "../models/wllama.ts";
 import { type BenchLine, medianOf, type PeerMedian } from "../report.ts";
@@ -58,4 +59,5 @@ export async function benchCpuModels({ threads, roofline, withPeers, report }: C
     for (const [what, peer] of found) add(what, peer);
   }
   await run(threads, roofline, peers, report);
+  await benchFileSwitches(HUNDRED_M, MODEL, threads, report);
 }
