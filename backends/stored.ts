@@ -7,6 +7,12 @@ import { halfBits, halfValue } from "../ir/numerics.ts";
 import { concreteShape, type DType, sizeOf, type TensorType, typeText } from "../ir/types.ts";
 import { type HostArray, hostArray } from "./backend.ts";
 
+/** A tensor's values as a file holds them. */
+export interface StoredBytes {
+  readonly type: TensorType;
+  readonly bytes: Uint8Array;
+}
+
 /** Codes of two bits in a byte. */
 export const TWOS_PER_BYTE = 4;
 

@@ -1,7 +1,8 @@
 /** @file An artifact as a source of sessions and evaluation: tensors are read by byte range when a call needs them. */
 import type { Runner } from "../backends/runner.ts";
 import type { Tensor } from "../backends/backend.ts";
-import type { Artifact, StoredBytes } from "../compiler/artifact/artifact.ts";
+import type { StoredBytes } from "../backends/stored.ts";
+import type { Artifact } from "../compiler/artifact/artifact.ts";
 import { parseDecoderConfig } from "../compiler/frontends/config.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
 import { modelSites } from "../compiler/model_sites.ts";

@@ -1,6 +1,6 @@
 /** @file Keys and values of the tokens so far, on the backend. Capacity grows in powers of two, by copying. */
 import type { Tensor } from "../backends/backend.ts";
-import type { CallState, Runner, Tensors } from "../backends/runner.ts";
+import type { CallState, Runner } from "../backends/runner.ts";
 import { createBuilder } from "../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../ir/node.ts";
 import { bindSymbols } from "../ir/symbols.ts";

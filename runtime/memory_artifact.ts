@@ -1,6 +1,6 @@
 /** @file An artifact that was never written: for programs without write permission, and for trying things out. */
-import { toStored } from "../backends/stored.ts";
-import type { Artifact, ArtifactTensor, StoredBytes } from "../compiler/artifact/artifact.ts";
+import { type StoredBytes, toStored } from "../backends/stored.ts";
+import type { Artifact, ArtifactTensor } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import { tensorType } from "../ir/types.ts";

@@ -311,15 +311,14 @@ async function effectiveWeights(
   width: Width,
   pool: TensorPool,
 ): Promise<TensorValues> {
-  const { programs, elastic, store } = input, call = elastic.calls[index] as Call, stored = await store.load(index);
-  if (!stored) throw new Error(`Internal error in allocation: the call "${call.prefix}" is not calibrated`);
-  const program = await weightsProgramOf(input, call, width);
-  const byName = new Map(stored.map((tensor) => [tensor.name, tensor])), raw = createPool(programs.backend);
-  const leaves = Object.fromEntries(
-    Object.entries(program.leaves).map((
-      [name, type],
-    ) => [name, raw.upload(type, byName.get(call.prefix + name)?.values as HostArray)]),
-  );
+  const { programs, elastic, store } = input, call = elastic.calls[index] as Call;
+  const program = await weightsProgramOf(input, call, width), names = Object.keys(program.leaves);
+  const stored = await store.read(index, names.map((name) => call.prefix + name)), raw = createPool(programs.backend);
+  const leaves = Object.fromEntries(names.map((name) => {
+    const found = stored.get(call.prefix + name), type = program.leaves[name];
+    if (found && type) return [name, raw.uploadStored(type, found.bytes)];
+    throw new Error(`Internal error in allocation: the call "${call.prefix}" is not calibrated`);
+  }));
   const results = programs.backend.run(program, leaves);
   for (const tensor of Object.values(results)) pool.keep(tensor);
   raw.release();

@@ -4,7 +4,7 @@
  * configuration of the checkpoint lie beside it, as they were.
  */
 import type { HostArray } from "../../backends/backend.ts";
-import { toStored } from "../../backends/stored.ts";
+import { type StoredBytes, toStored } from "../../backends/stored.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { type DType, type TensorType, typeText } from "../../ir/types.ts";
 import { openSafetensors, type TensorInfo } from "../frontends/safetensors.ts";
@@ -37,12 +37,6 @@ export interface Artifact {
    * @throws {UserError} as `typeOf`, and if values are not finite or the file has become shorter
    */
   read(names: readonly string[]): Promise<ReadonlyMap<string, StoredBytes>>;
-}
-
-/** A tensor as it is stored: see `backends/stored.ts`. */
-export interface StoredBytes {
-  readonly type: TensorType;
-  readonly bytes: Uint8Array;
 }
 
 /** A tensor to be written, produced when its turn comes. */

@@ -6,9 +6,9 @@ import type { HostArray } from "../../backends/backend.ts";
 import { toStored } from "../../backends/stored.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { writeAtomically } from "../artifact/atomic_write.ts";
-import { FORMAT_NAMES, formatOf, fromBytes, typeOfFormat } from "../artifact/formats.ts";
+import { checkBytes, FORMAT_NAMES, formatOf, fromBytes, typeOfFormat } from "../artifact/formats.ts";
 import { writeSafetensors } from "../artifact/safetensors_writer.ts";
-import { concreteShape } from "../../ir/types.ts";
+import { concreteShape, type TensorType } from "../../ir/types.ts";
 import { type JsonObject, parseJsonObject } from "../frontends/json.ts";
 import { openSafetensors } from "../frontends/safetensors.ts";
 import { explain, fileSource, localFolder } from "../frontends/source.ts";
@@ -49,18 +49,31 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
     await writeAtomically(within(FINGERPRINT), [new TextEncoder().encode(canonical(fingerprint))]);
   }
   const fileOf = (call: number) => within(`call-${String(call).padStart(4, "0")}.safetensors`);
-  const known = new Set(await tidy(path));
+  const known = new Set(await tidy(path)), opened = new Map<string, Awaited<ReturnType<typeof openCall>>>();
   return {
     finished: known.size,
     load: async (call) => {
       if (!known.has(fileOf(call))) return undefined;
       const tensors: StoredTensor[] = [];
-      for (const { values, ...tensor } of await openCall(fileOf(call))) {
+      for (const { values, ...tensor } of await lazyTensors(fileOf(call))) {
         tensors.push({ ...tensor, values: await values() });
       }
       return tensors;
     },
-    tensors: (call) => openCall(fileOf(call)),
+    read: async (call, names) => {
+      const path = fileOf(call);
+      if (!known.has(path)) return new Map();
+      const { file, types } = opened.get(path) ?? await openCall(path),
+        present = names.filter((name) => types.has(name));
+      opened.set(path, { file, types });
+      const read = await file.read(present);
+      return new Map(present.map((name) => {
+        const type = types.get(name) as TensorType, bytes = read.get(name) as Uint8Array;
+        checkBytes(type.dtype, bytes, name, path);
+        return [name, { type, bytes }];
+      }));
+    },
+    tensors: (call) => lazyTensors(fileOf(call)),
     save: async (call, tensors) => {
       await writeSafetensors(
         fileOf(call),
@@ -69,6 +82,7 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
         }),
       );
       known.add(fileOf(call));
+      opened.delete(fileOf(call));
     },
     remove: () => Deno.remove(path, { recursive: true }).catch(cannotWrite),
   };
@@ -84,25 +98,29 @@ async function tidy(path: string): Promise<readonly string[]> {
   return finished;
 }
 
-async function openCall(path: string): Promise<readonly LazyTensor[]> {
+/** A finished call's file with the types of its tensors. */
+async function openCall(path: string) {
   const file = await openSafetensors(await fileSource(path));
-  return Array.from(file.tensors.values(), ({ name, dtype: format, shape }) => {
+  const types = Array.from(file.tensors.values(), ({ name, dtype: format, shape }) => {
     const type = typeOfFormat(format, shape);
-    if (!type) {
-      throw new UserError({
-        what: `Expected values of ${FORMAT_NAMES} in tensor ${quote(name)} but found ${format}`,
-        where: quote(path),
-        mend: "remove the file, so that its block is calibrated again",
-      });
-    }
-    const { dtype } = type;
-    return {
-      name,
-      dtype,
-      shape: concreteShape(type.shape),
-      values: async () => fromBytes(dtype, await file.bytes(name), name, path),
-    };
+    if (type) return [name, type] as const;
+    throw new UserError({
+      what: `Expected values of ${FORMAT_NAMES} in tensor ${quote(name)} but found ${format}`,
+      where: quote(path),
+      mend: "remove the file, so that its block is calibrated again",
+    });
   });
+  return { file, types: new Map(types) };
+}
+
+async function lazyTensors(path: string): Promise<readonly LazyTensor[]> {
+  const { file, types } = await openCall(path);
+  return Array.from(types, ([name, { dtype, shape }]) => ({
+    name,
+    dtype,
+    shape: concreteShape(shape),
+    values: async () => fromBytes(dtype, await file.bytes(name), name, path),
+  }));
 }
 
 function checkFingerprint(found: JsonObject, expected: JsonObject, path: string): void {

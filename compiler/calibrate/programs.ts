@@ -36,6 +36,7 @@ export function createPrograms(backend: Backend): Programs {
 /** Tensors that belong together and are released together. */
 export interface TensorPool {
   upload(type: TensorType, values: HostArray): Tensor;
+  uploadStored(type: TensorType, bytes: Uint8Array): Tensor;
   allocate(type: TensorType): Tensor;
   keep(tensor: Tensor): Tensor;
   release(): void;
@@ -50,6 +51,7 @@ export function createPool(backend: Backend): TensorPool {
   };
   return {
     upload: (type, values) => keep(backend.upload(type, values)),
+    uploadStored: (type, bytes) => keep(backend.uploadStored(type, bytes)),
     allocate: (type) => keep(backend.allocate(type)),
     keep,
     release: () => {

@@ -5,14 +5,13 @@
 import type { Backend } from "../../../backends/backend.ts";
 import type { AllocationItem } from "../../../compiler/allocate/frontier.ts";
 import { type MeasureInput, openBench, type TensorValues } from "../../../compiler/allocate/bench.ts";
-import type { Artifact, StoredBytes } from "../../../compiler/artifact/artifact.ts";
+import type { Artifact } from "../../../compiler/artifact/artifact.ts";
 import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { openCheckpoint } from "../../../compiler/frontends/checkpoint.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { decoderSource } from "../../../compiler/frontends/decoder_source.ts";
 import type { Folder } from "../../../compiler/frontends/source.ts";
 import { modelSites } from "../../../compiler/model_sites.ts";
-import type { StoredTensor } from "../../../compiler/calibrate/store.ts";
 import { structureModule } from "../../../compiler/pipeline.ts";
 import { fromStored } from "../../../backends/stored.ts";
 import { random } from "../../../ir/random.ts";
@@ -23,17 +22,13 @@ const STEP = 0.05, SAMPLES = 4;
 
 /** What measuring an artifact needs: its tensors, and the checkpoint that it was made from. */
 export async function measureInputOf(
-  { description, has, names, read }: Artifact,
+  { description, has, read }: Artifact,
   folder: Folder,
   backend: Backend,
   sequences: readonly Int32Array[],
 ): Promise<MeasureInput> {
   const checkpoint = await openCheckpoint(folder), { recipe, module: elastic } = description;
   const source = decoderSource(checkpoint.config);
-  const tensor = async (name: string): Promise<StoredTensor> => {
-    const { type: { dtype, shape }, bytes } = (await read([name])).get(name) as StoredBytes;
-    return { name, dtype, shape: concreteShape(shape), values: fromStored(dtype, bytes) };
-  };
   return {
     programs: createPrograms(backend),
     structure: structureModule(decoderModule(checkpoint.config), recipe),
@@ -41,15 +36,15 @@ export async function measureInputOf(
     recipe,
     sequences,
     tokens: 2048,
-    load: async (name, { shape }) =>
-      has(name) && name.endsWith(".scale")
-        ? (await tensor(name)).values
-        : (await checkpoint.tensor(source(name), concreteShape(shape))).data,
+    load: async (name, { dtype, shape }) => {
+      const found = has(name) && name.endsWith(".scale") ? (await read([name])).get(name) : undefined;
+      return found
+        ? fromStored(dtype, found.bytes)
+        : (await checkpoint.tensor(source(name), concreteShape(shape))).data;
+    },
     store: {
-      load: async (index) => {
-        const prefix = elastic.calls[index]?.prefix ?? "";
-        return await Promise.all(names.filter((name) => name.startsWith(prefix)).map(tensor));
-      },
+      load: () => Promise.resolve(undefined),
+      read: (_, wanted) => read(wanted),
       save: () => Promise.resolve(),
     },
   };

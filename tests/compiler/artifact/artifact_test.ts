@@ -1,12 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { fromStored } from "../../../backends/stored.ts";
-import {
-  artifactBytes,
-  isArtifact,
-  openArtifact,
-  type StoredBytes,
-  writeArtifact,
-} from "../../../compiler/artifact/artifact.ts";
+import { fromStored, type StoredBytes } from "../../../backends/stored.ts";
+import { artifactBytes, isArtifact, openArtifact, writeArtifact } from "../../../compiler/artifact/artifact.ts";
 import { ARTIFACT_VERSION } from "../../../compiler/artifact/description.ts";
 import { halfBits, halfValue } from "../../../ir/numerics.ts";
 import { printModule } from "../../../ir/module_text.ts";

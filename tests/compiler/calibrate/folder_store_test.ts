@@ -1,6 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import type { HostArray } from "../../../backends/backend.ts";
+import { toStored } from "../../../backends/stored.ts";
 import { canonical, openFolderStore } from "../../../compiler/calibrate/folder_store.ts";
-import type { StoredTensor } from "../../../compiler/calibrate/store.ts";
+import { memoryStore, type StoredTensor } from "../../../compiler/calibrate/store.ts";
 import { UserError } from "../../../ir/errors.ts";
 
 const TENSORS: readonly StoredTensor[] = [
@@ -35,6 +37,23 @@ Deno.test("openFolderStore() finds what an earlier store of the same fingerprint
     assertEquals(await lazy?.values(), TENSORS[0]?.values);
     await second.remove();
     await assertRejects(() => Deno.stat(path), Deno.errors.NotFound);
+  }));
+
+Deno.test("stores on disk and in memory read some tensors of a call as files hold them, and leave out what they lack", () =>
+  inFolder(async (path) => {
+    for (const store of [await openFolderStore(path, {}), memoryStore()]) {
+      await store.save(0, TENSORS);
+      const read = await store.read(0, ["w.fine", "w.scales", "w.other"]);
+      assertEquals([...read.keys()].sort(), ["w.fine", "w.scales"]);
+      for (const { name, dtype, values } of TENSORS.slice(1, 3)) {
+        assertEquals(read.get(name)?.bytes, toStored(dtype, values), name);
+      }
+      assertEquals((await store.read(1, ["w.fine"])).size, 0);
+      // What is saved again is what is read.
+      const others = TENSORS.map((tensor) => ({ ...tensor, values: tensor.values.map(() => 1) as HostArray }));
+      await store.save(0, others);
+      assertEquals((await store.read(0, ["w.codes"])).get("w.codes")?.bytes, new Uint8Array(4).fill(1));
+    }
   }));
 
 Deno.test("openFolderStore() refuses the calls of another calibration and names what differs", () =>
