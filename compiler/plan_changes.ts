@@ -179,10 +179,10 @@ export const PLAN_CHANGES = {
     "part of the steps whose sites take mixed widths",
     (text) => defined("mixtures", numberIn(text, { most: 1 })),
   ),
-  "shared-every": setting(
-    "N",
-    "bit groups of several widths take part in every Nth step",
-    (text) => defined("sharedEvery", wholeOf(text, 1)),
+  every: setting(
+    "N|5:4,7:12",
+    "a bit group takes part in one of so many steps, by its narrowest width; for all widths or some",
+    (text, now) => defined("every", perWidth(text, now.every, (part) => wholeOf(part, 1))),
   ),
   "weight-only": setting(
     "PART",

@@ -57,9 +57,16 @@ export function defaultRecipe(track: Track, seed: number): Recipe {
       master: masterOf("int10"),
     },
     // High widths share a draw: they need fewer steps than low ones, and a step costs one pass per group.
-    bitGroups: track === "activations" ? [[8, 7, 6, 5], [4]] : [[8, 7, 6, 5], [4], [3], [2]],
+    bitGroups: BIT_GROUPS[track],
   };
 }
+
+/** The more groups the more values between blocks are held; 7 and 8 bits gain by inputs of their own (docs/quality.md). */
+const BIT_GROUPS: Readonly<Record<Track, Recipe["bitGroups"]>> = {
+  weights: [[8, 7], [6, 5], [4], [3], [2]],
+  activations: [[8, 7, 6, 5], [4]],
+  both: [[8, 7, 6, 5], [4], [3], [2]],
+};
 
 /**
  * The published recipe of a track (quept-method 3.4, 4.2): the cascade with equally many columns for every bit group, 16 as in

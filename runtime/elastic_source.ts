@@ -1,4 +1,5 @@
 /** @file What sessions and evaluation run: an elastic module together with everything that is known before the configuration. */
+import type { Tensor } from "../backends/backend.ts";
 import type { Runner, Tensors } from "../backends/runner.ts";
 import type { Frontier } from "../compiler/allocate/frontier.ts";
 import type { ModelSite } from "../compiler/model_sites.ts";
@@ -68,6 +69,30 @@ export function shareTensors(source: ElasticSource): ElasticSource {
     }
   };
   return { ...source, load, release };
+}
+
+/** A source whose tensors stay on the backend once they are loaded: switches back and forth read nothing again. */
+export interface KeptTensors {
+  readonly source: ElasticSource;
+  /** Gives everything back; the source must not be used afterwards. */
+  free(): void;
+}
+
+/** Keeps what a source loads. */
+export function keepTensors(source: ElasticSource): KeptTensors {
+  const kept = new Map<string, { readonly call: Call; readonly name: string; readonly tensor: Tensor }>();
+  const load: ElasticSource["load"] = async (call, leaves) => {
+    const missing = new Map([...leaves].filter(([name]) => !kept.has(call.prefix + name)));
+    for (const [name, tensor] of Object.entries(await source.load(call, missing))) {
+      kept.set(call.prefix + name, { call, name, tensor });
+    }
+    return Object.fromEntries([...leaves.keys()].map((name) => [name, kept.get(call.prefix + name)?.tensor as Tensor]));
+  };
+  const free = () => {
+    for (const { call, name, tensor } of kept.values()) source.release(call, { [name]: tensor });
+    kept.clear();
+  };
+  return { source: { ...source, load, release: () => {} }, free };
 }
 
 /** Frees tensors one by one: `release` of sources that do not share. */

@@ -58,7 +58,7 @@ export async function evaluationMemory(input: EvaluationPlanInput): Promise<Eval
       let weights = 0;
       for (const { own: bytes, besides } of made.weights) {
         weights += sum(bytes.values());
-        moments.push({ weights: weights + besides, hidden: others + sum(alive.values()) });
+        moments.push({ weights: weights + sum(besides.values()), hidden: others + sum(alive.values()) });
       }
       const program = await runner.program(own.step(call, widths), { B: most.rows, T: most.tokens });
       compiled.push(...made.compiled, program);

@@ -22,6 +22,8 @@ export interface SequenceLength {
 export interface SessionMemory {
   /** Packed codes with scales and zero points, and what is not quantized; tied tensors once. */
   readonly weights: number;
+  /** What switches read, where it stays: masters and adapters of the widths at the start. */
+  readonly resident: number;
   /** Keys and values, at the capacity that the sequence needs. */
   readonly cache: number;
   /** Values between calls, of the longest piece of the prompt. */
@@ -41,11 +43,13 @@ export interface SessionPlanInput {
   readonly programs: ElasticPrograms;
   readonly heads: Heads;
   readonly config: BitConfig;
+  /** Whether what switches read stays on the backend. */
+  readonly resident?: boolean;
 }
 
 /** Plans a session, and compiles its programs: the session finds them again. */
 export async function sessionMemory(
-  { source, programs, heads, config }: SessionPlanInput,
+  { source, programs, heads, config, resident = false }: SessionPlanInput,
   { prompt, tokens }: SequenceLength,
 ): Promise<SessionMemory> {
   const { runner, module } = source, { backend } = runner, compiled: Executable[] = [];
@@ -54,7 +58,7 @@ export async function sessionMemory(
     return { call, step: i === module.calls.length - 1 ? oneTokenHeadOf(heads, step) : step };
   });
 
-  const weights = new Map<string, number>();
+  const weights = new Map<string, number>(), read = new Map<string, number>();
   let opening = 0;
   for (const call of module.calls) {
     const made = await callMemory(source, programs, call, localWidths(config, call.prefix));
@@ -62,10 +66,13 @@ export async function sessionMemory(
     // Codes come first, one weight after the other, and what is held as it is behind them.
     for (const { own, besides } of made.weights) {
       for (const [name, bytes] of own) weights.set(name, bytes);
-      opening = Math.max(opening, sum(weights.values()) + besides);
+      for (const [name, bytes] of resident ? besides : []) read.set(name, bytes);
+      opening = Math.max(opening, sum(weights.values()) + sum(besides.values()));
     }
   }
-  opening = Math.max(opening, sum(weights.values()));
+  for (const name of weights.keys()) read.delete(name);
+  const stays = sum(read.values());
+  opening = Math.max(opening, sum(weights.values()) + stays);
 
   const capacity = capacityFor(0, tokens), body = steps.slice(0, -1).map(({ step }) => step);
   const caches = body.map((step) => cacheLeaves(step, capacity));
@@ -93,19 +100,20 @@ export async function sessionMemory(
   const { arena, scratch } = workSpaceOf(compiled), all = sum(weights.values());
   return {
     weights: all,
+    resident: stays,
     cache,
     values,
     arena,
     scratch,
     opening,
-    total: Math.max(opening, all + cache + values) + arena + scratch,
+    total: Math.max(opening, all + stays + cache + values) + arena + scratch,
   };
 }
 
-/** What a weight leaves on the backend, by global name, and what is there besides while it is made. */
+/** What a weight leaves on the backend, and what is there besides while it is made, by global name. */
 interface WeightMemory {
   readonly own: ReadonlyMap<string, number>;
-  readonly besides: number;
+  readonly besides: ReadonlyMap<string, number>;
 }
 
 /** The weights of a call at some widths, in the order in which `configureCall` makes them; compiles the switch programs. */
@@ -123,11 +131,11 @@ export async function callMemory(
     compiled.push(program);
     weights.push({
       own: global(Object.entries(program.outputs)),
-      besides: sum(global(Object.entries(program.leaves)).values()),
+      besides: global(Object.entries(program.leaves)),
     });
   }
   const held = leavesOf(programs.step(call, widths), "param").filter(({ attrs }) => attrs.time === "checkpoint");
-  weights.push({ own: global(held.map((node) => [nameOf(node), node.type])), besides: 0 });
+  weights.push({ own: global(held.map((node) => [nameOf(node), node.type])), besides: new Map() });
   return { weights, compiled };
 }
 

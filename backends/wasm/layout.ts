@@ -109,8 +109,16 @@ export function regionsOf(columns: number, bits: number): readonly Region[] {
   return regions;
 }
 
-/** The layout of a type with a concrete shape. */
+const layouts = new WeakMap<TensorType, Layout>();
+
+/** The layout of a type with a concrete shape; worked out once per type, since every upload asks for it. */
 export function layoutOf(type: TensorType): Layout {
+  const layout = layouts.get(type) ?? newLayout(type);
+  layouts.set(type, layout);
+  return layout;
+}
+
+function newLayout(type: TensorType): Layout {
   const { dtype } = type, shape = concreteShape(type.shape), size = sizeOf(shape);
   const columns = shape.at(-1) ?? 1, rows = columns > 0 ? size / columns : 0;
   const plain = { dtype, columns, rows, bits: 0, rowBytes: 0 };

@@ -25,6 +25,9 @@ const STEP = 0.125;
 /** Sites up to which every budget's best allocation is tried to be bettered: a round costs some 20 runs per site. */
 const MOST_SITES = 100;
 
+/** Solutions drawn around an allocation; a knapsack of hundreds of sites takes seconds. */
+const DRAWS = 32;
+
 /** How often as many tokens as the search has measured on are measured on again, others each time, to confirm what it found. */
 const CONFIRMING_PARTS = 2;
 
@@ -53,6 +56,7 @@ export async function measureFrontier(input: MeasureInput, request: FrontierRequ
     widths,
     candidates,
     rounds: ties.length <= MOST_SITES ? 1 : 0,
+    draws: ties.length <= MOST_SITES ? DRAWS : DRAWS / 4,
     measure: async (allocations) => {
       const losses = await measureAll(
         bench,

@@ -4,6 +4,7 @@
  * around the allocations that matter: first around every uniform width, then around the best allocation of each budget, and the
  * knapsack is solved with these local losses. Every solution is measured before it counts.
  */
+import { type Random, random } from "../../ir/random.ts";
 import { type AllocationItem, frontierOf, type FrontierPoint, lookUp } from "./frontier.ts";
 
 /** What is searched. Allocations are texts of one digit per site. */
@@ -18,6 +19,8 @@ export interface SearchInput {
   readonly measure: (allocations: readonly string[]) => Promise<readonly number[]>;
   /** How often each budget's best allocation is tried to be bettered. */
   readonly rounds: number;
+  /** How many solutions of the knapsack are drawn around an allocation, at its own budget, with losses that are not trusted. */
+  readonly draws: number;
 }
 
 /** Budgets whose best allocation is bettered are this many bits apart, and solutions taken from the knapsack half of it. */
@@ -25,9 +28,15 @@ const STEP = 0.25;
 /** Up to this width mixtures are searched around; above it losses are small and add up. */
 const HIGHEST_BASE = 4;
 
+/**
+ * Local losses are off by about so much where several sites change (as the exponent of a normal factor): with 3 bits everywhere wider
+ * sites gain next to nothing, one by one, and the knapsack's favourite is one of many that are as good. Measured all, some are better.
+ */
+const DOUBT = 0.5;
+
 /** Everything that was measured: allocations with their mean bits and losses, in the order of measuring. */
 export async function searchAllocations(input: SearchInput): Promise<readonly FrontierPoint[]> {
-  const { counts, widths, candidates, rounds } = input;
+  const { counts, widths, candidates, rounds, draws } = input, rng = random(0, "search");
   const known = new Map<string, FrontierPoint>();
   const measure = async (allocations: Iterable<string>): Promise<void> => {
     const fresh = [...new Set(allocations)].filter((digits) => !known.has(digits));
@@ -44,15 +53,19 @@ export async function searchAllocations(input: SearchInput): Promise<readonly Fr
   const bases = uniform.filter((_, i) => (widths[i] ?? 0) <= HIGHEST_BASE);
   await measure(bases.flatMap((base) => neighboursOf(base, widths, 2)));
   await measure(
-    bases.flatMap((base) => solutionsAround(base, counts, itemsAround(base, counts, widths, 2, lossOf), 1)),
+    bases.flatMap((base) => {
+      const items = itemsAround(base, counts, widths, 2, lossOf);
+      return [...solutionsAround(base, counts, items, 1), ...drawnAround(base, counts, items, draws, rng)];
+    }),
   );
   for (let round = 0; round < rounds; round++) {
     const best = bestPerBudget([...known.values()], Number(uniform[0]?.[0]), HIGHEST_BASE);
     await measure(best.flatMap(({ widths: digits }) => neighboursOf(digits, widths, 1)));
     await measure(
-      best.flatMap(({ widths: digits }) =>
-        solutionsAround(digits, counts, itemsAround(digits, counts, widths, 1, lossOf), STEP)
-      ),
+      best.flatMap(({ widths: digits }) => {
+        const items = itemsAround(digits, counts, widths, 1, lossOf);
+        return [...solutionsAround(digits, counts, items, STEP), ...drawnAround(digits, counts, items, draws, rng)];
+      }),
     );
   }
   return [...known.values()];
@@ -68,15 +81,18 @@ export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
 /** Ranges of budgets this wide, in bits, each send their best allocations into the final. */
 const FINAL_STEP = 1 / 32;
 
-/** The allocations that are worth a second look: of every small range of budgets the best one, and equal widths in any case. */
+/** Of ranges that end with one of the usual budgets so many: which one is best there is more luck than the first look tells. */
+const FINAL_PLACES = 4;
+
+/** The allocations that are worth a second look: of every small range of budgets the best ones, and equal widths in any case. */
 export function finalists(points: readonly FrontierPoint[]): readonly FrontierPoint[] {
-  const best = new Map<number, FrontierPoint>(), isUniform = ({ widths }: FrontierPoint) => new Set(widths).size === 1;
-  for (const point of points) {
-    // A whole number of bits ends the range that leads to it.
-    const range = Math.ceil(point.meanBits / FINAL_STEP - 1e-9), before = best.get(range);
-    if (!before || point.loss < before.loss) best.set(range, point);
-  }
-  return [...new Set([...points.filter(isUniform), ...best.values()])];
+  const isUniform = ({ widths }: FrontierPoint) => new Set(widths).size === 1;
+  // A whole number of bits ends the range that leads to it.
+  const ranges = Map.groupBy(points, ({ meanBits }) => Math.ceil(meanBits / FINAL_STEP - 1e-9));
+  const best = [...ranges].flatMap(([range, own]) =>
+    own.toSorted((a, b) => a.loss - b.loss).slice(0, range * FINAL_STEP % STEP === 0 ? FINAL_PLACES : 1)
+  );
+  return [...new Set([...points.filter(isUniform), ...best])];
 }
 
 /** Mean bits of an allocation. */
@@ -128,6 +144,25 @@ function solutionsAround(
     if (point) found.push(point.widths);
   }
   return found;
+}
+
+/** Solutions for the allocation's own budget, each with local losses that are somewhat different. */
+function drawnAround(
+  digits: string,
+  counts: readonly number[],
+  items: readonly AllocationItem[],
+  draws: number,
+  rng: Random,
+): string[] {
+  return Array.from({ length: draws }, () => {
+    const doubted = items.map(({ loss, ...item }) => ({
+      ...item,
+      loss: Object.fromEntries(
+        Object.entries(loss).map(([width, own]) => [width, own * Math.exp(DOUBT * rng.normal())]),
+      ),
+    }));
+    return lookUp(frontierOf(doubted), bitsOf(digits, counts))?.widths ?? digits;
+  });
 }
 
 /** The best allocation of each budget, `STEP` apart. */

@@ -197,7 +197,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     for (let step = 0, since = 0, passes = 0; step < steps; step++) {
       const i = step % batches.list.length, epoch = Math.floor(step / batches.list.length);
       for (const [g, widths] of groups.entries()) {
-        if (!takesPart(widths, { batch: i, epoch, sharedEvery: settings.sharedEvery })) continue;
+        if (!takesPart(widths, { batch: i, epoch, every: settings.every })) continue;
         const { run, leaves } = await program("train", draw(widths, rng));
         load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
         backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));

@@ -20,8 +20,11 @@ export interface ColumnScales {
   restore(call: Call, stored: readonly StoredTensor[]): void;
 }
 
-/** Not the parameter's own name: where nothing absorbs a scale, what is held under that name is its inverse. */
-const storedName = (call: Call, name: string): string => `${call.prefix}${name}.found`;
+/**
+ * What a scale is stored as, by its global name. Not its own name: where nothing absorbs a scale, what is held under that one is
+ * its inverse.
+ */
+export const storedScale = (name: string): string => `${name}.found`;
 
 /** @param structure the module; a function whose columns are scaled has the scales as parameters */
 export function columnScales(structure: Module, read: LoadParameter): ColumnScales {
@@ -54,14 +57,14 @@ export function columnScales(structure: Module, read: LoadParameter): ColumnScal
     set: (call, scales) => scales.forEach((values, name) => found.set(call.prefix + name, values)),
     stored: (call) =>
       Array.from(of(call), ([name, values]) => ({
-        name: storedName(call, name),
+        name: storedScale(call.prefix + name),
         dtype: "f32",
         shape: [values.length],
         values,
       })),
     restore: (call, stored) => {
       for (const { name } of inputs(call)) {
-        const own = stored.find((tensor) => tensor.name === storedName(call, name));
+        const own = stored.find((tensor) => tensor.name === storedScale(call.prefix + name));
         if (own) found.set(call.prefix + name, Float32Array.from(own.values));
       }
     },

@@ -8,6 +8,7 @@ import type { Random } from "../../ir/random.ts";
 import { type BitConfig, FULL_WIDTH, LEAST_WIDTHS, type LocalWidths, type Site, WIDTHS } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Recipe } from "../recipe.ts";
+import type { CalibrationSettings } from "./settings.ts";
 
 /** The mixture that is best, as far as is known, for so many mean bits: widths by global site name. */
 export type MixtureOfBits = (bits: number) => BitConfig;
@@ -31,14 +32,15 @@ export interface Draw {
   readonly weightOnly: number;
 }
 
-/**
- * Whether a bit group takes part in the step of batch `batch` in epoch `epoch`: one of several widths only in every `sharedEvery`th,
- * shifted by one per epoch, so that all batches are seen equally often.
- */
+/** Whether a bit group takes part in the step of batch `batch` in epoch `epoch`; shifted by one per epoch, so that it sees all batches. */
 export const takesPart = (
   widths: readonly Width[],
-  { batch, epoch, sharedEvery }: { readonly batch: number; readonly epoch: number; readonly sharedEvery: number },
-): boolean => widths.length === 1 || (batch + epoch) % sharedEvery === 0;
+  { batch, epoch, every }: {
+    readonly batch: number;
+    readonly epoch: number;
+    readonly every: CalibrationSettings["every"];
+  },
+): boolean => (batch + epoch) % every[Math.min(...widths) as Width] === 0;
 
 /** Widths of all sites for one step. */
 export function drawWidths(draw: Draw, rng: Random): LocalWidths {

@@ -1,4 +1,5 @@
 /** Settings of a calibration. The paper's constants are for 7B models; each default here names what chose it. */
+import { eachWidth } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Track } from "../recipe.ts";
 
@@ -34,11 +35,8 @@ export interface CalibrationSettings {
   readonly inputs: "fused" | "tracks";
   /** Part of the steps whose sites take mixed widths; see draw.ts. 0, or a single epoch: one width per step, as published. */
   readonly mixtures: number;
-  /**
-   * Bit groups of several widths, which share a draw because fine grids need few steps, take part in one of so many steps; 1: in all,
-   * as published.
-   */
-  readonly sharedEvery: number;
+  /** A bit group takes part in one of so many steps, by its narrowest width: fine grids need few; 1: in all, as published. */
+  readonly every: Readonly<Record<Width, number>>;
   /**
    * Part of the draws of track `both` that leave activations in full precision; half of the others quantize them at the weights'
    * width and half at any from 4 to 8. Other tracks take no notice.
@@ -79,13 +77,20 @@ export function publishedSettings(track: Exclude<Track, "both">): CalibrationSet
     lossPower: 1,
     inputs: "fused",
     mixtures: 0,
-    sharedEvery: 1,
+    every: eachWidth(() => 1),
     weightOnly: 0,
     balance: false,
     measureTokens: 2048,
     merge: { kind: "selective", top: 0.5, weights: activations ? [0.3, 0.3, 0.4] : [0.25, 0.25, 0.25, 0.25] },
   };
 }
+
+/** Equal for bit groups of weights alone. */
+const MERGE_WEIGHTS: Readonly<Record<Track, readonly number[]>> = {
+  weights: [0.2, 0.2, 0.2, 0.2, 0.2],
+  activations: [0.6, 0.4],
+  both: [0.25, 0.25, 0.25, 0.25],
+};
 
 /**
  * The defaults of a track, from the measurements in ARCHITECTURE.md: each bit group carries its own inputs and its losses are
@@ -108,12 +113,12 @@ export function defaultSettings(track: Track): CalibrationSettings {
     inputs: "tracks",
     // Widths of quantized activations have few mixtures, and a rehearsal of theirs costs W4A4 a tenth of its divergence.
     mixtures: track === "activations" ? 0 : 0.6,
-    // stories260K, W5 … W8: 3.833, 3.784, 3.768, 3.766 instead of 3.821, 3.776, 3.768, 3.765, at 5/6 of the cost of a step.
-    sharedEvery: track === "weights" ? 3 : 1,
+    // As many steps as one for all four in every third (docs/quality.md); in every step 5 to 8 bits would gain little for much time.
+    every: { ...eachWidth(() => 1), ...(track === "weights" ? { 5: 4, 7: 12 } : {}) },
     weightOnly: 0.5,
     balance: true,
     measureTokens: 2048,
     // For inputs that are fused after all.
-    merge: { kind: "selective", top: 0.5, weights: track === "activations" ? [0.6, 0.4] : [0.25, 0.25, 0.25, 0.25] },
+    merge: { kind: "selective", top: 0.5, weights: MERGE_WEIGHTS[track] },
   };
 }

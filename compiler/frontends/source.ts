@@ -149,8 +149,8 @@ export function explain(error: unknown, action: "read" | "write", path: string):
   throw error;
 }
 
-/** Gaps up to this many bytes are read, too: that takes no longer than another call of the operating system. */
-const NEAR = 2 ** 15;
+/** Gaps up to this many bytes are read, too: the system reads whole pages of that size in any case. */
+const NEAR = 2 ** 12;
 
 /** Ranges that cover the given ones, in the order of the file, each with the numbers of those that it covers. */
 function nearRanges(ranges: readonly ByteRange[]): readonly (ByteRange & { readonly members: readonly number[] })[] {

@@ -25,7 +25,7 @@ const CONFIG: DecoderConfig = {
 };
 
 /** What a session plans for a text of some length, and what it takes when the text has been generated. */
-async function memoryOf(folder: Folder, precision: string, length: SequenceLength) {
+async function memoryOf(folder: Folder, precision: string, length: SequenceLength, resident = false) {
   await using backend = await openWasm({ threads: 1 });
   const reports: SessionMemory[] = [];
   await using session = await openSession({
@@ -33,6 +33,7 @@ async function memoryOf(folder: Folder, precision: string, length: SequenceLengt
     backend,
     precision,
     length,
+    resident,
     planned: (memory) => reports.push(memory),
   });
   const prompt = Int32Array.from({ length: length.prompt }, (_, i) => 1 + i % 16);
@@ -73,6 +74,16 @@ for (
         Math.abs(taken - planned.total) <= 0.05 * planned.total,
         `${length.tokens} tokens: planned ${planned.total}, taken ${taken}`,
       );
+    }
+  });
+}
+
+for (const [precision, track] of [["4", "weights"], ["w8a8kv8", "activations"]] as const) {
+  Deno.test(`a session whose masters are resident takes what it planned within 5 %: ${precision}`, async () => {
+    for (const length of LENGTHS.slice(0, 2)) {
+      const { planned, taken } = await memoryOf(await folderOf(track), precision, length, true);
+      assert(planned.resident > 0);
+      assert(Math.abs(taken - planned.total) <= 0.05 * planned.total, `planned ${planned.total}, taken ${taken}`);
     }
   });
 }

@@ -11,6 +11,7 @@ import { mostLikely } from "../../runtime/generate.ts";
 import { openSession } from "../../runtime/session.ts";
 import { assertUserError } from "../compiler/frontends/fixtures.ts";
 import { BACKENDS } from "../support/backends.ts";
+import { countingFolder } from "../support/counting_folder.ts";
 import { countingBackend } from "../support/counting_backend.ts";
 import { trueLogits, type Truth } from "../support/elastic_truth.ts";
 import { randomParameters, VARIANTS } from "../support/random_decoder.ts";
@@ -109,6 +110,30 @@ for (const [name, openBackend] of Object.entries(KINDS)) {
     for (const other of [narrow, wide]) {
       assert(maxDifference(both, other) > 1e-3, "old tokens at 8 bits, the new one at 4");
     }
+  });
+
+  Deno.test(`session on ${name}: what is resident is read once, gives the same codes, and is freed in the end`, async () => {
+    await using inner = await openBackend();
+    const { backend, alive } = countingBackend(inner), { folder } = await open("weights");
+    const counted = countingFolder(folder), visits = ["8", "2", "mixed@2.5", "8", "2", "4"];
+    const run = async (resident: boolean) => {
+      await using session = await openSession({ folder: counted.folder, backend, precision: "4", resident });
+      const logits: Float32Array[] = [], reads: number[] = [];
+      for (const precision of visits) {
+        counted.take();
+        await session.use(precision);
+        reads.push(counted.take().length);
+        logits.push(await session.prefill(IDS));
+        session.clear();
+      }
+      return { logits, reads };
+    };
+    const streamed = await run(false), kept = await run(true);
+    assertEquals(kept.logits, streamed.logits);
+    assert(streamed.reads.every((count) => count > 0), `${streamed.reads}`);
+    // 8 bits and 2 are new once; the mixture is made of 2 bits and the 4 that the session began with.
+    assertEquals(kept.reads.map((count) => count > 0), [true, true, false, false, false, false]);
+    assertEquals(alive.size, 0);
   });
 
   Deno.test(`session on ${name}: long texts in any pieces give the same, and the cache grows without loss`, async () => {

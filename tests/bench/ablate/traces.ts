@@ -6,6 +6,7 @@ import type { Backend } from "../../../backends/backend.ts";
 import type { AllocationItem } from "../../../compiler/allocate/frontier.ts";
 import { type MeasureInput, openBench, type TensorValues } from "../../../compiler/allocate/bench.ts";
 import type { Artifact } from "../../../compiler/artifact/artifact.ts";
+import { storedScale } from "../../../compiler/calibrate/column_scales.ts";
 import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { openCheckpoint } from "../../../compiler/frontends/checkpoint.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
@@ -37,7 +38,7 @@ export async function measureInputOf(
     sequences,
     tokens: 2048,
     load: async (name, { dtype, shape }) => {
-      const found = has(name) && name.endsWith(".scale") ? (await read([name])).get(name) : undefined;
+      const scale = storedScale(name), found = has(scale) ? (await read([scale])).get(scale) : undefined;
       return found
         ? fromStored(dtype, found.bytes)
         : (await checkpoint.tensor(source(name), concreteShape(shape))).data;

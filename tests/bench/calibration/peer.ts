@@ -95,7 +95,7 @@ async function describe({ backend, block, plan: { recipe, settings }, seed, thre
     })),
     // The widths that the block's own training draws.
     passes: batches.list.map((_, batch) =>
-      recipe.bitGroups.filter((group) => takesPart(group, { batch, epoch: 0, sharedEvery: settings.sharedEvery })).map((
+      recipe.bitGroups.filter((group) => takesPart(group, { batch, epoch: 0, every: settings.every })).map((
         group,
       ) => Object.fromEntries(Object.entries(opened.draw(group, rng)).filter(([site]) => sites.includes(site))))
     ),

@@ -9,6 +9,7 @@ import type { DecoderConfig } from "../../../compiler/frontends/config.ts";
 import { defaultRecipe } from "../../../compiler/recipe.ts";
 import { functionOf } from "../../../ir/module.ts";
 import { leavesOf, nameOf } from "../../../ir/node.ts";
+import { eachWidth } from "../../../ir/sites.ts";
 import { random } from "../../../ir/random.ts";
 import { type BenchLine, benchLine } from "../report.ts";
 import { randomSource } from "../models/random_source.ts";
@@ -32,7 +33,14 @@ export async function benchCalibration(
     { length: STEPS },
     (_, s) => Int32Array.from({ length: tokens }, (_, i) => (i * 31 + s) % config.vocabSize),
   );
-  const settings = { ...defaultSettings("weights"), batch: 1, tokens, epochs: 1, sharedEvery: 1, balance: false };
+  const settings = {
+    ...defaultSettings("weights"),
+    batch: 1,
+    tokens,
+    epochs: 1,
+    every: eachWidth(() => 1),
+    balance: false,
+  };
   const holds = leavesOf(graph, "param").filter(({ attrs }) => attrs.time === "checkpoint");
   const held = await source.load(call, new Map(holds.map((node) => [nameOf(node), node.type])));
   const block: BlockInput = {

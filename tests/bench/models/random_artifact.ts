@@ -47,18 +47,22 @@ export async function benchFileSwitches(
   try {
     await writeRandomArtifact(path, config);
     await using backend = await openWasm({ threads });
-    await using session = await openSession({ folder: await localFolder(path), backend, precision: "4" });
-    const times = new Map(WIDTHS.map((width) => [width, [] as number[]]));
-    for (let round = -1; round < ROUNDS; round++) {
-      for (const [width, own] of times) {
-        const before = performance.now();
-        await session.use(width);
-        if (round >= 0) own.push((performance.now() - before) / 1000);
+    for (const resident of [false, true]) {
+      await using session = await openSession({ folder: await localFolder(path), backend, precision: "4", resident });
+      const times = new Map(WIDTHS.map((width) => [width, [] as number[]]));
+      for (let round = -1; round < ROUNDS; round++) {
+        for (const [width, own] of times) {
+          const before = performance.now();
+          await session.use(width);
+          if (round >= 0) own.push((performance.now() - before) / 1000);
+        }
       }
-    }
-    for (const [width, own] of times) {
-      const name = `switch of the whole model to ${width} bits from its file, ${model}`;
-      report(benchLine({ name, backend: backend.name, threads, median: medianOf(own), unit: "s" }));
+      for (const [width, own] of times) {
+        const what = `switch of the whole model to ${width} bits${resident ? ", masters resident" : " from its file"}`;
+        report(
+          benchLine({ name: `${what}, ${model}`, backend: backend.name, threads, median: medianOf(own), unit: "s" }),
+        );
+      }
     }
   } finally {
     await Deno.remove(path, { recursive: true });

@@ -1,9 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
-import { type Draw, drawWidths } from "../../../compiler/calibrate/draw.ts";
+import { type Draw, drawWidths, takesPart } from "../../../compiler/calibrate/draw.ts";
 import { defaultRecipe, type Track } from "../../../compiler/recipe.ts";
 import { random } from "../../../ir/random.ts";
-import { type LocalWidths, sitesOf } from "../../../ir/sites.ts";
+import { eachWidth, type LocalWidths, sitesOf } from "../../../ir/sites.ts";
 import type { Width } from "../../../ir/types.ts";
 import { quantizableBlock } from "../../support/quantized_block.ts";
 
@@ -30,6 +30,19 @@ const valuesOf = (
   widths: LocalWidths,
   role: string,
 ): readonly number[] => [...new Set(sites.filter((site) => site.role === role).map(({ name }) => widths[name] ?? 16))];
+
+Deno.test("takesPart() spreads a group's steps evenly over batches, by its narrowest width", () => {
+  const every = { ...eachWidth(() => 1), 5: 4, 7: 12 }, batches = 24, epochs = 12;
+  const stepsOf = (widths: readonly Width[]) =>
+    Array.from(
+      { length: batches },
+      (_, batch) =>
+        Array.from({ length: epochs }, (_, epoch) => takesPart(widths, { batch, epoch, every })).filter(Boolean).length,
+    );
+  assertEquals(stepsOf([4]), Array(batches).fill(epochs));
+  assertEquals(stepsOf([6, 5]), Array(batches).fill(epochs / 4));
+  assertEquals(stepsOf([8, 7]), Array(batches).fill(epochs / 12));
+});
 
 Deno.test("drawWidths() of track both leaves half the activations alone, and covers every width of the others", () => {
   const drawn = draws("both", [3]).map((widths) => {
