@@ -16,6 +16,9 @@ export type MixtureOfBits = (bits: number) => BitConfig;
 /** Mixtures have so many mean bits more than the width that was drawn. As many as it compete with it, and come more often. */
 const MORE_BITS = [-0.5, -0.25, 0, 0, 0, 0.25, 0.5] as const;
 
+/** Errors of finer grids are small and add up: mixtures in a few draws cost them a tenth, and are as good without. */
+const WIDEST_MIXED = 4;
+
 /** What is drawn from. */
 export interface Draw {
   /** The bit group. */
@@ -47,7 +50,7 @@ export function drawWidths(draw: Draw, rng: Random): LocalWidths {
   const { widths, sites, recipe, uniform, mixtures, mixtureOf } = draw;
   const width = widths[rng.int(widths.length)] as Width, same = drawActivations(draw, uniform(width), rng);
   // Draws of recipes without mixtures take nothing else from the generator.
-  if (!mixtureOf || mixtures === 0 || rng.uniform() >= mixtures) return same;
+  if (!mixtureOf || mixtures === 0 || width > WIDEST_MIXED || rng.uniform() >= mixtures) return same;
   const wanted = mixtureOf(width + (MORE_BITS[rng.int(MORE_BITS.length)] ?? 0));
   const mixed: Record<string, number> = { ...same };
   for (const { name, role } of sites) {
