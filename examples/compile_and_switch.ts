@@ -32,7 +32,8 @@ const { artifact } = await compileModel({
 });
 
 const tokenizer = await openTokenizer(model), prompt = tokenizer.encode("In a small town there was");
-await using session = await createSession(artifactSource(artifact, createRunner(backend)), "8");
+// Resident: what switches read stays in memory, here the artifact's own, too; leave it out for the least memory.
+await using session = await createSession(artifactSource(artifact, createRunner(backend)), "8", { resident: true });
 const text = tokenizer.stream(prompt);
 let line = "In a small town there was";
 for await (const id of session.generate(prompt, { maxTokens: 60 })) {

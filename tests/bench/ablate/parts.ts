@@ -20,7 +20,7 @@ export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
     ...each("merge", ["selective", "uniform", "random", "none"], "inputs=fused"),
     ...each("top", ["0", "0.25", "0.75", "1"], "inputs=fused", "merge=selective"),
   ],
-  groups: each("groups", ["8,7/6,5/4,3/2", "8,7/6,5/4/3/2", "8/7/6/5/4/3/2"]),
+  groups: each("groups", ["8,7/6,5/4,3/2", "8,7,6,5/4/3/2", "8/7/6/5/4/3/2"]),
   draws: [...each("mixtures", ["0", "0.5"]), ...each("every", ["1"])],
   loss: each("loss", ["2"]),
   optimiser: [
