@@ -26,7 +26,7 @@ const bundled = new URL("../../examples/models/world", import.meta.url).pathname
 const options = parseArgs(Deno.args, {
   boolean: ["json"],
   string: ["threads", "steps", "model", "texts"],
-  default: { model: bundled, texts: `${bundled}/calibration.jsonl`, steps: "16" },
+  default: { model: bundled, texts: `${bundled}/calibration.jsonl`, steps: "24" },
 });
 const threads = Number(options.threads ?? navigator.hardwareConcurrency), steps = Number(options.steps);
 const report = createReport(options.json ? "json" : "text");
