@@ -77,7 +77,7 @@ for (const [name, sizes, track, changes] of CASES) {
 
 Deno.test("calibrationMemory() counts on the host what blocks are given and what they store", async () => {
   const { planned: { host }, store } = await memoryOf({ layers: 1 }, "weights");
-  const batches = 3, groups = 4, tokens = 2 * 32, table = 8;
+  const batches = 3, groups = defaultRecipe("weights", 1).bitGroups.length, tokens = 2 * 32, table = 8;
   assertEquals(host.tracks, batches * (groups + 1) * 4 * tokens * 32);
   // Ids, positions, weights, and the two rotary tables.
   assertEquals(host.tokens, batches * 4 * tokens * (3 + 2 * table));
