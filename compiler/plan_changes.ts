@@ -181,7 +181,7 @@ export const PLAN_CHANGES = {
   ),
   every: setting(
     "N|5:4,7:12",
-    "a bit group takes part in one of so many steps, by its narrowest width; for all widths or some",
+    "a bit group of several widths takes part in one of so many steps, by its narrowest; for all widths or some",
     (text, now) => defined("every", perWidth(text, now.every, (part) => wholeOf(part, 1))),
   ),
   "weight-only": setting(

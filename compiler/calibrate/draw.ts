@@ -35,7 +35,10 @@ export interface Draw {
   readonly weightOnly: number;
 }
 
-/** Whether a bit group takes part in the step of batch `batch` in epoch `epoch`; shifted by one per epoch, so that it sees all batches. */
+/**
+ * Whether a bit group takes part in the step of batch `batch` in epoch `epoch`: one of several widths only in some, shifted by one per
+ * epoch, so that it sees all batches.
+ */
 export const takesPart = (
   widths: readonly Width[],
   { batch, epoch, every }: {
@@ -43,7 +46,7 @@ export const takesPart = (
     readonly epoch: number;
     readonly every: CalibrationSettings["every"];
   },
-): boolean => (batch + epoch) % every[Math.min(...widths) as Width] === 0;
+): boolean => widths.length === 1 || (batch + epoch) % every[Math.min(...widths) as Width] === 0;
 
 /** Widths of all sites for one step. */
 export function drawWidths(draw: Draw, rng: Random): LocalWidths {

@@ -35,7 +35,7 @@ export interface CalibrationSettings {
   readonly inputs: "fused" | "tracks";
   /** Part of the steps whose sites take mixed widths; see draw.ts. 0, or a single epoch: one width per step, as published. */
   readonly mixtures: number;
-  /** A bit group takes part in one of so many steps, by its narrowest width: fine grids need few; 1: in all, as published. */
+  /** A bit group of several widths takes part in one of so many steps, by its narrowest: fine grids need few; 1: in all, as published. */
   readonly every: Readonly<Record<Width, number>>;
   /**
    * Part of the draws of track `both` that leave activations in full precision; half of the others quantize them at the weights'

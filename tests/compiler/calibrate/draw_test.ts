@@ -39,7 +39,7 @@ Deno.test("takesPart() spreads a group's steps evenly over batches, by its narro
       (_, batch) =>
         Array.from({ length: epochs }, (_, epoch) => takesPart(widths, { batch, epoch, every })).filter(Boolean).length,
     );
-  assertEquals(stepsOf([4]), Array(batches).fill(epochs));
+  for (const width of [4, 5, 7] as const) assertEquals(stepsOf([width]), Array(batches).fill(epochs), "alone in all");
   assertEquals(stepsOf([6, 5]), Array(batches).fill(epochs / 4));
   assertEquals(stepsOf([8, 7]), Array(batches).fill(epochs / 12));
 });
