@@ -3,6 +3,7 @@
  * module with named values. Calibration, allocation, evaluation and sessions all run models through it.
  */
 import type { Symbols } from "../ir/dim.ts";
+import { memoOf } from "../ir/memo.ts";
 import { type Call, functionOf, type Module } from "../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { bindSymbols, symbolsOf } from "../ir/symbols.ts";
@@ -24,14 +25,10 @@ export interface Runner {
   call(graph: Graph, symbols: Symbols, leaves: Tensors, outputs?: Tensors, options?: CompileOptions): Promise<Tensors>;
 }
 
-const inPlaceKeys = new WeakMap<object, string>();
-
 /** Which outputs are written where, as text; made once per object, since decoding asks for every call of every token. */
-function inPlaceKey(inPlace: NonNullable<CompileOptions["inPlace"]>): string {
-  const key = inPlaceKeys.get(inPlace) ?? JSON.stringify(Object.entries(inPlace).sort());
-  inPlaceKeys.set(inPlace, key);
-  return key;
-}
+const inPlaceKey = memoOf((inPlace: NonNullable<CompileOptions["inPlace"]>): string =>
+  JSON.stringify(Object.entries(inPlace).sort())
+);
 
 /** The programs of one graph, by sizes and options. */
 interface Known {

@@ -24,7 +24,7 @@ const BYTES = { f32: 4, f16: 2, u7: 1, i8: 1, u8: 1, u2: 1 / TWOS_PER_BYTE } as 
 export type StoredType = keyof typeof BYTES;
 export const STORED_TYPES = Object.keys(BYTES) as readonly StoredType[];
 
-export const isStored = (dtype: DType): dtype is StoredType => Object.hasOwn(BYTES, dtype);
+const isStored = (dtype: DType): dtype is StoredType => Object.hasOwn(BYTES, dtype);
 
 /** @throws {TypeError} if values of that type are in no file */
 export function storedType(dtype: DType): StoredType {

@@ -1,4 +1,5 @@
 /** Nodes and graphs: what a program is. Everything here is immutable data; passes build new graphs. */
+import { memoOf } from "./memo.ts";
 import type { OpName } from "./ops.ts";
 import type { TensorType } from "./types.ts";
 
@@ -68,14 +69,13 @@ export function usersOf(graph: Graph): ReadonlyMap<Node, readonly Node[]> {
   return users;
 }
 
-const leaves = { param: new WeakMap<Graph, readonly Node[]>(), input: new WeakMap<Graph, readonly Node[]>() };
+const leavesOfKind = {
+  param: memoOf((graph: Graph): readonly Node[] => graph.nodes.filter(({ op }) => op === "param")),
+  input: memoOf((graph: Graph): readonly Node[] => graph.nodes.filter(({ op }) => op === "input")),
+};
 
 /** Leaves of one kind, in topological order. Looked for once per graph: whoever runs programs asks at every run. */
-export function leavesOf(graph: Graph, op: "param" | "input"): readonly Node[] {
-  const found = leaves[op].get(graph) ?? graph.nodes.filter((node) => node.op === op);
-  leaves[op].set(graph, found);
-  return found;
-}
+export const leavesOf = (graph: Graph, op: "param" | "input"): readonly Node[] => leavesOfKind[op](graph);
 
 /** The `name` attribute of a leaf, hold or site. */
 export const nameOf = (node: Node): string => stringAttr(node.attrs, "name");

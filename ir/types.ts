@@ -76,6 +76,9 @@ export const concreteShape = (shape: readonly Dim[]): readonly number[] => shape
 export const sameShape = (a: readonly Dim[], b: readonly Dim[]): boolean =>
   a.length === b.length && a.every((dim, i) => dim === b[i]);
 
+/** Whether two types are the same. */
+export const sameType = (a: TensorType, b: TensorType): boolean => a.dtype === b.dtype && sameShape(a.shape, b.shape);
+
 /** `f32[2,64]`, `u3[4*B,64]`. */
 export const typeText = ({ dtype, shape }: TensorType): string => `${dtype}[${shape.join(",")}]`;
 

@@ -7,7 +7,7 @@ import { parseDecoderConfig } from "../compiler/frontends/config.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
 import { modelSites } from "../compiler/model_sites.ts";
 import { quote, UserError } from "../ir/errors.ts";
-import { sameShape, typeText } from "../ir/types.ts";
+import { sameType, typeText } from "../ir/types.ts";
 import { type ElasticSource, freeTensors } from "./elastic_source.ts";
 
 /**
@@ -34,7 +34,7 @@ export function artifactSource(artifact: Artifact, runner: Runner): ElasticSourc
       try {
         for (const [name, expected] of leaves) {
           const global = call.prefix + name, { type, bytes } = stored.get(global) as StoredBytes;
-          if (type.dtype !== expected.dtype || !sameShape(type.shape, expected.shape)) {
+          if (!sameType(type, expected)) {
             throw new UserError({
               what: `Expected tensor ${quote(global)} to be ${typeText(expected)} but found ${typeText(type)}`,
               where: quote(artifact.name),

@@ -1,11 +1,12 @@
 /** @file One call of an elastic model at some configuration: its step program, and the tensors that program needs. */
 import type { Tensors } from "../backends/runner.ts";
+import { memoOf } from "../ir/memo.ts";
 import type { Call } from "../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import type { LocalWidths } from "../ir/sites.ts";
 import type { TensorType } from "../ir/types.ts";
 import type { ElasticSource } from "./elastic_source.ts";
-import { type CodedWeights, type ElasticPrograms, memoOf } from "./programs.ts";
+import type { CodedWeights, ElasticPrograms } from "./programs.ts";
 
 /** A call that can be run, and switched to other widths. */
 export interface ConfiguredCall {
@@ -112,8 +113,8 @@ async function makeCodes(
 }
 
 /** Parameters that are known before the configuration: held of the checkpoint, or learned. */
-const earlyParameters = memoOf((graph) => typesOf(graph, ["checkpoint", "calibration"]));
-const heldParameters = memoOf((graph) => typesOf(graph, ["checkpoint"]));
+const earlyParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint", "calibration"]));
+const heldParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint"]));
 
 const typesOf = (graph: Graph, times: readonly unknown[]): ReadonlyMap<string, TensorType> =>
   new Map(

@@ -5,6 +5,7 @@ import { JOINT, stackLinears } from "../compiler/passes/stack_linears.ts";
 import { stage } from "../compiler/passes/stage.ts";
 import { simplifyGraph } from "../compiler/passes/structure/simplify.ts";
 import { deployFunction, type DeployOptions } from "../compiler/pipeline.ts";
+import { memoOf } from "../ir/memo.ts";
 import { type Call, functionOf, type Module } from "../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { FULL_WIDTH, type LocalWidths, type QuantizationScheme, sitesOf } from "../ir/sites.ts";
@@ -43,8 +44,8 @@ export function createPrograms(
     graphs.set(text, found);
     return found;
   };
-  const sites = memoOf((graph) => [...new Set(sitesOf(graph).map(({ name }) => name))].sort());
-  const coded = memoOf((step) =>
+  const sites = memoOf((graph: Graph) => [...new Set(sitesOf(graph).map(({ name }) => name))].sort());
+  const coded = memoOf((step: Graph) =>
     leavesOf(step, "param").flatMap((leaf) => {
       const [, name] = /^(.*)\.codes$/.exec(nameOf(leaf)) ?? [];
       return name === undefined || leaf.attrs.time !== "configuration" ? [] : [{ name, sites: name.split(JOINT) }];
@@ -76,14 +77,4 @@ export function createPrograms(
       })),
   };
   return programs;
-}
-
-/** What follows from a graph alone, computed once: switches ask for it weight by weight. */
-export function memoOf<T>(compute: (graph: Graph) => T): (graph: Graph) => T {
-  const known = new WeakMap<Graph, { readonly value: T }>();
-  return (graph) => {
-    const found = known.get(graph) ?? { value: compute(graph) };
-    known.set(graph, found);
-    return found.value;
-  };
 }

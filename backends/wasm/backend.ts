@@ -5,7 +5,7 @@
  * outputs and lets the threads walk the list.
  */
 import type { Graph } from "../../ir/node.ts";
-import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
+import { isFloat, sameType, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
 import type { Backend, CompileOptions, Executable, HostArray, MemoryPlan, Tensor } from "../backend.ts";
 import type { KernelSpec } from "../kernel.ts";
 import { kernelKey } from "../kernel_key.ts";
@@ -395,6 +395,3 @@ const bindingsOf = (values: readonly LoweredValue[]): readonly Binding[] =>
     const home = inPlaceOf === undefined ? undefined : homeOf(values, inPlaceOf).leaf;
     return [{ index, name, type, leaf, home, output }];
   });
-
-const sameType = (a: TensorType, b: TensorType): boolean =>
-  a.dtype === b.dtype && a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);

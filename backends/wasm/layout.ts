@@ -12,6 +12,7 @@
  * made a product of 4096 by 4096 with 3-bit weights 1.5 times as slow as with 4 bits.
  */
 import type { HostArray } from "../backend.ts";
+import { memoOf } from "../../ir/memo.ts";
 import { halfBits, halfValue } from "../../ir/numerics.ts";
 import { spreadTwos, TWOS_PER_BYTE } from "../stored.ts";
 import { bitsOf, concreteShape, type DType, isNarrow, sizeOf, type TensorType } from "../../ir/types.ts";
@@ -109,14 +110,8 @@ export function regionsOf(columns: number, bits: number): readonly Region[] {
   return regions;
 }
 
-const layouts = new WeakMap<TensorType, Layout>();
-
 /** The layout of a type with a concrete shape; worked out once per type, since every upload asks for it. */
-export function layoutOf(type: TensorType): Layout {
-  const layout = layouts.get(type) ?? newLayout(type);
-  layouts.set(type, layout);
-  return layout;
-}
+export const layoutOf = memoOf(newLayout);
 
 function newLayout(type: TensorType): Layout {
   const { dtype } = type, shape = concreteShape(type.shape), size = sizeOf(shape);

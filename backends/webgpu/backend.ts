@@ -3,7 +3,7 @@
  * nothing waits but `download`.
  */
 import type { Graph } from "../../ir/node.ts";
-import { sameShape, type TensorType, typeText } from "../../ir/types.ts";
+import { sameType, typeText } from "../../ir/types.ts";
 import type { Backend, CompileOptions, Executable, Tensor } from "../backend.ts";
 import { kernelTexts } from "../kernel_texts.ts";
 import { lowerGraph } from "../regions/lower.ts";
@@ -160,5 +160,3 @@ function bind(
   });
   return { ranges, results };
 }
-
-const sameType = (a: TensorType, b: TensorType): boolean => a.dtype === b.dtype && sameShape(a.shape, b.shape);

@@ -254,7 +254,7 @@ export const weightsProgramOf = (
   programs.get(`weights ${call.function} ${width}`, () => weightProgram(functionOf(elastic, call), recipe, width));
 
 /** Bytes of a call's full-precision weights. */
-export const heldBytesOf = (
+const heldBytesOf = (
   { programs: { backend }, structure }: Pick<MeasureInput, "programs" | "structure">,
   call: Call,
 ) => prepareGraph(functionOf(structure, call)).outputs.reduce((sum, { node }) => sum + backend.bytesOf(node.type), 0);

@@ -1,14 +1,11 @@
 /** @file What measuring sensitivities and mixtures needs in memory, known before a calibration starts. */
 import { type Executable, workSpaceOf } from "../../backends/backend.ts";
-import { type Call, functionOf } from "../../ir/module.ts";
-import { leavesOf } from "../../ir/node.ts";
+import type { Call } from "../../ir/module.ts";
 import { tensorType, type Width } from "../../ir/types.ts";
-import { prepareParts, prepareProgram } from "../calibrate/prepare_call.ts";
-import { prepareGraph } from "../passes/stage.ts";
+import { preparation } from "../calibrate/memory.ts";
 import {
   benchPrograms,
   displaced,
-  heldBytesOf,
   measuredBatch,
   measuredSequences,
   type MeasurePlanInput,
@@ -44,15 +41,15 @@ interface Moment {
  *     weights  what `heldBytes` keeps of 4·N per block, and 4·N·W of the block that all paths are at
  *     values   (p + 1)·h + 2·h in full precision
  *
- * With 32 sites or more p allocations are measured at once. Only the part that is kept grows with depth, up to its bound. The programs are compiled for it, found
- * again by the measuring, and returned for whoever plans what shares their working memory.
+ * With 32 sites or more p allocations are measured at once. Only the part that is kept grows with depth, up to its bound. The programs
+ * are compiled for it, found again by the measuring, and returned for whoever plans what shares their working memory.
  */
 export async function measuringMemory(
   input: MeasurePlanInput,
 ): Promise<MeasuringMemory & { readonly programs: readonly Executable[] }> {
   const { programs: { backend }, elastic, recipe } = input, widths = recipe.bitGroups.flat();
   const { symbols } = measuredBatch(measuredSequences(input)), tokens = [symbols.B, symbols.T];
-  const compiled = [...await benchPrograms(input, symbols)], held = await heldWeights(input, compiled);
+  const held = await heldWeights(input), compiled = [...await benchPrograms(input, symbols), ...held.compiled];
   const start = 2 * backend.bytesOf(tensorType("i32", tokens)) + backend.bytesOf(tensorType("f32", [...tokens, 1]));
   const values = await valueBytes(input, symbols), together = pathsTogether(values, input.pathBytes);
   /** Bytes of all values that calls from `first` to `last` give and that are there behind it. */
@@ -88,29 +85,22 @@ export async function measuringMemory(
  * Full-precision weights while they are read call after call, from the last one on to the first again: the most that is kept, and
  * with what they are made of, the first time and whenever displaced ones are made again.
  */
-async function heldWeights(input: MeasurePlanInput, compiled: Executable[]) {
-  const { structure, programs, heldBytes } = input, held = new Map<number, number>(), raw = new Map<string, number>();
-  for (const call of structure.calls) {
-    if (raw.has(call.function)) continue;
-    let largest = 0;
-    for (const part of prepareParts(prepareGraph(functionOf(structure, call)))) {
-      if (part.kind === "parameter") continue;
-      compiled.push(await prepareProgram(programs, call, part.graph));
-      largest = Math.max(largest, sum(leavesOf(part.graph, "param").map(({ type }) => programs.backend.bytesOf(type))));
-    }
-    raw.set(call.function, largest);
-  }
+async function heldWeights({ structure, programs, heldBytes }: MeasurePlanInput) {
+  const prepared = new Map<string, Awaited<ReturnType<typeof preparation>>>(), held = new Map<number, number>();
   const most = { kept: 0, first: 0, again: 0 };
   for (const time of ["first", "again"] as const) {
     for (const [index, call] of structure.calls.entries()) {
-      const bytes = heldBytesOf(input, call), known = held.delete(index);
-      if (!known) { for (const other of displaced(held, bytes, heldBytes)) held.delete(other); }
-      held.set(index, bytes);
-      most.kept = Math.max(most.kept, sum(held.values()));
-      if (!known) most[time] = Math.max(most[time], sum(held.values()) + (raw.get(call.function) ?? 0));
+      const own = prepared.get(call.function) ?? await preparation(programs, structure, call);
+      prepared.set(call.function, own);
+      const known = held.delete(index);
+      if (!known) { for (const other of displaced(held, own.held, heldBytes)) held.delete(other); }
+      held.set(index, own.held);
+      const all = sum(held.values());
+      most.kept = Math.max(most.kept, all);
+      if (!known) most[time] = Math.max(most[time], all + own.peak - own.held);
     }
   }
-  return most;
+  return { ...most, compiled: [...prepared.values()].flatMap(({ compiled }) => compiled) };
 }
 
 /** What a call's weights take at each width, and what they are made of. */

@@ -48,25 +48,21 @@ export async function searchAllocations(input: SearchInput): Promise<readonly Fr
   };
   const lossOf = (digits: string) => known.get(digits)?.loss ?? Infinity;
 
+  /** Solutions of the knapsack around an allocation whose neighbours, `steps` wider, are known. */
+  const around = (digits: string, steps: number, reach: number): string[] => {
+    const items = itemsAround(digits, counts, widths, steps, lossOf);
+    return [...solutionsAround(digits, counts, items, reach), ...drawnAround(digits, counts, items, draws, rng)];
+  };
+
   const uniform = widths.map((width) => String(width).repeat(counts.length));
   await measure([...uniform, ...candidates]);
   const bases = uniform.filter((_, i) => (widths[i] ?? 0) <= HIGHEST_BASE);
   await measure(bases.flatMap((base) => neighboursOf(base, widths, 2)));
-  await measure(
-    bases.flatMap((base) => {
-      const items = itemsAround(base, counts, widths, 2, lossOf);
-      return [...solutionsAround(base, counts, items, 1), ...drawnAround(base, counts, items, draws, rng)];
-    }),
-  );
+  await measure(bases.flatMap((base) => around(base, 2, 1)));
   for (let round = 0; round < rounds; round++) {
     const best = bestPerBudget([...known.values()], Number(uniform[0]?.[0]), HIGHEST_BASE);
     await measure(best.flatMap(({ widths: digits }) => neighboursOf(digits, widths, 1)));
-    await measure(
-      best.flatMap(({ widths: digits }) => {
-        const items = itemsAround(digits, counts, widths, 1, lossOf);
-        return [...solutionsAround(digits, counts, items, STEP), ...drawnAround(digits, counts, items, draws, rng)];
-      }),
-    );
+    await measure(best.flatMap(({ widths: digits }) => around(digits, 1, STEP)));
   }
   return [...known.values()];
 }
@@ -154,6 +150,7 @@ function drawnAround(
   draws: number,
   rng: Random,
 ): string[] {
+  const budget = bitsOf(digits, counts);
   return Array.from({ length: draws }, () => {
     const doubted = items.map(({ loss, ...item }) => ({
       ...item,
@@ -161,7 +158,7 @@ function drawnAround(
         Object.entries(loss).map(([width, own]) => [width, own * Math.exp(DOUBT * rng.normal())]),
       ),
     }));
-    return lookUp(frontierOf(doubted), bitsOf(digits, counts))?.widths ?? digits;
+    return lookUp(frontierOf(doubted), budget)?.widths ?? digits;
   });
 }
 

@@ -11,7 +11,7 @@ import { openSafetensors, type TensorInfo } from "../frontends/safetensors.ts";
 import type { Folder } from "../frontends/source.ts";
 import { storedTypes } from "./contents.ts";
 import { type ArtifactDescription, METADATA_KEY, parseDescription, printDescription } from "./description.ts";
-import { checkBytes, FORMAT_NAMES, formatOf, typeOfFormat } from "./formats.ts";
+import { FORMAT_NAMES, formatOf, readTensors, typeOfFormat } from "./formats.ts";
 import { encodeSafetensors, type OutputTensor, writeSafetensors } from "./safetensors_writer.ts";
 
 /** The file of an artifact in its folder. */
@@ -97,14 +97,7 @@ export async function openArtifact(folder: Folder): Promise<Artifact> {
     names: [...file.tensors.keys()],
     has: (name) => file.tensors.has(name),
     typeOf,
-    read: async (wanted) => {
-      const expected = wanted.map((name) => [name, typeOf(name)] as const), read = await file.read(wanted);
-      return new Map(expected.map(([name, type]) => {
-        const bytes = read.get(name) ?? new Uint8Array();
-        checkBytes(type.dtype, bytes, name, file.name);
-        return [name, { type, bytes }];
-      }));
-    },
+    read: async (names) => await readTensors(file, new Map(names.map((name) => [name, typeOf(name)]))),
   };
   for (const [name, type] of needed) checkType(artifact, name, type);
   return artifact;

@@ -1,10 +1,9 @@
 /** @file How values of the IR's types lie in safetensors files. */
-import type { HostArray } from "../../backends/backend.ts";
 import {
   floatsOf,
-  fromStored,
   halvesOf,
   STORED_TYPES,
+  type StoredBytes,
   type StoredType,
   storedType,
   TWOS_PER_BYTE,
@@ -12,7 +11,7 @@ import {
 import { quote, UserError } from "../../ir/errors.ts";
 import { halfValue } from "../../ir/numerics.ts";
 import { type DType, type TensorType, tensorType } from "../../ir/types.ts";
-import type { Dtype } from "../frontends/safetensors.ts";
+import type { Dtype, SafetensorsFile } from "../frontends/safetensors.ts";
 
 /** The types that artifacts store: what is held of a checkpoint, and what is learned. */
 const FORMATS = { f32: "F32", f16: "F16", u7: "I8", i8: "I8", u8: "U8", u2: "U8" } as const satisfies Record<
@@ -44,23 +43,26 @@ export function typeOfFormat(format: Dtype, shape: readonly number[], expected: 
 }
 
 /**
- * The values of a tensor.
+ * Reads tensors of a file, those that lie near each other at once.
  *
- * @throws {UserError} as `checkBytes`
- */
-export function fromBytes(dtype: DType, bytes: Uint8Array, name: string, file: string): HostArray {
-  checkBytes(dtype, bytes, name, file);
-  return fromStored(dtype, bytes);
-}
-
-/**
- * Checks a file's values.
- *
- * @param name the tensor's name, for messages
- * @param file what messages call its file
+ * @param types what the tensors are, by name
  * @throws {UserError} if a number is NaN or infinite, or no code
  */
-export function checkBytes(dtype: DType, bytes: Uint8Array, name: string, file: string): void {
+export async function readTensors(
+  file: SafetensorsFile,
+  types: ReadonlyMap<string, TensorType>,
+): Promise<ReadonlyMap<string, StoredBytes>> {
+  const read = await file.read([...types.keys()]), found = new Map<string, StoredBytes>();
+  for (const [name, type] of types) {
+    const bytes = read.get(name) ?? new Uint8Array();
+    checkBytes(type.dtype, bytes, name, file.name);
+    found.set(name, { type, bytes });
+  }
+  return found;
+}
+
+/** Checks a file's values; `name` is the tensor's, for messages. */
+function checkBytes(dtype: DType, bytes: Uint8Array, name: string, file: string): void {
   const fail = (expected: string, at: number, found: unknown): never => {
     throw new UserError({
       what: `Expected ${expected} in tensor ${quote(name)} but found ${found} at position ${at}`,

@@ -3,14 +3,14 @@
  * file is there in full or not at all, and a folder of another calibration is refused rather than mixed with this one.
  */
 import type { HostArray } from "../../backends/backend.ts";
-import { toStored } from "../../backends/stored.ts";
+import { fromStored, toStored } from "../../backends/stored.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { writeAtomically } from "../artifact/atomic_write.ts";
-import { checkBytes, FORMAT_NAMES, formatOf, fromBytes, typeOfFormat } from "../artifact/formats.ts";
+import { FORMAT_NAMES, formatOf, readTensors, typeOfFormat } from "../artifact/formats.ts";
 import { writeSafetensors } from "../artifact/safetensors_writer.ts";
 import { concreteShape, type TensorType } from "../../ir/types.ts";
 import { type JsonObject, parseJsonObject } from "../frontends/json.ts";
-import { openSafetensors } from "../frontends/safetensors.ts";
+import { openSafetensors, type SafetensorsFile } from "../frontends/safetensors.ts";
 import { explain, fileSource, localFolder } from "../frontends/source.ts";
 import type { CallStore, StoredTensor } from "./store.ts";
 
@@ -49,31 +49,45 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
     await writeAtomically(within(FINGERPRINT), [new TextEncoder().encode(canonical(fingerprint))]);
   }
   const fileOf = (call: number) => within(`call-${String(call).padStart(4, "0")}.safetensors`);
-  const known = new Set(await tidy(path)), opened = new Map<string, Awaited<ReturnType<typeof openCall>>>();
+  const known = new Set(await tidy(path)), opened = new Map<number, Promise<CallFile>>();
+  /** A finished call's file, opened once. */
+  const open = (call: number): Promise<CallFile> | undefined => {
+    if (!known.has(fileOf(call))) return undefined;
+    const file = opened.get(call) ?? openCall(fileOf(call));
+    opened.set(call, file);
+    return file;
+  };
   return {
     finished: known.size,
     load: async (call) => {
-      if (!known.has(fileOf(call))) return undefined;
-      const tensors: StoredTensor[] = [];
-      for (const { values, ...tensor } of await lazyTensors(fileOf(call))) {
-        tensors.push({ ...tensor, values: await values() });
-      }
-      return tensors;
-    },
-    read: async (call, names) => {
-      const path = fileOf(call);
-      if (!known.has(path)) return new Map();
-      const { file, types } = opened.get(path) ?? await openCall(path),
-        present = names.filter((name) => types.has(name));
-      opened.set(path, { file, types });
-      const read = await file.read(present);
-      return new Map(present.map((name) => {
-        const type = types.get(name) as TensorType, bytes = read.get(name) as Uint8Array;
-        checkBytes(type.dtype, bytes, name, path);
-        return [name, { type, bytes }];
+      const found = await open(call);
+      if (!found) return undefined;
+      const read = await readTensors(found.file, found.types);
+      return Array.from(read, ([name, { type: { dtype, shape }, bytes }]) => ({
+        name,
+        dtype,
+        shape: concreteShape(shape),
+        values: fromStored(dtype, bytes),
       }));
     },
-    tensors: (call) => lazyTensors(fileOf(call)),
+    read: async (call, names) => {
+      const found = await open(call);
+      if (!found) return new Map();
+      const { file, types } = found, wanted = new Set(names);
+      return await readTensors(file, new Map([...types].filter(([name]) => wanted.has(name))));
+    },
+    tensors: async (call) => {
+      const { file, types } = await openCall(fileOf(call));
+      return Array.from(types, ([name, type]) => ({
+        name,
+        dtype: type.dtype,
+        shape: concreteShape(type.shape),
+        values: async () => {
+          const [tensor] = (await readTensors(file, new Map([[name, type]]))).values();
+          return fromStored(type.dtype, tensor?.bytes ?? new Uint8Array());
+        },
+      }));
+    },
     save: async (call, tensors) => {
       await writeSafetensors(
         fileOf(call),
@@ -82,7 +96,7 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
         }),
       );
       known.add(fileOf(call));
-      opened.delete(fileOf(call));
+      opened.delete(call);
     },
     remove: () => Deno.remove(path, { recursive: true }).catch(cannotWrite),
   };
@@ -99,7 +113,12 @@ async function tidy(path: string): Promise<readonly string[]> {
 }
 
 /** A finished call's file with the types of its tensors. */
-async function openCall(path: string) {
+interface CallFile {
+  readonly file: SafetensorsFile;
+  readonly types: ReadonlyMap<string, TensorType>;
+}
+
+async function openCall(path: string): Promise<CallFile> {
   const file = await openSafetensors(await fileSource(path));
   const types = Array.from(file.tensors.values(), ({ name, dtype: format, shape }) => {
     const type = typeOfFormat(format, shape);
@@ -111,16 +130,6 @@ async function openCall(path: string) {
     });
   });
   return { file, types: new Map(types) };
-}
-
-async function lazyTensors(path: string): Promise<readonly LazyTensor[]> {
-  const { file, types } = await openCall(path);
-  return Array.from(types, ([name, { dtype, shape }]) => ({
-    name,
-    dtype,
-    shape: concreteShape(shape),
-    values: async () => fromBytes(dtype, await file.bytes(name), name, path),
-  }));
 }
 
 function checkFingerprint(found: JsonObject, expected: JsonObject, path: string): void {

@@ -148,7 +148,7 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
 const isQuantized = (module: Module, call: Call): boolean => sitesOf(functionOf(module, call)).length > 0;
 
 /** Checkpoint holds of a call, and the most that is alive while they are made: one large parameter beside them. */
-async function preparation(programs: Programs, module: Module, call: Call) {
+export async function preparation(programs: Programs, module: Module, call: Call) {
   const { backend } = programs, graph = prepareGraph(functionOf(module, call)), compiled: Executable[] = [];
   const held = sum(graph.outputs.map(({ node }) => backend.bytesOf(node.type)));
   let raw = 0;
