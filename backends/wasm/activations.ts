@@ -1,8 +1,9 @@
 /**
  * The left operand of a product with codes, as signed bytes, prepared once for all columns. Integers are what they are. An f32 x of
- * a group (the last contracted axis) with largest magnitude M becomes the integer round(x / step), step = M / 127·2^16, in three
- * balanced digits of base 256. Its error is at most step / 2 = M·2^-24, half a unit in the last place of M: that of f32 itself for
- * the largest, and never more than that of adding the product to a sum that holds the largest one's. Sums of such integers are exact.
+ * a group (the last contracted axis) with largest magnitude M becomes the integer round(x / step), step = M / 127·2^8, in two
+ * balanced digits of base 256. Its error is at most step / 2 = M·2^-16. Codes of 8 bits, rounded by up to half a unit of the grid
+ * that spans their group, are 2^-8 of their range off where M is: what activations add to a product's error is about a hundredth of
+ * what its weights have already, and sums of such integers are exact. (A third digit makes it f32, and takes half as long again.)
  */
 import type { Expr } from "../kernel.ts";
 import { f32x4, i16x8, i32, i32x4, i8x16, memory, v128 } from "./assembler.ts";
@@ -14,7 +15,7 @@ import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 
 /** Where prepared activations lie. */
 export interface Activations {
-  /** Digits of an element: 1 for integers, 3 for f32; the first is worth 1, each following one 256 times more. */
+  /** Digits of an element: 1 for integers, 2 for f32; the first is worth 1, each following one 256 times more. */
   readonly digits: number;
   /** Bytes of a group: vectors of sixteen, the digits of sixteen elements one after the other; zeros behind the last element. */
   readonly groupBytes: number;
@@ -24,9 +25,9 @@ export interface Activations {
 }
 
 /** Digits of an f32. */
-const DIGITS = 3;
-/** The largest integer whose three balanced digits are bytes with room for rounding. */
-const MOST = 127 * 2 ** 16;
+const DIGITS = 2;
+/** The largest integer whose balanced digits are bytes with room for rounding. */
+const MOST = 127 * 2 ** 8;
 /** The least magnitude that steps are made for; its step's inverse is finite. */
 const LEAST = 2 ** -100;
 

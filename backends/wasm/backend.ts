@@ -14,7 +14,7 @@ import { planMemory } from "../plan.ts";
 import { lowerGraph } from "../regions/lower.ts";
 import type { LoweredProgram, LoweredValue } from "../regions/program.ts";
 import { checkStored } from "../stored.ts";
-import { probeFeatures } from "./assembler.ts";
+import { addsFoursOfBytes, probeFeatures } from "./assembler.ts";
 import { placeBarriers } from "./barriers.ts";
 import { ENTRY, type Table, TABLES } from "./emitter.ts";
 import { entriesOf, type Entry, homeOf, rangesOf, touchesOf, touchesTogether } from "./entries.ts";
@@ -130,14 +130,15 @@ export function openWasm(
     pool[Symbol.dispose]();
     pool = createPool({ threads: 1, memory });
   }
-  const traits = { simd: true, relaxed: features["relaxed-simd"], threads: pool.threads };
+  const relaxed = features["relaxed-simd"], fours = relaxed && addsFoursOfBytes();
+  const traits = { simd: true, relaxed, fours, threads: pool.threads };
   return Promise.resolve(createBackend(spaces, pool, traits, shared, profile));
 }
 
 function createBackend(
   spaces: Spaces,
   pool: Pool,
-  traits: { relaxed: boolean; threads: number },
+  traits: { relaxed: boolean; fours: boolean; threads: number },
   shared: boolean,
   profile: KernelProfile | undefined,
 ): Backend {
@@ -170,7 +171,7 @@ function createBackend(
   const load = (spec: KernelSpec): LoadedKernel => {
     const key = kernelKey(spec), known = kernels.get(key);
     if (known) return known;
-    const generated = generateKernel(spec, { relaxed: traits.relaxed, shared });
+    const generated = generateKernel(spec, { ...traits, shared });
     const loaded = { ...generated, key, name: spec.name, compiled: new WebAssembly.Module(generated.bytes) };
     kernels.set(key, loaded);
     return loaded;
@@ -284,7 +285,7 @@ function createBackend(
         outputs: typesOf("output"),
         kernels: kernelTexts(
           lowered.steps.map(({ kernel }) => kernel),
-          (spec) => printKernel(spec, { relaxed: traits.relaxed, shared }),
+          (spec) => printKernel(spec, { ...traits, shared }),
         ),
         plan,
         values: lowered.values,

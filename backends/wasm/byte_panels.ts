@@ -1,12 +1,13 @@
 /** Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel. */
 import { type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
-import { partsOf, sweepCodes } from "./code_sweep.ts";
+import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
+import { PART_BITS, partsOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { transpose } from "./lanes.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";
 
-/** Sums that a product keeps in registers. */
-export const SUMS = 12;
+/** Sums that a product keeps in registers; those in 16 bits stand beside those that they are added to. */
+export const sumsAtOnce = ({ fours }: Pick<KernelCode, "fours">): number => fours ? 12 : 8;
 
 /** Rows of a chunk, `atOnce` of them together, then single ones: none need be asked whether it is still one of the chunk's. */
 export function eachRowBlock(
@@ -55,6 +56,8 @@ export interface ProductOptions {
   readonly digits: number;
   /** Fours along the contracted axis. */
   readonly fours: number;
+  /** The largest code of a part. */
+  readonly largest: number;
 }
 
 /** Sums of products of rows of bytes with a panel: by row, by vector of columns, and by digit. */
@@ -62,49 +65,54 @@ export function product(
   code: KernelCode,
   rows: readonly Local<"i32">[],
   panel: Index,
-  { vectors, parts, digits, fours }: ProductOptions,
+  { vectors, parts, digits, fours, largest }: ProductOptions,
 ): Vector[][][] {
   const { b } = code, right = b.let("right", panel), width = 16 * vectors;
-  const zeros = (count: number) => Array.from({ length: count }, () => b.let("sum", i32x4.const(0)));
+  const pairs = code.relaxed ? RELAXED_PAIRS : plainFours(b), room = code.relaxed ? largest : MOST_CODE;
+  const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));
   const sums = rows.map(() => Array.from({ length: digits }, () => zeros(vectors * parts)));
-  // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours.
-  b.for("k", 0, fours, 4, () => {
-    for (let u = 0; u < 4; u++) {
+  // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours, and twice as many use more of 16 bits.
+  const turn = !code.fours && fours % 8 === 0 && pairsInWord(room) >= 8 ? 8 : 4;
+  b.for("k", 0, fours, turn, () => {
+    for (let u = 0; u < turn; u++) {
       const codes = Array.from({ length: vectors * parts }, (_, i) => {
         const offset = width * (u + i % parts * fours) + 16 * Math.floor(i / parts);
         return b.let("codes", v128.load(right, offset));
       });
       rows.forEach((row, r) =>
         sums[r]?.forEach((own, digit) => {
-          const x = b.let("x", v128.load32_splat(row, 16 * digit + 4 * u));
-          codes.forEach((code4, i) => {
-            const sum = own[i];
-            if (sum) b.set(sum, dotFours(code, x, code4, sum));
-          });
+          const offset = 16 * (Math.floor(u / 4) * digits + digit) + 4 * (u % 4);
+          const x = b.let("x", v128.load32_splat(row, offset));
+          codes.forEach((code4, i) => own[i]?.add(x, code4));
         })
       );
     }
-    b.set(right, i32.add(right, 4 * width));
-    rows.forEach((row) => b.set(row, i32.add(row, 16 * digits)));
+    sums.flat(2).forEach((sum) => sum.finish());
+    b.set(right, i32.add(right, turn * width));
+    rows.forEach((row) => b.set(row, i32.add(row, 4 * turn * digits)));
   });
   return sums.map((ofRow) =>
     Array.from({ length: vectors }, (_, v) =>
       ofRow.map((own) => {
         const [low, high] = own.slice(v * parts, (v + 1) * parts);
         if (!low) throw new Error("Internal error: a sum has no parts");
-        return high ? b.let("sum", i32x4.add(low, i32x4.shl(high, 7))) : low;
+        return high ? b.let("sum", i32x4.add(low.total, i32x4.shl(high.total, PART_BITS))) : low.total;
       }))
   );
 }
 
-/** To each lane of `sum` the products of its four bytes: exact for signed bytes x and codes below 128, with either instruction. */
-function dotFours({ b, relaxed }: KernelCode, x: Vector, codes: Vector, sum: Vector): Vector {
-  if (relaxed) return i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
-  const low = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_low_i8x16_s(x, codes)));
-  const high = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_high_i8x16_s(x, codes)));
-  const even = i8x16.shuffle(low, high, EVEN), odd = i8x16.shuffle(low, high, ODD);
-  return i32x4.add(sum, i32x4.add(even, odd));
-}
+/** The largest code that byte products are exact for. */
+const MOST_CODE = 127;
+
+/** Sums of four neighbours, without relaxed SIMD: widened at once, since pairs of neighbours are not what comes out. */
+const plainFours = (b: FunctionBuilder): PairProducts => ({
+  multiply: (x, codes) => {
+    const low = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_low_i8x16_s(x, codes)));
+    const high = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_high_i8x16_s(x, codes)));
+    return i32x4.add(i8x16.shuffle(low, high, EVEN), i8x16.shuffle(low, high, ODD));
+  },
+  widen: (fours) => fours,
+});
 
 const EVEN = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27];
 const ODD = EVEN.map((byte) => byte + 4);

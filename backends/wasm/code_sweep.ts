@@ -9,22 +9,29 @@ import type { Index, Place, Vector } from "./place.ts";
 /** Elements of a turn that is written out: the codes of a wide unit of any width. */
 const TURN = 128;
 
-/** Sixteen codes of a column as bytes below 128: of 8 bits, the lower seven, then the highest. */
+/** Sixteen codes of a column as bytes below 128: of 8 bits, the lower four, then the higher. */
 export type Codes = readonly Vector[];
 
-/** Byte vectors in `Codes`, each worth 2^7 of the one before. */
+/** Bits of a part of an 8-bit code: halves, whose products fit 16 bits for longest. */
+export const PART_BITS = 4;
+
+/** Byte vectors in `Codes`, each worth 2^`PART_BITS` of the one before. */
 export const partsOf = ({ bits }: CodedOperand): number => bits === 8 ? 2 : 1;
+
+/** The largest value of a byte of `Codes`. */
+export const largestOf = ({ bits }: CodedOperand): number => 2 ** (bits === 8 ? PART_BITS : bits) - 1;
 
 /**
  * Calls `step` for every sixteen elements of the last contracted axis, with functions that read the codes of each place's column and
- * with the position of the elements: `at`, in sixteens, from the pointer `x` (moved by `xStep` bytes per sixteen) on.
+ * with the position of the elements: `at`, in sixteens, from the pointer `x` (moved by `xStep` bytes per sixteen) on; `last` where
+ * what is written out ends.
  */
 export function sweepCodes(
   places: readonly Place[],
   operand: CodedOperand,
   x: Local<"i32">,
   xStep: number,
-  step: (codes: readonly (() => Codes)[], at: number) => void,
+  step: (codes: readonly (() => Codes)[], at: number, last: boolean) => void,
 ): void {
   const { layout, length, run, bits } = operand, [first] = places;
   if (!first) return;
@@ -57,6 +64,7 @@ export function sweepCodes(
         step(
           pointers.map((pointer) => () => bytePair(b.let("bytes", v128.load(pointer, { offset: 16 * k, align: 1 })))),
           k,
+          k === count - 1,
         );
       }
     };
@@ -76,8 +84,8 @@ export function sweepCodes(
       const unit = unitLength(bits, plane) / 16, sixteens = Math.min(left, units * unit);
       const perTurn = sixteens % (TURN / 16) === 0 ? TURN / 16 : Math.max(1, unit);
       const body = (count: number) => () => {
-        for (const k of inOrder(bits, plane, count)) {
-          step(pointers.map((at) => () => [codesOfUnits(bits, plane, at, k)]), k);
+        for (const [i, k] of inOrder(bits, plane, count).entries()) {
+          step(pointers.map((at) => () => [codesOfUnits(bits, plane, at, k)]), k, i === count - 1);
         }
       };
       turns(Math.floor(sixteens / perTurn), perTurn, pointers, 2 * bits * perTurn, body(perTurn));
@@ -94,6 +102,7 @@ export function sweepCodes(
         sixteenCodes(first, layout, rows[k] ?? i32.const(0), i32.add(column, i)),
       ]),
       0,
+      true,
     );
     b.set(x, i32.add(x, xStep));
   });
@@ -118,6 +127,6 @@ function inOrder(bits: number, plane: number, count: number): readonly number[] 
 }
 
 const bytePair = (bytes: Vector): Codes => [
-  v128.and(bytes, i8x16.const(127)),
-  v128.and(i16x8.shr_u(bytes, 7), i8x16.const(1)),
+  v128.and(bytes, i8x16.const(2 ** PART_BITS - 1)),
+  v128.and(i16x8.shr_u(bytes, PART_BITS), i8x16.const(2 ** PART_BITS - 1)),
 ];

@@ -51,7 +51,7 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const blocks: ChunkSize = { few, rows: Math.min(m, size.rows), columns: Math.min(n, size.columns) };
   const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
   const operand = codedOperand(contraction, spec, code);
-  // Three digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
+  // Two digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
   const floats = !few && spec.scalar === "f32" && operand && (partsOf(operand) > 1 || !code.relaxed);
   const chunk = !operand || floats
     ? tiledChunk({ ...arrangement, spec }, emitter, blocks)

@@ -1,5 +1,5 @@
 /**
- * Products of many rows with packed codes, on bytes: of integers, or of f32 as three digits of integers (`activations.ts`). Columns go
+ * Products of many rows with packed codes, on bytes: of integers, or of f32 as two digits of integers (`activations.ts`). Columns go
  * eight at a time: their codes are unpacked once per group into a panel that fits the first-level cache (of every column four bytes,
  * then the next four), and all rows pass by it, six at a time. What a group adds is computed from the registers and added to a strip
  * of sums, from which the stores are computed in the end. Where there is one group, they are computed from the registers at once.
@@ -7,8 +7,8 @@
 import type { Access, DotKernel } from "../kernel.ts";
 import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
-import { eachRowBlock, pack, product, SUMS } from "./byte_panels.ts";
-import { partsOf, startOf } from "./code_sweep.ts";
+import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
+import { largestOf, partsOf, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
 import { groupTerm, scaledSums } from "./dot_coded.ts";
@@ -94,7 +94,13 @@ export function byteChunk(
             const rowBlock = (row: Index, count: number) => {
               const rowsHere = Array.from({ length: count }, (_, r) => r === 0 ? row : b.let("row", i32.add(row, r)));
               const pointers = rowsHere.map((own) => b.let("x", i32.add(x, i32.mul(own, stride))));
-              const sums = product(code, pointers, panel, { vectors: places.length, parts, digits, fours });
+              const sums = product(code, pointers, panel, {
+                vectors: places.length,
+                parts,
+                digits,
+                fours,
+                largest: largestOf(operand),
+              });
               rowsHere.forEach((own, r) => {
                 const target = b.let("target", i32.add(strip, i32.mul(i32.sub(own, rowRange.from), stripBytes)));
                 const step = b.let("step_at", i32.add(steps, i32.mul(own, 8 * (activations.strides[ROW] ?? 0))));
@@ -118,7 +124,7 @@ export function byteChunk(
                 );
               });
             };
-            const atOnce = Math.min(rowsAtOnce(m), SUMS / (places.length * parts * digits));
+            const atOnce = Math.min(rowsAtOnce(m), sumsAtOnce(code) / (places.length * parts * digits));
             eachRowBlock(b, rowRange, atOnce, rowBlock);
           });
         }));

@@ -2,7 +2,7 @@
  * Products of few rows with packed codes, on bytes: four columns at a time share the activations, codes are unpacked sixteen at a
  * time and used at once, and scales and zero points are applied once per group of the last contracted axis, to sums of integers:
  * Σ (code - zero)·scale·x = scale·(Σ code·x - zero·Σ x). Integer settings give integers; f32 activations are digits of integers
- * (`activations.ts`), which takes three byte products where converting codes to f32 took four of f32 and more for the conversion.
+ * (`activations.ts`), which takes two byte products where converting codes to f32 took four of f32 and more for the conversion.
  */
 import type { DotKernel, Expr } from "../kernel.ts";
 import {
@@ -13,8 +13,9 @@ import {
   prepareActivations,
   stepsOffset,
 } from "./activations.ts";
-import { f32x4, i16x8, i32, i32x4, type Local, v128 } from "./assembler.ts";
-import { partsOf, startOf, sweepCodes } from "./code_sweep.ts";
+import { f32x4, i16x8, i32, i32x4, v128 } from "./assembler.ts";
+import { createByteSum, type PairProducts, RELAXED_PAIRS } from "./byte_sums.ts";
+import { largestOf, PART_BITS, partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, FIRST, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
@@ -27,7 +28,7 @@ import { emitStores } from "./stores.ts";
 const COLUMNS = 4;
 /**
  * Sums that are kept up at one time. With 12, which would still fit the registers beside what they are made of, engines move some to
- * memory and back (4 bits, 3 digits: 4 columns at once take 1.2 times as long as 2).
+ * memory and back.
  */
 const REGISTERS = 8;
 /** Elements of a sum from which on it is worth adding up two halves: a byte product waits for the one before for some four cycles. */
@@ -137,28 +138,30 @@ function createSums({ operand, contraction }: CodedProduct, activations: Activat
   const rows = contraction.extents[ROW] ?? 1, rowBytes = groupBytes * (strides[ROW] ?? 0);
   const vectors = rows * digits, perColumn = vectors * parts;
   const atOnce = perColumn * COLUMNS <= REGISTERS ? COLUMNS : perColumn * 2 <= REGISTERS ? 2 : 1;
-  const halves = operand.length >= LONG && perColumn * COLUMNS * 2 <= REGISTERS ? 2 : 1;
-  const zeros = (count: number) => Array.from({ length: count }, () => b.let("sum", i32x4.const(0)));
+  // Sums in 16 bits do not wait for long.
+  const halves = code.fours && operand.length >= LONG && perColumn * COLUMNS * 2 <= REGISTERS ? 2 : 1;
+  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, largest = largestOf(operand);
+  const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, largest, pairs));
   const sums = Array.from({ length: COLUMNS }, () => Array.from({ length: perColumn }, () => zeros(halves)));
   const digitSums = (row: number, digit: number): Vector => {
     const [low, high] = Array.from({ length: parts }, (_, part) => {
       const own = sums.map((column): Vector => {
         const [first, second] = column[(row * digits + digit) * parts + part] ?? [];
         if (!first) throw new Error("Internal error: a column has no sum");
-        return second ? i32x4.add(first, second) : first;
+        return second ? i32x4.add(first.total, second.total) : first.total;
       });
       return b.let("sums", sumLanes(b, own, i32x4.add));
     });
     if (!low) throw new Error("Internal error: a sum has no parts");
-    return high ? b.let("sums", i32x4.add(low, i32x4.shl(high, 7))) : low;
+    return high ? b.let("sums", i32x4.add(low, i32x4.shl(high, PART_BITS))) : low;
   };
   return {
-    clear: () => sums.flat(2).forEach((sum) => b.set(sum, i32x4.const(0))),
+    clear: () => sums.flat(2).forEach((sum) => b.set(sum.total, i32x4.const(0))),
     add(lanes, x) {
       for (let first = 0; first < COLUMNS; first += atOnce) {
         const pointer = b.let("x", x);
         let half = 0;
-        sweepCodes(lanes.slice(first, first + atOnce), operand, pointer, 16 * digits, (codes, at) => {
+        sweepCodes(lanes.slice(first, first + atOnce), operand, pointer, 16 * digits, (codes, at, last) => {
           const xs = Array.from({ length: vectors }, (_, i) => {
             const offset = Math.floor(i / digits) * rowBytes + 16 * (at * digits + i % digits);
             return b.let("x", v128.load(pointer, { offset, align: 1 }));
@@ -167,12 +170,10 @@ function createSums({ operand, contraction }: CodedProduct, activations: Activat
           codes.forEach((read, column) =>
             read().forEach((codeBytes, part) => {
               const own = b.let("codes", codeBytes);
-              xs.forEach((value, i) => {
-                const sum = sums[first + column]?.[i * parts + part]?.[half];
-                if (sum) b.set(sum, dotBytes(code, value, own, sum));
-              });
+              xs.forEach((value, i) => sums[first + column]?.[i * parts + part]?.[half]?.add(value, own));
             })
           );
+          if (last) sums.slice(first, first + atOnce).flat(2).forEach((sum) => sum.finish());
         });
       }
     },
@@ -182,10 +183,8 @@ function createSums({ operand, contraction }: CodedProduct, activations: Activat
   };
 }
 
-/** sum + Σ x·code over neighbours: exact for signed bytes x and codes below 128, with either instruction. */
-function dotBytes({ relaxed }: KernelCode, x: Vector, codes: Vector, sum: Local<"v128">): Vector {
-  if (relaxed) return i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
-  // |x·code| ≤ 128·127: a sum of two fits 16 bits.
-  const pairs = i16x8.add(i16x8.extmul_low_i8x16_s(x, codes), i16x8.extmul_high_i8x16_s(x, codes));
-  return i32x4.add(sum, i32x4.extadd_pairwise_i16x8_s(pairs));
-}
+/** Pairs of a byte and the one eight on. */
+const PLAIN_PAIRS: PairProducts = {
+  multiply: (x, codes) => i16x8.add(i16x8.extmul_low_i8x16_s(x, codes), i16x8.extmul_high_i8x16_s(x, codes)),
+  widen: i32x4.extadd_pairwise_i16x8_s,
+};

@@ -6,8 +6,8 @@
 import type { DotKernel } from "../kernel.ts";
 import type { Activations } from "./activations.ts";
 import { i32 } from "./assembler.ts";
-import { eachRowBlock, pack, product, SUMS } from "./byte_panels.ts";
-import { partsOf, startOf } from "./code_sweep.ts";
+import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
+import { largestOf, partsOf, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, ROW } from "./contraction.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
@@ -44,7 +44,7 @@ export function shortChunk(
   const { b } = code, parts = partsOf(operand), fours = activations.groupBytes / 4, m = extents[ROW] ?? 1;
   const panelBytes = PANEL_COLUMNS * 4 * fours * parts,
     panels = reserve(panelBytes * Math.ceil(columns / PANEL_COLUMNS));
-  const atOnce = Math.min(rowsAtOnce(m), SUMS / (2 * parts));
+  const atOnce = Math.min(rowsAtOnce(m), sumsAtOnce(code) / (2 * parts));
   return (batch, rowRange, columnRange) => {
     const eachPanel = (use: (column: Index, panel: Index) => void) => {
       const panel = b.let("panel", panels);
@@ -71,7 +71,13 @@ export function shortChunk(
         eachPanel((column, panel) =>
           withinAll(pair, COLUMN, [column, b.let("second", i32.add(column, 4))], 4, () => {
             const pointers = starts.map((start) => b.let("x", start));
-            const sums = product(code, pointers, panel, { vectors: 2, parts, digits: 1, fours });
+            const sums = product(code, pointers, panel, {
+              vectors: 2,
+              parts,
+              digits: 1,
+              fours,
+              largest: largestOf(operand),
+            });
             here.forEach((own, r) =>
               pair.forEach((open, v) =>
                 open.within(ROW, own, undefined, () => {

@@ -31,6 +31,8 @@ export interface GeneratedKernel {
 export interface GenerateOptions {
   /** Whether multiply-add in one instruction is available. */
   readonly relaxed: boolean;
+  /** Whether the engine adds products of four bytes in one instruction, relaxed SIMD given. Default: `relaxed`. */
+  readonly fours?: boolean;
   /** Whether the memory is shared. */
   readonly shared: boolean;
   /** Points below which a kernel is one chunk. Default: 2048, about a microsecond's work. */
@@ -48,7 +50,7 @@ export const printKernel = (spec: KernelSpec, options: GenerateOptions): string 
 
 type Built = Omit<GeneratedKernel, "name" | "bytes"> & { readonly module: ModuleBuilder };
 
-function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOptions): Built {
+function build(spec: KernelSpec, { relaxed, fours = relaxed, shared, small = 2048 }: GenerateOptions): Built {
   const module = createModule({ comment: header(spec) });
   module.memory("memory", { shared });
   const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [], walks = new Map<number, Walk>();
@@ -73,7 +75,7 @@ function build(spec: KernelSpec, { relaxed, shared, small = 2048 }: GenerateOpti
       const layout = layoutOf(type);
       return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
     });
-    const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, buffers };
+    const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, fours: relaxed && fours, buffers };
     const scratchAt = (offset: number) => b.let("reserved", i32.add(at("scratch"), offset));
     return { at, scratchAt, code, layouts, reserve: (bytes: number) => scratchAt(take(bytes)) };
   };

@@ -42,6 +42,8 @@ export interface KernelCode {
   readonly module: ModuleBuilder;
   readonly math: WasmMath;
   readonly relaxed: boolean;
+  /** Whether one instruction adds products of four bytes; see `byte_sums.ts`. */
+  readonly fours: boolean;
   /** Buffers of the specification, then those of the generator's own (scratch). */
   readonly buffers: Bound[];
 }

@@ -3,7 +3,7 @@
 import type { Feature } from "./expr.ts";
 import { createModule } from "./module.ts";
 import { atomics, i32 } from "./scalar.ts";
-import { f32x4, i32x4 } from "./simd.ts";
+import { f32x4, i32x4, i8x16 } from "./simd.ts";
 
 /** True for each instruction set that can be used here; `simd` is required by everything this backend generates. */
 export type WasmFeatures = Readonly<Record<Feature | "simd", boolean>>;
@@ -24,4 +24,20 @@ export function probeFeatures(): WasmFeatures {
     "relaxed-simd": valid(relaxed),
     threads: typeof SharedArrayBuffer !== "undefined" && valid(threads),
   };
+}
+
+/**
+ * Whether the engine adds products of four bytes to 32 bits in one instruction of the machine, relaxed SIMD given. Where it makes them
+ * of sums of pairs in 16 bits, those saturate when bytes are used that the relaxed instruction promises nothing about, and only there.
+ */
+export function addsFoursOfBytes(): boolean {
+  const module = createModule();
+  module.export(
+    module.func("run", {}, "i32", () => {
+      const x = i8x16.const(127), y = i8x16.const(-1);
+      return i32x4.extract_lane(i32x4.relaxed_dot_i8x16_i7x16_add_s(x, y, i32x4.const(0)), 0);
+    }),
+  );
+  const { run } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes())).exports;
+  return (run as () => number)() !== 2 * (2 ** 15 - 1);
 }

@@ -5,13 +5,20 @@ import { ALIGNMENT, bytesOf, decode, encode } from "../../../backends/wasm/layou
 import { generateKernel } from "../../../backends/wasm/kernel.ts";
 import { ENTRY, TABLES } from "../../../backends/wasm/emitter.ts";
 
+interface RunOptions {
+  readonly relaxed?: boolean;
+  readonly fours?: boolean;
+  readonly threads?: number;
+  readonly small?: number;
+}
+
 /** Runs a kernel and returns the values of all its buffers afterwards, in fresh arrays. */
 export function runSpec(
   spec: KernelSpec,
   buffers: readonly HostArray[],
-  { relaxed = false, threads = 1, small = 0 } = {},
+  { relaxed = false, fours = relaxed, threads = 1, small = 0 }: RunOptions = {},
 ): HostArray[] {
-  const kernel = generateKernel(spec, { relaxed, shared: false, small });
+  const kernel = generateKernel(spec, { relaxed, fours, shared: false, small });
   let end = 1024;
   const take = (bytes: number) => {
     const at = end;

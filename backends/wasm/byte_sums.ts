@@ -1,0 +1,69 @@
+/**
+ * Sums of products of bytes. Where an engine adds four products to 32 bits in one instruction, that is what is used. Elsewhere such a
+ * sum is made of one that multiplies and adds up pairs in 16 bits, one that widens those, and one that adds: then pairs are added up
+ * in 16 bits for as long as codes are small enough, and widened once (4 bits: once in eight products).
+ */
+import { type FunctionBuilder, i16x8, i32x4, type Local } from "./assembler.ts";
+import type { KernelCode, Vector } from "./place.ts";
+
+/** A sum in 32 bits, of four or more lanes' worth of products. */
+export interface ByteSum {
+  /** Complete once `finish` has been called. */
+  readonly total: Local<"v128">;
+  /** Adds the products of signed bytes `x` and codes. */
+  add(x: Vector, codes: Vector): void;
+  /** Adds what is still in 16 bits: at the end of what is written out, such as a loop's body. */
+  finish(): void;
+}
+
+/** How products are made: pairs in 16 bits of two vectors of bytes, and the lanes that they are widened to. */
+export interface PairProducts {
+  readonly multiply: (x: Vector, codes: Vector) => Vector;
+  readonly widen: (pairs: Vector) => Vector;
+}
+
+/** Neighbours of a pair, and of a four, are neighbours in memory. */
+export const RELAXED_PAIRS: PairProducts = {
+  multiply: i16x8.relaxed_dot_i8x16_i7x16_s,
+  widen: i32x4.extadd_pairwise_i16x8_s,
+};
+
+/** Products of which as many as this are sure to fit 16 bits: two of them, of a byte of at most 128 and a code, are a pair. */
+export const pairsInWord = (largestCode: number): number =>
+  Math.max(1, Math.floor((2 ** 15 - 1) / (2 * 128 * largestCode)));
+
+/** Starts a sum of products with codes of at most `largestCode`, at most 127; `pairs` says how where there is no instruction for fours. */
+export function createByteSum(
+  { b, fours }: Pick<KernelCode, "b" | "fours">,
+  largestCode: number,
+  pairs: PairProducts,
+): ByteSum {
+  const total = b.let("sum", i32x4.const(0));
+  if (fours) {
+    return {
+      total,
+      add: (x, codes) => b.set(total, i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, total)),
+      finish: () => {},
+    };
+  }
+  return pairwise(b, total, pairsInWord(largestCode), pairs);
+}
+
+function pairwise(b: FunctionBuilder, total: Local<"v128">, room: number, { multiply, widen }: PairProducts): ByteSum {
+  const words = room > 1 ? b.local("words", "v128") : undefined;
+  let count = 0;
+  const finish = () => {
+    if (words && count > 0) b.set(total, i32x4.add(total, widen(words)));
+    count = 0;
+  };
+  return {
+    total,
+    add(x, codes) {
+      const product = multiply(x, codes);
+      if (!words) return b.set(total, i32x4.add(total, widen(product)));
+      b.set(words, count === 0 ? product : i16x8.add(words, product));
+      if (++count === room) finish();
+    },
+    finish,
+  };
+}
