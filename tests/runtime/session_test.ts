@@ -43,15 +43,21 @@ for (const [name, openBackend] of Object.entries(KINDS)) {
       ] as const
     ) {
       const { truth, folder, sites } = await open(track);
-      for (const text of texts) {
-        const config = configOf(parseBitSpec(text), sites, truth.description.frontier);
-        const expected = await trueLogits(truth, config, IDS);
+      const configs = ["16", ...texts].map((text) => configOf(parseBitSpec(text), sites, truth.description.frontier));
+      const [full = [], ...logits] = await Promise.all(configs.map((config) => trueLogits(truth, config, IDS)));
+      for (const [i, text] of texts.entries()) {
+        const expected = logits[i] ?? [];
         await using session = await openSession({ folder, backend, precision: text });
-        assert(maxDifference(await session.prefill(IDS.slice(0, 5)), expected[4] ?? []) < 1e-4, `${text}, prefill`);
-        for (let t = 5; t < IDS.length; t++) {
-          const logits = await session.decode(IDS[t] ?? 0);
-          assert(maxDifference(logits, expected[t] ?? []) < 1e-4, `${text}, token ${t}`);
-        }
+        const check = (found: Float32Array, t: number) => {
+          const [difference, cost] = [found, full[t] ?? []].map((own) => maxDifference(own, expected[t] ?? []));
+          // On WebAssembly, activations that are not quantized have 16 bits, also those of the head: a small part of what it costs
+          // to round the weights.
+          const rounded = 1e-4 + (track === "weights" ? (cost ?? NaN) / 50 : 0);
+          const allowed = 1e-4 + (name === "reference" ? 0 : rounded);
+          assert((difference ?? NaN) < allowed, `${text}, token ${t}: ${difference}, where ${allowed} is allowed`);
+        };
+        check(await session.prefill(IDS.slice(0, 5)), 4);
+        for (let t = 5; t < IDS.length; t++) check(await session.decode(IDS[t] ?? 0), t);
       }
     }
   });
