@@ -14,7 +14,7 @@ import {
   stepsOffset,
 } from "./activations.ts";
 import { f32x4, i16x8, i32, i32x4, v128 } from "./assembler.ts";
-import { createByteSum, type PairProducts, RELAXED_PAIRS } from "./byte_sums.ts";
+import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
 import { largestOf, PART_BITS, partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, FIRST, ROW } from "./contraction.ts";
@@ -27,10 +27,10 @@ import { emitStores } from "./stores.ts";
 /** Columns whose sums become one vector. */
 const COLUMNS = 4;
 /**
- * Sums that are kept up at one time. With 12, which would still fit the registers beside what they are made of, engines move some to
- * memory and back.
+ * Sums that are kept up at one time, and those of which each has another one in 16 bits. With half as many more, which would still fit
+ * the registers beside what they are made of, engines move some to memory and back: in rows of 768, 8 bits take twice as long.
  */
-const REGISTERS = 8;
+const REGISTERS = 8, WORD_REGISTERS = 4;
 /** Elements of a sum from which on it is worth adding up two halves: a byte product waits for the one before for some four cycles. */
 const LONG = 512;
 
@@ -137,10 +137,11 @@ function createSums({ operand, contraction }: CodedProduct, activations: Activat
   const { b } = code, { digits, groupBytes, strides } = activations, parts = partsOf(operand);
   const rows = contraction.extents[ROW] ?? 1, rowBytes = groupBytes * (strides[ROW] ?? 0);
   const vectors = rows * digits, perColumn = vectors * parts;
-  const atOnce = perColumn * COLUMNS <= REGISTERS ? COLUMNS : perColumn * 2 <= REGISTERS ? 2 : 1;
+  const largest = largestOf(operand), registers = code.fours || pairsInWord(largest) === 1 ? REGISTERS : WORD_REGISTERS;
+  const atOnce = perColumn * COLUMNS <= registers ? COLUMNS : perColumn * 2 <= registers ? 2 : 1;
   // Sums in 16 bits do not wait for long.
   const halves = code.fours && operand.length >= LONG && perColumn * COLUMNS * 2 <= REGISTERS ? 2 : 1;
-  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, largest = largestOf(operand);
+  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS;
   const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, largest, pairs));
   const sums = Array.from({ length: COLUMNS }, () => Array.from({ length: perColumn }, () => zeros(halves)));
   const digitSums = (row: number, digit: number): Vector => {
