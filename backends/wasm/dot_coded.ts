@@ -4,9 +4,9 @@
  * Σ (code - zero)·scale·x = scale·(Σ code·x - zero·Σ x). Integer settings give integers; f32 activations are digits of integers
  * (`activations.ts`), which takes two byte products where converting codes to f32 took four of f32 and more for the conversion.
  *
- * Column after column is read from one end to the other, and what its groups sum up to is kept in scratch memory, until four columns
- * become one vector. Reading four columns side by side would load activations once for all of them, but machines fetch memory ahead
- * only for readers that walk straight on: rows of 1 KiB out of memory, two at a time, take twice as long.
+ * Four columns become one vector. They are used side by side where the activations then stay in registers for all of them, and the
+ * next four are fetched meanwhile (`ahead.ts`). Where there are groups and several sums per column, each column is read from one end
+ * to the other, and what its groups sum up to is kept in scratch memory: out of memory, that takes three quarters of the time.
  */
 import type { DotKernel, Expr } from "../kernel.ts";
 import {
@@ -18,13 +18,14 @@ import {
   stepsOffset,
 } from "./activations.ts";
 import { f32x4, i16x8, i32, i32x4, v128 } from "./assembler.ts";
+import { type Ahead, createAhead } from "./ahead.ts";
 import { createByteSum, type PairProducts, RELAXED_PAIRS } from "./byte_sums.ts";
 import { largestOf, PART_BITS, partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, FIRST, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
 import { sumLanes } from "./lanes.ts";
-import { nestedLoops, smaller, vectorLoop } from "./nest.ts";
+import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
 import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
 
@@ -58,7 +59,8 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
   /** Whether sums over all of the contracted axes are one integer. */
   const whole = contraction.scalar === "i32" && !spec.groups;
   const roots = [operand.scale, operand.zero, term].filter((root) => root !== undefined);
-  const vectors = rows * activations.digits, strip = stripOf(extents, whole ? [] : outer, COLUMNS * vectors * VECTOR);
+  const vectors = rows * activations.digits, atOnce = columnsAtOnce(vectors * partsOf(operand), outer.length > 0);
+  const strip = stripOf(extents, whole ? [] : outer, COLUMNS * vectors * VECTOR);
   const sumsAt = emitter.reserve(strip.bytes);
   return (index) => {
     const from = b.let("from_column", i32.mul(i32.rem_u(index, columnBlocks), columns));
@@ -67,29 +69,36 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
     const place = createPlace(code, extents);
     place.within(BATCH, batch, undefined, () => {
       place.prepare(roots);
-      const sums = createSums(product, activations, code);
+      const sums = createSums(product, activations, atOnce, code);
+      const ahead = atOnce === COLUMNS && n >= 2 * COLUMNS ? createAhead(b) : undefined;
       vectorLoop(place, COLUMN, n, (first) => {
-        for (let i = 0; i < COLUMNS; i++) {
-          const lane = createPlace(code, extents), own = i === 0 ? first : i32.add(first, i);
-          const start = () => void startOf(lane, operand);
-          const store = () => sums.store(i32.add(sumsAt, lane.affine(strip.strides)), VECTOR * i);
-          lane.within(
-            BATCH,
-            batch,
-            undefined,
-            () =>
-              lane.within(COLUMN, b.let("index", smaller(b.let("index", own), i32.const(n - 1))), undefined, () => {
-                start();
-                if (whole) sums.clear();
-                nestedLoops(lane, outer, start, () => {
-                  if (!whole) sums.clear();
-                  const group = lane.affine(activations.strides);
-                  sums.add(lane, i32.add(bytes, i32.mul(group, activations.groupBytes)));
-                  if (!whole) store();
-                });
-                if (whole) store();
-              }),
-          );
+        if (ahead) {
+          const next = createPlace(code, extents), index = smaller(i32.add(first, COLUMNS), i32.const(n - COLUMNS));
+          next.within(BATCH, batch, undefined, () =>
+            next.within(COLUMN, b.let("next", index), undefined, () => {
+              const { row, column } = startOf(next, operand);
+              ahead.start(i32.add(row, i32.shr_u(i32.mul(column, operand.bits), 3)));
+            }));
+        }
+        for (let i = 0; i < COLUMNS / atOnce; i++) {
+          const own = Array.from({ length: atOnce }, (_, c) => i + c * COLUMNS / atOnce);
+          const lanes = own.map(() => createPlace(code, extents)), [lane] = lanes;
+          if (!lane) return;
+          const start = () => lanes.forEach((open) => startOf(open, operand));
+          const store = () => sums.store(i32.add(sumsAt, lane.affine(strip.strides)), own);
+          const indices = own.map((c) => b.let("index", smaller(b.let("index", i32.add(first, c)), i32.const(n - 1))));
+          withinAll(lanes, BATCH, batch, undefined, () =>
+            withinAll(lanes, COLUMN, indices, undefined, () => {
+              start();
+              if (whole) sums.clear();
+              nestedLoops(lanes, outer, start, () => {
+                if (!whole) sums.clear();
+                const group = lane.affine(activations.strides);
+                sums.add(lanes, i32.add(bytes, i32.mul(group, activations.groupBytes)), ahead);
+                if (!whole) store();
+              });
+              if (whole) store();
+            }));
         }
         /** The sums of four columns: of a row and a digit. */
         const stored = (at: Index, row: number, digit = 0): Vector => {
@@ -131,9 +140,14 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
           })
         );
       }, { range: { from, to } });
+      ahead?.keep(sumsAt);
     });
   };
 }
+
+/** How many columns are used side by side: sums, and those in 16 bits beside them, must stay in registers. */
+const columnsAtOnce = (perColumn: number, grouped: boolean): number =>
+  perColumn === 1 || (perColumn === 2 && !grouped) ? COLUMNS : 1;
 
 /** Where the sums of four columns lie: so many bytes for each index of some variables, and bytes from one index to the next. */
 function stripOf(extents: readonly number[], variables: readonly number[], each: number) {
@@ -166,57 +180,68 @@ export function scaledSums(
   return f32x4.mul(corrected, scale ? f32x4.mul(place.value(scale), step) : step);
 }
 
-/** Sums of products of bytes of one column, by row and digit. */
+/** Sums of products of bytes of some columns, by row and digit. */
 interface Sums {
   clear(): void;
   /** Adds a group's products; `x` is where the activations of its first row lie. */
-  add(column: Place, x: Index): void;
-  /** Writes the sums, vectors of four parts of one, to `at` and an offset: as many as there are columns between two of them. */
-  store(at: Index, offset: number): void;
+  add(columns: readonly Place[], x: Index, ahead: Ahead | undefined): void;
+  /** Writes the sums, vectors of four parts of one, to where those of four columns lie. */
+  store(at: Index, columns: readonly number[]): void;
 }
 
-function createSums({ operand, contraction }: CodedProduct, activations: Activations, code: KernelCode): Sums {
+function createSums(
+  { operand, contraction }: CodedProduct,
+  activations: Activations,
+  atOnce: number,
+  code: KernelCode,
+): Sums {
   const { b } = code, { digits, groupBytes, strides } = activations, parts = partsOf(operand);
   const rows = contraction.extents[ROW] ?? 1, rowBytes = groupBytes * (strides[ROW] ?? 0), vectors = rows * digits;
   // Sums in 16 bits do not wait for long.
-  const ways = code.fours && operand.length >= LONG ? Math.max(1, Math.floor(SUMS / (vectors * parts))) : 1;
+  const ways = code.fours && operand.length >= LONG ? Math.max(1, Math.floor(SUMS / (atOnce * vectors * parts))) : 1;
   const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, largest = largestOf(operand);
+  const several = (count: number) => Array.from({ length: count }, () => createByteSum(code, largest, pairs));
   const sums = Array.from(
-    { length: vectors },
-    () =>
-      Array.from(
-        { length: parts },
-        () => Array.from({ length: ways }, () => createByteSum(code, largest, pairs)),
-      ),
+    { length: atOnce },
+    () => Array.from({ length: vectors }, () => Array.from({ length: parts }, () => several(ways))),
   );
-  const all = sums.flat(2);
+  const all = sums.flat(3);
   return {
     clear: () => all.forEach(({ total }) => b.set(total, i32x4.const(0))),
-    add(column, x) {
+    add(columns, x, ahead) {
       const pointer = b.let("x", x);
-      let way = 0;
-      sweepCodes([column], operand, pointer, VECTOR * digits, ([read], at, last) => {
+      let way = 0, count = 0;
+      sweepCodes(columns, operand, pointer, VECTOR * digits, (codes, at, last) => {
         way = (way + 1) % ways;
-        read?.().forEach((codeBytes, part) => {
-          const codes = b.let("codes", codeBytes);
-          sums.forEach((own, i) => {
-            const offset = Math.floor(i / digits) * rowBytes + VECTOR * (at * digits + i % digits);
-            own[part]?.[way]?.add(v128.load(pointer, { offset, align: 1 }), codes);
-          });
+        const xs = Array.from({ length: vectors }, (_, i) => {
+          const offset = Math.floor(i / digits) * rowBytes + VECTOR * (at * digits + i % digits);
+          return b.let("x", v128.load(pointer, { offset, align: 1 }));
         });
-        if (last) all.forEach((sum) => sum.finish());
+        codes.forEach((read, column) =>
+          read().forEach((codeBytes, part) => {
+            const own = b.let("codes", codeBytes);
+            xs.forEach((value, i) => sums[column]?.[i]?.[part]?.[way]?.add(value, own));
+          })
+        );
+        count++;
+        if (!last) return;
+        all.forEach((sum) => sum.finish());
+        ahead?.step(columns.length * count * 16 * operand.bits / 8);
+        count = 0;
       });
     },
-    store(at, offset) {
+    store(at, columns) {
       const to = b.let("sums_at", at);
-      sums.forEach((own, i) => {
-        const [low, high] = own.map((several) =>
-          several.map(({ total }): Vector => total).reduce((x, y) => i32x4.add(x, y))
-        );
-        if (!low) throw new Error("Internal error: a sum has no parts");
-        const sum = high ? i32x4.add(low, i32x4.shl(high, PART_BITS)) : low;
-        b.emit(v128.store(to, sum, offset + COLUMNS * VECTOR * i));
-      });
+      columns.forEach((column, c) =>
+        sums[c]?.forEach((own, i) => {
+          const [low, high] = own.map((parts) =>
+            parts.map(({ total }): Vector => total).reduce((x, y) => i32x4.add(x, y))
+          );
+          if (!low) throw new Error("Internal error: a sum has no parts");
+          const sum = high ? i32x4.add(low, i32x4.shl(high, PART_BITS)) : low;
+          b.emit(v128.store(to, sum, VECTOR * (COLUMNS * i + column)));
+        })
+      );
     },
   };
 }
