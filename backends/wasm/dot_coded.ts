@@ -22,7 +22,7 @@ import { type Ahead, createAhead } from "./ahead.ts";
 import { createByteSum, type PairProducts, RELAXED_PAIRS } from "./byte_sums.ts";
 import { largestOf, PART_BITS, partsOf, startOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Arrangement, BATCH, COLUMN, FIRST, ROW } from "./contraction.ts";
+import { type Arrangement, BATCH, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
 import { sumLanes } from "./lanes.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
@@ -49,69 +49,29 @@ export interface CodedProduct extends Arrangement {
 export function codedChunk(product: CodedProduct, emitter: Emitter, columns: number): (index: Index) => void {
   const { contraction, operand, term, stores, spec } = product, { extents } = contraction;
   const { code, prepared } = emitter, { b } = code, n = extents[COLUMN] ?? 1, rows = extents[ROW] ?? 1;
-  const last = extents.length - 1, outer = Array.from({ length: last - FIRST }, (_, i) => FIRST + i);
-  const activations = activationsOf(contraction);
+  const outer = outerAxes(contraction), activations = activationsOf(contraction), { digits } = activations;
   const bytes = prepared(
     activationBytes(activations),
     (preparation, at) => prepareActivations(preparation, contraction, activations, at),
   );
-  const columnBlocks = Math.ceil(n / columns);
-  /** Whether sums over all of the contracted axes are one integer. */
-  const whole = contraction.scalar === "i32" && !spec.groups;
+  const columnBlocks = Math.ceil(n / columns), sumColumns = createColumnSums(product, emitter, activations, bytes);
   const roots = [operand.scale, operand.zero, term].filter((root) => root !== undefined);
-  const vectors = rows * activations.digits, atOnce = columnsAtOnce(vectors * partsOf(operand), outer.length > 0);
-  const strip = stripOf(extents, whole ? [] : outer, COLUMNS * vectors * VECTOR);
-  const sumsAt = emitter.reserve(strip.bytes);
   return (index) => {
     const from = b.let("from_column", i32.mul(i32.rem_u(index, columnBlocks), columns));
     const to = b.let("to_column", smaller(i32.add(from, columns), i32.const(n)));
     const batch = b.let("batch", i32.div_u(index, columnBlocks));
     const place = createPlace(code, extents);
+    const eachRow = (use: (row: number) => void) => {
+      for (let row = 0; row < rows; row++) place.within(ROW, i32.const(row), undefined, () => use(row));
+    };
     place.within(BATCH, batch, undefined, () => {
       place.prepare(roots);
-      const sums = createSums(product, activations, atOnce, code);
-      const ahead = atOnce === COLUMNS && n >= 2 * COLUMNS ? createAhead(b) : undefined;
+      const sums = sumColumns(batch);
       vectorLoop(place, COLUMN, n, (first) => {
-        if (ahead) {
-          const next = createPlace(code, extents), index = smaller(i32.add(first, COLUMNS), i32.const(n - COLUMNS));
-          next.within(BATCH, batch, undefined, () =>
-            next.within(COLUMN, b.let("next", index), undefined, () => {
-              const { row, column } = startOf(next, operand);
-              ahead.start(i32.add(row, i32.shr_u(i32.mul(column, operand.bits), 3)));
-            }));
-        }
-        for (let i = 0; i < COLUMNS / atOnce; i++) {
-          const own = Array.from({ length: atOnce }, (_, c) => i + c * COLUMNS / atOnce);
-          const lanes = own.map(() => createPlace(code, extents)), [lane] = lanes;
-          if (!lane) return;
-          const start = () => lanes.forEach((open) => startOf(open, operand));
-          const store = () => sums.store(i32.add(sumsAt, lane.affine(strip.strides)), own);
-          const indices = own.map((c) => b.let("index", smaller(b.let("index", i32.add(first, c)), i32.const(n - 1))));
-          withinAll(lanes, BATCH, batch, undefined, () =>
-            withinAll(lanes, COLUMN, indices, undefined, () => {
-              start();
-              if (whole) sums.clear();
-              nestedLoops(lanes, outer, start, () => {
-                if (!whole) sums.clear();
-                const group = lane.affine(activations.strides);
-                sums.add(lanes, i32.add(bytes, i32.mul(group, activations.groupBytes)), ahead);
-                if (!whole) store();
-              });
-              if (whole) store();
-            }));
-        }
-        /** The sums of four columns: of a row and a digit. */
-        const stored = (at: Index, row: number, digit = 0): Vector => {
-          const offset = COLUMNS * VECTOR * (row * activations.digits + digit);
-          const four = Array.from({ length: COLUMNS }, (_, i) => b.let("sum", v128.load(at, offset + VECTOR * i)));
-          return b.let("sums", sumLanes(b, four, i32x4.add));
-        };
-        const eachRow = (use: (row: number) => void) => {
-          for (let row = 0; row < rows; row++) place.within(ROW, i32.const(row), undefined, () => use(row));
-        };
-        if (whole) {
+        sums.write(first);
+        if (isWhole(product)) {
           eachRow((row) => {
-            place.define(spec.accumulator, stored(sumsAt, row));
+            place.define(spec.accumulator, sums.read(place, row, 0));
             emitStores(place, stores);
           });
           return;
@@ -120,16 +80,15 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
         const prepare = () => place.prepare(roots);
         prepare();
         nestedLoops(place, outer, prepare, () => {
-          const group = place.affine(activations.strides),
-            at = b.let("at", i32.add(sumsAt, place.affine(strip.strides)));
+          const group = place.affine(activations.strides);
           const steps = b.let("step_at", i32.add(i32.add(bytes, stepsOffset(activations)), i32.shl(group, 3)));
           eachRow((row) => {
-            const digits = Array.from({ length: activations.digits }, (_, digit) => stored(at, row, digit));
-            const offset = 8 * row * (activations.strides[ROW] ?? 0), [integer] = digits, total = totals[row];
+            const integers = Array.from({ length: digits }, (_, digit) => sums.read(place, row, digit));
+            const offset = 8 * row * (activations.strides[ROW] ?? 0), [integer] = integers, total = totals[row];
             if (!integer || !total) return;
             const value = spec.groups
               ? groupTerm(place, spec.groups.inner, term, integer)
-              : scaledSums(place, operand, b.let("sums", joinDigits(code.math.madd, digits)), steps, offset);
+              : scaledSums(place, operand, b.let("sums", joinDigits(code.math.madd, integers)), steps, offset);
             b.set(total, f32x4.add(total, value));
           });
         });
@@ -140,14 +99,93 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
           })
         );
       }, { range: { from, to } });
-      ahead?.keep(sumsAt);
+      sums.end();
     });
   };
 }
 
+/** Contracted axes outside of a group. */
+const outerAxes = ({ extents }: Contraction): readonly number[] =>
+  Array.from({ length: extents.length - 1 - FIRST }, (_, i) => FIRST + i);
+
+/** Whether sums over all of the contracted axes are one integer. */
+const isWhole = ({ contraction, spec }: CodedProduct): boolean => contraction.scalar === "i32" && !spec.groups;
+
 /** How many columns are used side by side: sums, and those in 16 bits beside them, must stay in registers. */
 const columnsAtOnce = (perColumn: number, grouped: boolean): number =>
   perColumn === 1 || (perColumn === 2 && !grouped) ? COLUMNS : 1;
+
+/** Sums of integers of four columns, in scratch memory. */
+interface ColumnSums {
+  /** Computes them for columns from `first` on. */
+  write(first: Index): void;
+  /** Those of a row and digit, at a place with an open group. */
+  read(place: Place, row: number, digit: number): Vector;
+  /** To be called behind the last ones. */
+  end(): void;
+}
+
+function createColumnSums(
+  product: CodedProduct,
+  { code, reserve }: Emitter,
+  activations: Activations,
+  bytes: Index,
+): (batch: Index) => ColumnSums {
+  const { b } = code, { contraction, operand } = product, { extents } = contraction, n = extents[COLUMN] ?? 1;
+  const vectors = (extents[ROW] ?? 1) * activations.digits, outer = outerAxes(contraction), whole = isWhole(product);
+  const atOnce = columnsAtOnce(vectors * partsOf(operand), outer.length > 0);
+  const strip = stripOf(extents, whole ? [] : outer, COLUMNS * vectors * VECTOR), at = reserve(strip.bytes);
+  return (batch) => {
+    const sums = createSums(product, activations, atOnce, code);
+    const ahead = atOnce === COLUMNS && n >= 2 * COLUMNS ? createAhead(b) : undefined;
+    /** Reads ahead from the column on that follows these ones, or from the last ones again. */
+    const startAhead = (first: Index) => {
+      const next = createPlace(code, extents), index = smaller(i32.add(first, COLUMNS), i32.const(n - COLUMNS));
+      next.within(BATCH, batch, undefined, () =>
+        next.within(COLUMN, b.let("next", index), undefined, () => {
+          const { row, column } = startOf(next, operand);
+          ahead?.start(i32.add(row, i32.shr_u(i32.mul(column, operand.bits), 3)));
+        }));
+    };
+    /** The sums of some of the four columns, side by side. */
+    const sum = (first: Index, columns: readonly number[]) => {
+      const lanes = columns.map(() => createPlace(code, extents)), [lane] = lanes;
+      if (!lane) return;
+      const start = () => lanes.forEach((open) => startOf(open, operand));
+      const store = () => sums.store(i32.add(at, lane.affine(strip.strides)), columns);
+      const indices = columns.map((c) => b.let("index", smaller(b.let("index", i32.add(first, c)), i32.const(n - 1))));
+      withinAll(lanes, BATCH, batch, undefined, () =>
+        withinAll(lanes, COLUMN, indices, undefined, () => {
+          start();
+          if (whole) sums.clear();
+          nestedLoops(lanes, outer, start, () => {
+            if (!whole) sums.clear();
+            const group = lane.affine(activations.strides);
+            sums.add(lanes, i32.add(bytes, i32.mul(group, activations.groupBytes)), ahead);
+            if (!whole) store();
+          });
+          if (whole) store();
+        }));
+    };
+    return {
+      write(first) {
+        if (ahead) startAhead(first);
+        for (let from = 0; from < COLUMNS; from += atOnce) {
+          sum(first, Array.from({ length: atOnce }, (_, i) => from + i));
+        }
+      },
+      read(place, row, digit) {
+        const from = i32.add(at, place.affine(strip.strides)), i = row * activations.digits + digit;
+        const four = Array.from(
+          { length: COLUMNS },
+          (_, column) => b.let("sum", v128.load(from, VECTOR * (COLUMNS * i + column))),
+        );
+        return b.let("sums", sumLanes(b, four, i32x4.add));
+      },
+      end: () => ahead?.keep(at),
+    };
+  };
+}
 
 /** Where the sums of four columns lie: so many bytes for each index of some variables, and bytes from one index to the next. */
 function stripOf(extents: readonly number[], variables: readonly number[], each: number) {
