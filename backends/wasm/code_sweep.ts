@@ -7,7 +7,7 @@ import { rowAndColumn, splitAccess } from "./loads.ts";
 import type { Index, Place, Vector } from "./place.ts";
 
 /** Elements of a turn that is written out: the codes of a wide unit of any width. */
-const TURN = 128;
+export const TURN = 128;
 
 /** Sixteen codes of a column as bytes below 128: of 8 bits, the lower four, then the higher. */
 export type Codes = readonly Vector[];

@@ -20,7 +20,7 @@ import {
 import { f32x4, i16x8, i32, i32x4, v128 } from "./assembler.ts";
 import { type Ahead, createAhead } from "./ahead.ts";
 import { createByteSum, type PairProducts, RELAXED_PAIRS } from "./byte_sums.ts";
-import { largestOf, PART_BITS, partsOf, startOf, sweepCodes } from "./code_sweep.ts";
+import { largestOf, PART_BITS, partsOf, startOf, sweepCodes, TURN } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
@@ -137,7 +137,9 @@ function createColumnSums(
   const strip = stripOf(extents, whole ? [] : outer, COLUMNS * vectors * VECTOR), at = reserve(strip.bytes);
   return (batch) => {
     const sums = createSums(product, activations, atOnce, code);
-    const ahead = atOnce === COLUMNS && n >= 2 * COLUMNS ? createAhead(b) : undefined;
+    // Whole turns are what a row takes, so that the last columns' lines end where the codes do.
+    const isAhead = atOnce === COLUMNS && n >= 2 * COLUMNS && operand.length % TURN === 0;
+    const ahead = isAhead ? createAhead(b) : undefined;
     /** Reads ahead from the column on that follows these ones, or from the last ones again. */
     const startAhead = (first: Index) => {
       const next = createPlace(code, extents), index = smaller(i32.add(first, COLUMNS), i32.const(n - COLUMNS));
