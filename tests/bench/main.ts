@@ -6,7 +6,7 @@
  */
 import { parseArgs } from "@std/cli/parse-args";
 import type { Width } from "../../ir/types.ts";
-import { GROUP, openGraph, product } from "./cpu/graphs.ts";
+import { openGraph, type Product, product } from "./cpu/graphs.ts";
 import { matMul, matMulNBits } from "./cpu/onnx.ts";
 import { openPeers } from "./cpu/onnx_runtime.ts";
 import { benchCpuModels } from "./cpu/models.ts";
@@ -14,15 +14,13 @@ import { measureCpu } from "./cpu/roofline.ts";
 import { benchLine, createReport, medianOf } from "./report.ts";
 
 /** One product: ours and the model that peers run. */
-interface Case {
+interface Case extends Product {
   readonly name: string;
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  readonly width?: Width;
-  readonly activations?: Width;
   readonly model?: () => Uint8Array;
 }
+
+/** Columns that share a scale and a zero point where peers run the same; recipes have one scale per row by default. */
+const GROUP = 128;
 
 const ROUNDS = 5;
 
@@ -33,18 +31,23 @@ const dense = (m: number, n: number, k: number): Case => ({
   k,
   model: () => matMul(m, n, k),
 });
-const quantized = (m: number, n: number, k: number, width: Width, activations?: Width): Case => ({
-  name: `product ${m}x${n}x${k}, w${width}${activations ? `a${activations}` : ""}, group ${GROUP}`,
-  m,
-  n,
-  k,
-  width,
-  ...(activations ? { activations } : {}),
+const nameOf = ({ m, n, k, width, activations }: Product): string =>
+  `product ${m}x${n}x${k}, w${width}${activations ? `a${activations}` : ""}`;
+const quantized = (m: number, n: number, k: number, width: Width, activations?: Width): Case => {
+  const own = { m, n, k, width, group: GROUP, ...(activations ? { activations } : {}) };
   // Peers have these widths; level 4 quantizes activations to 8 bits.
-  ...([2, 4, 8].includes(width) && (!activations || activations === 8)
-    ? { model: () => matMulNBits(m, n, k, width, GROUP, activations ? 4 : 0) }
-    : {}),
-});
+  const hasPeers = [2, 4, 8].includes(width) && (!activations || activations === 8);
+  return {
+    ...own,
+    name: `${nameOf(own)}, group ${GROUP}`,
+    ...(hasPeers ? { model: () => matMulNBits(m, n, k, width, GROUP, activations ? 4 : 0) } : {}),
+  };
+};
+/** One scale per row, and more than caches hold. */
+const perRow = (width: Width, activations?: Width): Case => {
+  const own = { m: 1, n: 32_768, k: 2048, width, ...(activations ? { activations } : {}) };
+  return { ...own, name: `${nameOf(own)}, scale per row` };
+};
 
 const CASES: readonly Case[] = [
   dense(256, 2048, 2048),
@@ -52,6 +55,8 @@ const CASES: readonly Case[] = [
   dense(1, 4096, 4096),
   ...([8, 7, 6, 5, 4, 3, 2] as const).map((width) => quantized(1, 4096, 4096, width)),
   ...([[8, 8], [6, 8], [4, 8], [4, 4], [3, 8], [2, 8]] as const).map(([w, a]) => quantized(1, 4096, 4096, w, a)),
+  ...([8, 4, 3, 2] as const).map((width) => perRow(width)),
+  ...([8, 4, 3, 2] as const).map((width) => perRow(width, 8)),
   quantized(256, 2048, 2048, 4),
   quantized(256, 2048, 2048, 8, 8),
   quantized(256, 2048, 2048, 4, 8),
@@ -99,8 +104,9 @@ async function secondsOf(run: () => unknown): Promise<number> {
   return seconds / count;
 }
 
-for (const { name, m, n, k, width, activations, model } of CASES.filter((each) => only.test(each.name))) {
-  const open = () => openGraph(product(m, n, k, width, activations), threads), bytes = model?.();
+for (const { name, model, ...own } of CASES.filter((each) => only.test(each.name))) {
+  const { m, n, k, width, activations, group = k } = own;
+  const open = () => openGraph(product(own), threads), bytes = model?.();
   const rivals = bytes
     ? await Promise.all(peers.map(async (peer) => ({ name: peer.name, run: await peer.open(bytes, m, k) })))
     : [];
@@ -122,7 +128,7 @@ for (const { name, m, n, k, width, activations, model } of CASES.filter((each) =
   }
   await ours.close();
   const seconds = medianOf(times), operations = 2 * m * n * k;
-  const weightBytes = n * k * (width ?? 32) / 8 + (width ? 8 * n * k / GROUP : 0);
+  const weightBytes = n * k * (width ?? 32) / 8 + (width ? 8 * n * k / group : 0);
   // What must be read, or computed, whichever takes longer.
   const peak = activations && activations <= 8 ? roofline.int8 : roofline.f32;
   const bound = Math.max(weightBytes / roofline.read, operations / peak);

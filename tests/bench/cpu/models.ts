@@ -22,7 +22,7 @@ const PRODUCT = { m: 256, n: 2048, k: 2048 }, ROUNDS = 3;
 
 /** Operations per second of the product, whenever it is called. */
 async function openProduct(threads: number) {
-  const { m, n, k } = PRODUCT, { run, close } = await openGraph(product(m, n, k), threads);
+  const { m, n, k } = PRODUCT, { run, close } = await openGraph(product(PRODUCT), threads);
   const speed = (): number => {
     const times = Array.from({ length: ROUNDS }, () => {
       const start = performance.now();
