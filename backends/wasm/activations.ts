@@ -7,7 +7,7 @@
  */
 import type { Expr } from "../kernel.ts";
 import { f32x4, i16x8, i32, i32x4, i8x16, memory, v128 } from "./assembler.ts";
-import { BATCH, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
+import { BATCH, COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
 import type { Preparation } from "./emitter.ts";
 import { combineLanes, firstLanes } from "./lanes.ts";
 import { nestedLoops, vectorLoop } from "./nest.ts";
@@ -65,7 +65,7 @@ export function prepareActivations(
   else b.emit(memory.fill(to, 0, groups * groupBytes));
   const prepare = () => place.prepare([lhs]);
   prepare();
-  const outer = [BATCH, ROW, ...Array.from({ length: last - FIRST }, (_, i) => FIRST + i)];
+  const outer = [BATCH, ROW, ...outerAxes(contraction)];
   nestedLoops(place, outer, prepare, () => {
     const group = place.affine(strides), bytes = b.let("bytes", i32.add(to, i32.mul(group, groupBytes)));
     if (digits === 1) return storeBytes(place, lhs, last, length, bytes);

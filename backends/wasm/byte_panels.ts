@@ -1,7 +1,7 @@
 /** Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel. */
 import { type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
-import { PART_BITS, partsOf, sweepCodes } from "./code_sweep.ts";
+import { joinParts, largestOf, partsOf, sweepCodes } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { transpose } from "./lanes.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";
@@ -52,12 +52,10 @@ export function pack(
 export interface ProductOptions {
   /** Vectors of four columns in a panel. */
   readonly vectors: number;
-  readonly parts: number;
+  readonly operand: CodedOperand;
   readonly digits: number;
   /** Fours along the contracted axis. */
   readonly fours: number;
-  /** The largest code of a part. */
-  readonly largest: number;
 }
 
 /** Sums of products of rows of bytes with a panel: by row, by vector of columns, and by digit. */
@@ -65,14 +63,15 @@ export function product(
   code: KernelCode,
   rows: readonly Local<"i32">[],
   panel: Index,
-  { vectors, parts, digits, fours, largest }: ProductOptions,
+  { vectors, operand, digits, fours }: ProductOptions,
 ): Vector[][][] {
-  const { b } = code, right = b.let("right", panel), width = 16 * vectors;
-  const pairs = code.relaxed ? RELAXED_PAIRS : plainFours(b), room = code.relaxed ? largest : MOST_CODE;
+  const { b } = code, right = b.let("right", panel), width = 16 * vectors, parts = partsOf(operand);
+  const pairs = code.relaxed ? RELAXED_PAIRS : plainFours(b);
+  const room = code.relaxed ? pairsInWord(largestOf(operand)) : 1;
   const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));
   const sums = rows.map(() => Array.from({ length: digits }, () => zeros(vectors * parts)));
   // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours, and twice as many use more of 16 bits.
-  const turn = !code.fours && fours % 8 === 0 && pairsInWord(room) >= 8 ? 8 : 4;
+  const turn = !code.fours && fours % 8 === 0 && room >= 8 ? 8 : 4;
   b.for("k", 0, fours, turn, () => {
     for (let u = 0; u < turn; u++) {
       const codes = Array.from({ length: vectors * parts }, (_, i) => {
@@ -94,15 +93,11 @@ export function product(
   return sums.map((ofRow) =>
     Array.from({ length: vectors }, (_, v) =>
       ofRow.map((own) => {
-        const [low, high] = own.slice(v * parts, (v + 1) * parts);
-        if (!low) throw new Error("Internal error: a sum has no parts");
-        return high ? b.let("sum", i32x4.add(low.total, i32x4.shl(high.total, PART_BITS))) : low.total;
+        const sum = joinParts(own.slice(v * parts, (v + 1) * parts).map(({ total }) => total));
+        return parts > 1 ? b.let("sum", sum) : sum;
       }))
   );
 }
-
-/** The largest code that byte products are exact for. */
-const MOST_CODE = 127;
 
 /** Sums of four neighbours, without relaxed SIMD: widened at once, since pairs of neighbours are not what comes out. */
 const plainFours = (b: FunctionBuilder): PairProducts => ({

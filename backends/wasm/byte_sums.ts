@@ -32,10 +32,10 @@ export const RELAXED_PAIRS: PairProducts = {
 export const pairsInWord = (largestCode: number): number =>
   Math.max(1, Math.floor((2 ** 15 - 1) / (2 * 128 * largestCode)));
 
-/** Starts a sum of products with codes of at most `largestCode`, at most 127; `pairs` says how where there is no instruction for fours. */
+/** Starts a sum of products with codes below 128; `pairs` says how, and `room` how many fit 16 bits, where none adds fours. */
 export function createByteSum(
   { b, fours }: Pick<KernelCode, "b" | "fours">,
-  largestCode: number,
+  room: number,
   pairs: PairProducts,
 ): ByteSum {
   const total = b.let("sum", i32x4.const(0));
@@ -46,7 +46,7 @@ export function createByteSum(
       finish: () => {},
     };
   }
-  return pairwise(b, total, pairsInWord(largestCode), pairs);
+  return pairwise(b, total, room, pairs);
 }
 
 function pairwise(b: FunctionBuilder, total: Local<"v128">, room: number, { multiply, widen }: PairProducts): ByteSum {

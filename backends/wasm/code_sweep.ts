@@ -1,5 +1,5 @@
 /** Reads the codes of several columns along the contracted axis, sixteen of each at a time. */
-import { i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
+import { i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { codesOfUnits, sixteenCodes } from "./codes.ts";
 import { packingOf, unitLength } from "./layout.ts";
@@ -19,7 +19,11 @@ export const PART_BITS = 4;
 export const partsOf = ({ bits }: CodedOperand): number => bits === 8 ? 2 : 1;
 
 /** The largest value of a byte of `Codes`. */
-export const largestOf = ({ bits }: CodedOperand): number => 2 ** (bits === 8 ? PART_BITS : bits) - 1;
+export const largestOf = (operand: CodedOperand): number => 2 ** (partsOf(operand) > 1 ? PART_BITS : operand.bits) - 1;
+
+/** A sum of its parts. */
+export const joinParts = (parts: readonly Vector[]): Vector =>
+  parts.reduceRight((sum, part) => i32x4.add(part, i32x4.shl(sum, PART_BITS)));
 
 /**
  * Calls `step` for every sixteen elements of the last contracted axis, with functions that read the codes of each place's column and

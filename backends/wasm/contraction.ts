@@ -19,6 +19,10 @@ export interface Contraction {
   readonly inner: number;
 }
 
+/** Contracted axes outside of a group, the last one. */
+export const outerAxes = ({ extents }: Contraction): readonly number[] =>
+  Array.from({ length: extents.length - 1 - FIRST }, (_, i) => FIRST + i);
+
 /** What a chunk knows when a block is added to its tile. */
 export interface Block {
   readonly emitter: Emitter;

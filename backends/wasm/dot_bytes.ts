@@ -8,9 +8,9 @@ import type { Access, DotKernel } from "../kernel.ts";
 import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
 import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
-import { largestOf, partsOf, startOf } from "./code_sweep.ts";
+import { partsOf, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
+import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
 import { groupTerm, scaledSums } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import { SHORT_BYTES, shortChunk } from "./dot_short.ts";
@@ -32,7 +32,7 @@ export function byteChunk(
 ): (index: Index) => void {
   const { code, prepared, reserve } = emitter, { b } = code, { extents } = contraction, [, m = 1, n = 1] = extents;
   const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), parts = partsOf(operand);
-  const outer = Array.from({ length: extents.length - 1 - FIRST }, (_, i) => FIRST + i);
+  const outer = outerAxes(contraction);
   const activations = activationsOf(contraction), { digits } = activations;
   const fours = activations.groupBytes / (4 * digits);
   const inPlace = bytesInPlace(contraction, code);
@@ -94,13 +94,7 @@ export function byteChunk(
             const rowBlock = (row: Index, count: number) => {
               const rowsHere = Array.from({ length: count }, (_, r) => r === 0 ? row : b.let("row", i32.add(row, r)));
               const pointers = rowsHere.map((own) => b.let("x", i32.add(x, i32.mul(own, stride))));
-              const sums = product(code, pointers, panel, {
-                vectors: places.length,
-                parts,
-                digits,
-                fours,
-                largest: largestOf(operand),
-              });
+              const sums = product(code, pointers, panel, { vectors: places.length, operand, digits, fours });
               rowsHere.forEach((own, r) => {
                 const target = b.let("target", i32.add(strip, i32.mul(i32.sub(own, rowRange.from), stripBytes)));
                 const step = b.let("step_at", i32.add(steps, i32.mul(own, 8 * (activations.strides[ROW] ?? 0))));

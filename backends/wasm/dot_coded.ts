@@ -19,13 +19,13 @@ import {
 } from "./activations.ts";
 import { f32x4, i16x8, i32, i32x4, v128 } from "./assembler.ts";
 import { type Ahead, createAhead } from "./ahead.ts";
-import { createByteSum, type PairProducts, RELAXED_PAIRS } from "./byte_sums.ts";
-import { largestOf, PART_BITS, partsOf, startOf, sweepCodes, TURN } from "./code_sweep.ts";
+import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
+import { joinParts, largestOf, partsOf, startOf, sweepCodes, TURN } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Arrangement, BATCH, COLUMN, type Contraction, FIRST, ROW } from "./contraction.ts";
+import { type Arrangement, BATCH, COLUMN, outerAxes, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
 import { sumLanes } from "./lanes.ts";
-import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
+import { denseStrides, nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
 import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
 
@@ -104,14 +104,13 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
   };
 }
 
-/** Contracted axes outside of a group. */
-const outerAxes = ({ extents }: Contraction): readonly number[] =>
-  Array.from({ length: extents.length - 1 - FIRST }, (_, i) => FIRST + i);
-
 /** Whether sums over all of the contracted axes are one integer. */
 const isWhole = ({ contraction, spec }: CodedProduct): boolean => contraction.scalar === "i32" && !spec.groups;
 
-/** How many columns are used side by side: sums, and those in 16 bits beside them, must stay in registers. */
+/**
+ * How many columns are used side by side. More than two sums of each, and those in 16 bits beside them, leave the registers; two of
+ * each with groups would wait for memory a quarter of the time.
+ */
 const columnsAtOnce = (perColumn: number, grouped: boolean): number =>
   perColumn === 1 || (perColumn === 2 && !grouped) ? COLUMNS : 1;
 
@@ -134,7 +133,8 @@ function createColumnSums(
   const { b } = code, { contraction, operand } = product, { extents } = contraction, n = extents[COLUMN] ?? 1;
   const vectors = (extents[ROW] ?? 1) * activations.digits, outer = outerAxes(contraction), whole = isWhole(product);
   const atOnce = columnsAtOnce(vectors * partsOf(operand), outer.length > 0);
-  const strip = stripOf(extents, whole ? [] : outer, COLUMNS * vectors * VECTOR), at = reserve(strip.bytes);
+  const groups = whole ? [] : outer, strides = denseStrides(extents, groups), groupBytes = COLUMNS * vectors * VECTOR;
+  const at = reserve(groups.reduce((bytes, axis) => bytes * (extents[axis] ?? 1), groupBytes));
   return (batch) => {
     const sums = createSums(product, activations, atOnce, code);
     // Whole turns are what a row takes, so that the last columns' lines end where the codes do.
@@ -154,7 +154,7 @@ function createColumnSums(
       const lanes = columns.map(() => createPlace(code, extents)), [lane] = lanes;
       if (!lane) return;
       const start = () => lanes.forEach((open) => startOf(open, operand));
-      const store = () => sums.store(i32.add(at, lane.affine(strip.strides)), columns);
+      const store = () => sums.store(i32.add(at, lane.affine(strides, groupBytes)), columns);
       const indices = columns.map((c) => b.let("index", smaller(b.let("index", i32.add(first, c)), i32.const(n - 1))));
       withinAll(lanes, BATCH, batch, undefined, () =>
         withinAll(lanes, COLUMN, indices, undefined, () => {
@@ -177,7 +177,7 @@ function createColumnSums(
         }
       },
       read(place, row, digit) {
-        const from = i32.add(at, place.affine(strip.strides)), i = row * activations.digits + digit;
+        const from = i32.add(at, place.affine(strides, groupBytes)), i = row * activations.digits + digit;
         const four = Array.from(
           { length: COLUMNS },
           (_, column) => b.let("sum", v128.load(from, VECTOR * (COLUMNS * i + column))),
@@ -187,17 +187,6 @@ function createColumnSums(
       end: () => ahead?.keep(at),
     };
   };
-}
-
-/** Where the sums of four columns lie: so many bytes for each index of some variables, and bytes from one index to the next. */
-function stripOf(extents: readonly number[], variables: readonly number[], each: number) {
-  const strides = extents.map(() => 0);
-  let bytes = each;
-  for (const variable of [...variables].reverse()) {
-    strides[variable] = bytes;
-    bytes *= extents[variable] ?? 1;
-  }
-  return { strides, bytes };
 }
 
 /** What a group adds, of its sums of integers. */
@@ -239,8 +228,8 @@ function createSums(
   const rows = contraction.extents[ROW] ?? 1, rowBytes = groupBytes * (strides[ROW] ?? 0), vectors = rows * digits;
   // Sums in 16 bits do not wait for long.
   const ways = code.fours && operand.length >= LONG ? Math.max(1, Math.floor(SUMS / (atOnce * vectors * parts))) : 1;
-  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, largest = largestOf(operand);
-  const several = (count: number) => Array.from({ length: count }, () => createByteSum(code, largest, pairs));
+  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, room = pairsInWord(largestOf(operand));
+  const several = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));
   const sums = Array.from(
     { length: atOnce },
     () => Array.from({ length: vectors }, () => Array.from({ length: parts }, () => several(ways))),
@@ -274,12 +263,8 @@ function createSums(
       const to = b.let("sums_at", at);
       columns.forEach((column, c) =>
         sums[c]?.forEach((own, i) => {
-          const [low, high] = own.map((parts) =>
-            parts.map(({ total }): Vector => total).reduce((x, y) => i32x4.add(x, y))
-          );
-          if (!low) throw new Error("Internal error: a sum has no parts");
-          const sum = high ? i32x4.add(low, i32x4.shl(high, PART_BITS)) : low;
-          b.emit(v128.store(to, sum, VECTOR * (COLUMNS * i + column)));
+          const sums = own.map((ways) => ways.map(({ total }): Vector => total).reduce((x, y) => i32x4.add(x, y)));
+          b.emit(v128.store(to, joinParts(sums), VECTOR * (COLUMNS * i + column)));
         })
       );
     },

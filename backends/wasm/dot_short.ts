@@ -7,7 +7,7 @@ import type { DotKernel } from "../kernel.ts";
 import type { Activations } from "./activations.ts";
 import { i32 } from "./assembler.ts";
 import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
-import { largestOf, partsOf, startOf } from "./code_sweep.ts";
+import { partsOf, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, ROW } from "./contraction.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
@@ -71,13 +71,7 @@ export function shortChunk(
         eachPanel((column, panel) =>
           withinAll(pair, COLUMN, [column, b.let("second", i32.add(column, 4))], 4, () => {
             const pointers = starts.map((start) => b.let("x", start));
-            const sums = product(code, pointers, panel, {
-              vectors: 2,
-              parts,
-              digits: 1,
-              fours,
-              largest: largestOf(operand),
-            });
+            const sums = product(code, pointers, panel, { vectors: 2, operand, digits: 1, fours });
             here.forEach((own, r) =>
               pair.forEach((open, v) =>
                 open.within(ROW, own, undefined, () => {
