@@ -5,8 +5,8 @@
  * (`activations.ts`), which takes two byte products where converting codes to f32 took four of f32 and more for the conversion.
  *
  * Four columns become one vector. They are used side by side where the activations then stay in registers for all of them, and the
- * next four are fetched meanwhile (`ahead.ts`). Where there are groups and several sums per column, each column is read from one end
- * to the other, and what its groups sum up to is kept in scratch memory: out of memory, that takes three quarters of the time.
+ * next four are fetched meanwhile (`ahead.ts`). Where their sums would leave the registers, each column is read from one end to the
+ * other, and what its groups sum up to is kept in scratch memory.
  */
 import type { DotKernel, Expr } from "../kernel.ts";
 import {
@@ -35,9 +35,11 @@ const COLUMNS = 4;
 const VECTOR = 16;
 /**
  * Elements of a sum from which on it is worth adding up parts, as many as keep so many sums up at one time: an instruction that adds
- * four products waits for the one before for some four cycles.
+ * four products waits for the one before for some four cycles, and machines start two in each.
  */
-const LONG = 512, SUMS = 4;
+const LONG = 512, SUMS = 8;
+/** Rows of codes this long are fetched by the machine itself, and those of eight columns would leave the first-level cache. */
+const AHEAD_BYTES = 4096;
 
 /** A product with a coded right operand. */
 export interface CodedProduct extends Arrangement {
@@ -108,11 +110,11 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
 const isWhole = ({ contraction, spec }: CodedProduct): boolean => contraction.scalar === "i32" && !spec.groups;
 
 /**
- * How many columns are used side by side. More than two sums of each, and those in 16 bits beside them, leave the registers; two of
- * each with groups would wait for memory a quarter of the time.
+ * How many columns are used side by side. More than two sums of each leave the registers; so do two of each and, where there are
+ * groups, those in 16 bits beside them.
  */
-const columnsAtOnce = (perColumn: number, grouped: boolean): number =>
-  perColumn === 1 || (perColumn === 2 && !grouped) ? COLUMNS : 1;
+const columnsAtOnce = (perColumn: number, grouped: boolean, fours: boolean): number =>
+  perColumn === 1 || (perColumn === 2 && (fours || !grouped)) ? COLUMNS : 1;
 
 /** Sums of integers of four columns, in scratch memory. */
 interface ColumnSums {
@@ -132,13 +134,14 @@ function createColumnSums(
 ): (batch: Index) => ColumnSums {
   const { b } = code, { contraction, operand } = product, { extents } = contraction, n = extents[COLUMN] ?? 1;
   const vectors = (extents[ROW] ?? 1) * activations.digits, outer = outerAxes(contraction), whole = isWhole(product);
-  const atOnce = columnsAtOnce(vectors * partsOf(operand), outer.length > 0);
+  const atOnce = columnsAtOnce(vectors * partsOf(operand), outer.length > 0, code.fours);
   const groups = whole ? [] : outer, strides = denseStrides(extents, groups), groupBytes = COLUMNS * vectors * VECTOR;
   const at = reserve(groups.reduce((bytes, axis) => bytes * (extents[axis] ?? 1), groupBytes));
   return (batch) => {
     const sums = createSums(product, activations, atOnce, code);
+    const rowBytes = outer.reduce((bytes, axis) => bytes * (extents[axis] ?? 1), operand.length * operand.bits / 8);
     // Whole turns are what a row takes, so that the last columns' lines end where the codes do.
-    const isAhead = atOnce === COLUMNS && n >= 2 * COLUMNS && operand.length % TURN === 0;
+    const isAhead = atOnce === COLUMNS && n >= 2 * COLUMNS && operand.length % TURN === 0 && rowBytes < AHEAD_BYTES;
     const ahead = isAhead ? createAhead(b) : undefined;
     /** Reads ahead from the column on that follows these ones, or from the last ones again. */
     const startAhead = (first: Index) => {
