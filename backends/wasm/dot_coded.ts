@@ -110,11 +110,13 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
 const isWhole = ({ contraction, spec }: CodedProduct): boolean => contraction.scalar === "i32" && !spec.groups;
 
 /**
- * How many columns are used side by side. More than two sums of each leave the registers; so do two of each and, where there are
- * groups, those in 16 bits beside them.
+ * How many columns are used side by side: as many as keep their sums in registers. Sums in 16 bits beside them take as many again, so
+ * that without an instruction for fours two sums of each are too many where there are groups.
  */
-const columnsAtOnce = (perColumn: number, grouped: boolean, fours: boolean): number =>
-  perColumn === 1 || (perColumn === 2 && (fours || !grouped)) ? COLUMNS : 1;
+function columnsAtOnce(perColumn: number, grouped: boolean, fours: boolean): number {
+  if (!fours) return perColumn === 1 || (perColumn === 2 && !grouped) ? COLUMNS : 1;
+  return [COLUMNS, COLUMNS / 2].find((columns) => columns * perColumn <= SUMS) ?? 1;
+}
 
 /** Sums of integers of four columns, in scratch memory. */
 interface ColumnSums {
