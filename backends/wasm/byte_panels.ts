@@ -1,7 +1,7 @@
 /** Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel. */
 import { type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
-import { joinParts, largestOf, partsOf, sweepCodes } from "./code_sweep.ts";
+import { sweepCodes, unpackingOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { transpose } from "./lanes.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";
@@ -36,15 +36,15 @@ export function pack(
   const { b } = code, width = 4 * lanes.length;
   for (let first = 0; first < lanes.length; first += 4) {
     const to = b.let("to", i32.add(panel, 4 * first));
-    sweepCodes(lanes.slice(first, first + 4), operand, to, 4 * width, (columns, at) => {
+    sweepCodes(lanes.slice(first, first + 4), operand, unpackingOf(operand), to, 4 * width, (columns, sixteens) => {
       const codes = columns.map((read) => read());
-      for (let part = 0; part < partsOf(operand); part++) {
-        const rows = transpose(b, codes.map((own) => b.let("codes", own[part] ?? i32x4.const(0))));
+      sixteens.forEach(({ at, part }, k) => {
+        const rows = transpose(b, codes.map((own) => b.let("codes", own[k] ?? i32x4.const(0))));
         rows.forEach((row, i) => {
           const offset = width * (4 * at + i + part * fours);
           b.emit(v128.store(to, row, { offset, align: 4 }));
         });
-      }
+      });
     });
   }
 }
@@ -65,9 +65,12 @@ export function product(
   panel: Index,
   { vectors, operand, digits, fours }: ProductOptions,
 ): Vector[][][] {
-  const { b } = code, right = b.let("right", panel), width = 16 * vectors, parts = partsOf(operand);
+  const { b } = code,
+    right = b.let("right", panel),
+    width = 16 * vectors,
+    { parts, largest, join } = unpackingOf(operand);
   const pairs = code.relaxed ? RELAXED_PAIRS : plainFours(b);
-  const room = code.relaxed ? pairsInWord(largestOf(operand)) : 1;
+  const room = code.relaxed ? pairsInWord(largest) : 1;
   const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));
   const sums = rows.map(() => Array.from({ length: digits }, () => zeros(vectors * parts)));
   // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours, and twice as many use more of 16 bits.
@@ -93,7 +96,7 @@ export function product(
   return sums.map((ofRow) =>
     Array.from({ length: vectors }, (_, v) =>
       ofRow.map((own) => {
-        const sum = joinParts(own.slice(v * parts, (v + 1) * parts).map(({ total }) => total));
+        const sum = join(own.slice(v * parts, (v + 1) * parts).map(({ total }) => total));
         return parts > 1 ? b.let("sum", sum) : sum;
       }))
   );

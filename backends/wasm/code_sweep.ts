@@ -1,41 +1,68 @@
 /** Reads the codes of several columns along the contracted axis, sixteen of each at a time. */
-import { i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
+import { type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { codesOfUnits, sixteenCodes } from "./codes.ts";
-import { packingOf, unitLength } from "./layout.ts";
+import { codesOfUnits, sixteenCodes, sixteenLanes } from "./codes.ts";
+import { unitLength } from "./layout.ts";
+import { codeOf, type Packing, packingOf, planeOf } from "./packing.ts";
 import { rowAndColumn, splitAccess } from "./loads.ts";
 import type { Index, Place, Vector } from "./place.ts";
 
 /** Elements of a turn that is written out: the codes of a wide unit of any width. */
 export const TURN = 128;
 
-/** Sixteen codes of a column as bytes below 128: of 8 bits, the lower four, then the higher. */
-export type Codes = readonly Vector[];
-
 /** Bits of a part of an 8-bit code: halves, whose products fit 16 bits for longest. */
 export const PART_BITS = 4;
 
-/** Byte vectors in `Codes`, each worth 2^`PART_BITS` of the one before. */
-export const partsOf = ({ bits }: CodedOperand): number => bits === 8 ? 2 : 1;
+/** How codes become bytes below 128, whose products are summed up by parts. */
+export interface Unpacking {
+  readonly parts: number;
+  /** The largest value of a byte. */
+  readonly largest: number;
+  /** A sum, of those of its parts. */
+  join(parts: readonly Vector[]): Vector;
+  /** Whether codes of two and three bits stay where they lie: those in a byte's upper half are a part of their own, worth 16 times. */
+  readonly inPlace: boolean;
+}
 
-/** The largest value of a byte of `Codes`. */
-export const largestOf = (operand: CodedOperand): number => 2 ** (partsOf(operand) > 1 ? PART_BITS : operand.bits) - 1;
-
-/** A sum of its parts. */
-export const joinParts = (parts: readonly Vector[]): Vector =>
-  parts.reduceRight((sum, part) => i32x4.add(part, i32x4.shl(sum, PART_BITS)));
+/** Codes as they are; 8 bits in two halves. */
+export function unpackingOf({ bits }: Pick<CodedOperand, "bits">): Unpacking {
+  if (bits < 8) return { parts: 1, largest: 2 ** bits - 1, join: ([sum = i32x4.const(0)]) => sum, inPlace: false };
+  const join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shl(high, PART_BITS));
+  return { parts: 2, largest: 2 ** PART_BITS - 1, join, inPlace: false };
+}
 
 /**
- * Calls `step` for every sixteen elements of the last contracted axis, with functions that read the codes of each place's column and
- * with the position of the elements: `at`, in sixteens, from the pointer `x` (moved by `xStep` bytes per sixteen) on; `last` where
- * what is written out ends.
+ * Codes of two and three bits without the shifts that bring them down from a byte's upper half: two sums instead of one, and larger
+ * bytes, which matters where sums are of 16 bits.
+ */
+export function unpackingInPlace({ bits }: Pick<CodedOperand, "bits">): Unpacking | undefined {
+  if (bits > 3) return undefined;
+  const join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shr_s(high, PART_BITS));
+  return { parts: 2, largest: (2 ** bits - 1) << PART_BITS, join, inPlace: true };
+}
+
+/** Where sixteen codes of a step belong. */
+export interface Sixteen {
+  /** Their elements, in sixteens from `x` on. */
+  readonly at: number;
+  readonly part: number;
+}
+
+/** The vectors of a column in a step. */
+type Codes = readonly Vector[];
+
+/**
+ * Goes through the elements of the last contracted axis, and calls `step` with functions that read some sixteens of each place's
+ * column, as bytes below 128, and with where these belong; `last` where what is written out ends. The pointer `x` is moved by `xStep`
+ * bytes per sixteen elements.
  */
 export function sweepCodes(
   places: readonly Place[],
   operand: CodedOperand,
+  { inPlace }: Unpacking,
   x: Local<"i32">,
   xStep: number,
-  step: (codes: readonly (() => Codes)[], at: number, last: boolean) => void,
+  step: (codes: readonly (() => Codes)[], sixteens: readonly Sixteen[], last: boolean) => void,
 ): void {
   const { layout, length, run, bits } = operand, [first] = places;
   if (!first) return;
@@ -67,7 +94,7 @@ export function sweepCodes(
       for (let k = 0; k < count; k++) {
         step(
           pointers.map((pointer) => () => bytePair(b.let("bytes", v128.load(pointer, { offset: 16 * k, align: 1 })))),
-          k,
+          [{ at: k, part: 0 }, { at: k, part: 1 }],
           k === count - 1,
         );
       }
@@ -88,9 +115,10 @@ export function sweepCodes(
       const unit = unitLength(bits, plane) / 16, sixteens = Math.min(left, units * unit);
       const perTurn = sixteens % (TURN / 16) === 0 ? TURN / 16 : Math.max(1, unit);
       const body = (count: number) => () => {
-        for (const [i, k] of inOrder(bits, plane, count).entries()) {
-          step(pointers.map((at) => () => [codesOfUnits(bits, plane, at, k)]), k, i === count - 1);
-        }
+        const reads = plane === 16 ? readsOfUnits(b, bits, count, inPlace) : readsOfNarrow(b, bits, plane, count);
+        reads.forEach(({ sixteens, read }, i) => {
+          step(pointers.map((at) => () => read(at)), sixteens, i === reads.length - 1);
+        });
       };
       turns(Math.floor(sixteens / perTurn), perTurn, pointers, 2 * bits * perTurn, body(perTurn));
       const rest = sixteens % perTurn;
@@ -105,7 +133,7 @@ export function sweepCodes(
       starts.map(({ column }, k) => () => [
         sixteenCodes(first, layout, rows[k] ?? i32.const(0), i32.add(column, i)),
       ]),
-      0,
+      [{ at: 0, part: 0 }],
       true,
     );
     b.set(x, i32.add(x, xStep));
@@ -120,15 +148,74 @@ export function startOf(place: Place, { buffer, access, layout }: CodedOperand):
   return rowAndColumn(place, buffer, split);
 }
 
-/** The sixteens of a turn by the last plane that they need, so that planes are read one after the other. */
-function inOrder(bits: number, plane: number, count: number): readonly number[] {
-  const { slots, planes } = packingOf(bits), perVector = 16 / plane;
-  const lastPlane = (k: number): number => {
-    const slot = (k + 1) * perVector - 1, unit = Math.floor(slot / slots.length);
-    return unit * planes + Math.max(...(slots[slot % slots.length] ?? []).map((piece) => piece.plane));
-  };
-  return Array.from({ length: count }, (_, k) => k).sort((x, y) => lastPlane(x) - lastPlane(y));
+/** Some sixteens that are read together. */
+interface Read {
+  readonly sixteens: readonly Sixteen[];
+  read(units: Index): Codes;
 }
+
+/** Reads of the first `count` sixteens of units with planes of a vector: of one unit after the other, of one plane after the other. */
+function readsOfUnits(b: FunctionBuilder, bits: number, count: number, inPlace: boolean): readonly Read[] {
+  const packing = packingOf(bits), { slots, planes } = packing, units = Math.ceil(count / slots.length);
+  return Array.from({ length: units }, (_, unit) => {
+    const readers = groupsOf(packing, inPlace).map((group) => readerOf(b, packing, group, 16 * unit * planes));
+    return readers.flatMap(({ sixteens, read }) => {
+      const moved = sixteens.map(({ at, part }) => ({ at: at + unit * slots.length, part }));
+      // The last units may be padding.
+      const own = moved.flatMap(({ at }, i) => at < count ? [i] : []);
+      const pick = <T>(all: readonly T[]): T[] => own.flatMap((i) => all[i] ?? []);
+      return own.length > 0 ? [{ sixteens: pick(moved), read: (at: Index) => pick(read(at)) }] : [];
+    });
+  }).flat();
+}
+
+/** Slots of a unit that are read together: those of a plane, as it is or shifted to the right by some bits, or one of pieces. */
+interface Group {
+  readonly slots: readonly number[];
+  readonly shifted: number;
+  readonly inPlace: boolean;
+}
+
+function groupsOf({ slots, planes, hasMean }: Packing, inPlace: boolean): readonly Group[] {
+  const groups = new Map<string, Group & { readonly slots: number[]; readonly last: number }>();
+  slots.forEach((pieces, slot) => {
+    const [piece] = pieces, plane = piece?.plane ?? 0, shifted = inPlace ? (piece?.shift ?? 0) % PART_BITS : 0;
+    // Loading a plane again costs less than keeping it; their mean does not.
+    const together = inPlace || (hasMean && plane === planes), key = together ? `plane ${plane} ${shifted}` : `${slot}`;
+    const last = Math.min(planes - 1, Math.max(...pieces.map((own) => own.plane)));
+    const group = groups.get(key) ?? { slots: [], shifted, inPlace, last };
+    group.slots.push(slot);
+    groups.set(key, group);
+  });
+  return [...groups.values()].sort((x, y) => x.last - y.last);
+}
+
+/** Reads a group of a unit, whose planes start at an offset. */
+function readerOf(b: FunctionBuilder, packing: Packing, { slots, shifted, inPlace }: Group, offset: number): Read {
+  const lanes = sixteenLanes(b), pieces = slots.map((slot) => packing.slots[slot] ?? []);
+  const isUpper = pieces.map(([piece]) => inPlace && (piece?.shift ?? 0) >= PART_BITS);
+  return {
+    sixteens: slots.map((at, i) => ({ at, part: isUpper[i] ? 1 : 0 })),
+    read(units) {
+      const load = (plane: number) => lanes.load(units, offset + 16 * plane);
+      if (slots.length === 1) return pieces.map((own) => codeOf(lanes, packing, own, load));
+      const plane = planeOf(lanes, packing, load, pieces[0]?.[0]?.plane ?? 0);
+      const bytes = lanes.keep(shifted > 0 ? lanes.shiftRight(plane, shifted) : plane), mask = 2 ** packing.bits - 1;
+      return pieces.map(([piece], i) => {
+        if (isUpper[i]) return lanes.mask(bytes, mask << PART_BITS);
+        const by = (piece?.shift ?? 0) - shifted;
+        return lanes.mask(by > 0 ? lanes.shiftRight(bytes, by) : bytes, mask);
+      });
+    },
+  };
+}
+
+/** Reads of sixteens that are several slots of a unit, or slots of several units. */
+const readsOfNarrow = (b: FunctionBuilder, bits: number, plane: number, count: number): readonly Read[] =>
+  Array.from(
+    { length: count },
+    (_, at) => ({ sixteens: [{ at, part: 0 }], read: (units) => [codesOfUnits(b, bits, plane, units, at)] }),
+  );
 
 const bytePair = (bytes: Vector): Codes => [
   v128.and(bytes, i8x16.const(2 ** PART_BITS - 1)),

@@ -1,57 +1,62 @@
 /** Reads packed codes (see `layout.ts`): sixteen or four neighbours, or any one. */
 import { call, type FunctionBuilder, i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
-import { type Layout, packingOf, type Piece, regionsOf, unitLength } from "./layout.ts";
+import { type Layout, regionsOf, unitLength } from "./layout.ts";
+import { type ByteOps, codeOf, packingOf } from "./packing.ts";
 import type { Bound, Index, Place, Vector } from "./place.ts";
 
 /** How to compute with sixteen codes, four, or one: in a vector, a word, a byte. */
-interface Lanes<T extends Vector | Index> {
+interface Lanes<T extends Vector | Index> extends ByteOps<T> {
   /** Bytes of the plane at an address. */
   readonly load: (at: Index, offset: number) => T;
   readonly shiftRight: (x: T, count: number | Index) => T;
-  readonly shiftLeft: (x: T, count: number) => T;
-  /** `byte & mask`, for every byte. */
-  readonly mask: (x: T, mask: number) => T;
-  readonly or: (x: T, y: T) => T;
 }
 
-const SIXTEEN: Lanes<Vector> = {
+export const sixteenLanes = (b: FunctionBuilder): Lanes<Vector> => ({
   load: (at, offset) => v128.load(at, { offset, align: 1 }),
-  shiftRight: i16x8.shr_u,
-  shiftLeft: i16x8.shl,
-  mask: (x, mask) => v128.and(x, i8x16.const(mask)),
+  zero: i8x16.const(0),
+  keep: (x) => b.let("bytes", x),
+  add: i8x16.add,
+  sub: i8x16.sub,
+  mean: i8x16.avgr_u,
   or: v128.or,
-};
-const FOUR: Lanes<Index> = {
-  load: (at, offset) => i32.load(at, { offset, align: 1 }),
-  shiftRight: i32.shr_u,
-  shiftLeft: i32.shl,
-  mask: (x, mask) => i32.and(x, mask * 0x01010101),
+  mask: (x, mask) => v128.and(x, i8x16.const(mask << 24 >> 24)),
+  shiftLeft: i16x8.shl,
+  shiftRight: i16x8.shr_u,
+});
+export const oneLane = (b: FunctionBuilder): Lanes<Index> => ({
+  load: (at, offset) => i32.load8_u(at, offset),
+  zero: i32.const(0),
+  keep: (x) => b.let("byte", x),
+  add: i32.add,
+  sub: i32.sub,
+  mean: (x, y) => i32.shr_u(i32.add(i32.add(x, y), 1), 1),
   or: i32.or,
-};
-const ONE: Lanes<Index> = { ...FOUR, load: (at, offset) => i32.load8_u(at, offset), mask: i32.and };
-
-/** The codes of a slot, one per byte. `load` gives the bytes of a plane. */
-function join<T extends Vector | Index>(
-  { shiftLeft, shiftRight, mask, or }: Lanes<T>,
-  slot: readonly Piece[],
-  load: (plane: number) => T,
-): T {
-  return slot.map(({ plane, shift, bits, low }) => {
-    const bytes = load(plane), by = shift - low;
-    return mask(by > 0 ? shiftRight(bytes, by) : by < 0 ? shiftLeft(bytes, -by) : bytes, (2 ** bits - 1) << low);
-  }).reduce((x, y) => or(x, y));
-}
+  mask: i32.and,
+  shiftLeft: i32.shl,
+  shiftRight: i32.shr_u,
+});
+/** Four bytes of a word; without sums, which would carry from one into the next. */
+const fourLanes = (b: FunctionBuilder): Lanes<Index> => ({
+  ...oneLane(b),
+  load: (at, offset) => i32.load(at, { offset, align: 1 }),
+  mean(x, y) {
+    const [left, right] = [b.let("bytes", x), b.let("bytes", y)];
+    return i32.sub(i32.or(left, right), i32.and(i32.shr_u(i32.xor(left, right), 1), 0x7f7f7f7f));
+  },
+  mask: (x, mask) => i32.and(x, mask * 0x01010101),
+});
 
 /**
  * Codes 16·i … 16·i+15 of units with planes of `plane` bytes at an address, one per byte. Narrow planes are repeated in a vector,
  * of which each slot then gives a part.
  */
-export function codesOfUnits(bits: number, plane: number, units: Index, i: number): Vector {
-  const { slots, planes } = packingOf(bits), perVector = 16 / plane;
+export function codesOfUnits(b: FunctionBuilder, bits: number, plane: number, units: Index, i: number): Vector {
+  const packing = packingOf(bits), { slots, planes } = packing, perVector = 16 / plane, lanes = sixteenLanes(b);
   const read = plane === 16 ? v128.load : plane === 8 ? v128.load64_splat : v128.load32_splat;
   const parts = Array.from({ length: perVector }, (_, part) => {
     const slot = i * perVector + part, unit = Math.floor(slot / slots.length) * planes * plane;
-    return join(SIXTEEN, slots[slot % slots.length] ?? [], (p) => read(units, { offset: unit + plane * p, align: 1 }));
+    const load = (p: number) => read(units, { offset: unit + plane * p, align: 1 });
+    return codeOf(lanes, packing, slots[slot % slots.length] ?? [], load);
   });
   return parts.reduce((codes, own, part) =>
     i8x16.shuffle(codes, own, Array.from({ length: 16 }, (_, byte) => byte < part * plane ? byte : 16 + byte))
@@ -66,14 +71,14 @@ function anySlot<T extends Vector | Index>(
   { at, slot, stride }: { readonly at: Index; readonly slot: Local<"i32">; readonly stride: number },
   use: (codes: T) => void,
 ): void {
-  const { slots, whole } = packingOf(bits), perPlane = Math.floor(8 / bits);
+  const packing = packingOf(bits), { slots, whole, planes, step } = packing, perPlane = whole / planes;
   const wholeCode = () => {
-    const plane = i32.shr_u(slot, Math.log2(perPlane)), shift = i32.mul(i32.and(slot, perPlane - 1), bits);
+    const plane = i32.shr_u(slot, Math.log2(perPlane)), shift = i32.mul(i32.and(slot, perPlane - 1), step);
     const bytes = lanes.load(i32.add(at, i32.mul(plane, stride)), 0);
     use(lanes.mask(perPlane === 1 ? bytes : lanes.shiftRight(bytes, shift), 2 ** bits - 1));
   };
   slots.slice(whole).reduce<() => void>((otherwise, pieces, i) => () => {
-    const joined = () => use(join(lanes, pieces, (plane) => lanes.load(at, plane * stride)));
+    const joined = () => use(codeOf(lanes, packing, pieces, (plane) => lanes.load(at, plane * stride)));
     b.if(i32.eq(slot, whole + i), joined, otherwise);
   }, wholeCode)();
 }
@@ -110,11 +115,11 @@ export function sixteenCodes({ code: { b, module } }: Place, layout: Layout, row
   const read = (f: FunctionBuilder, from: Index, position: Index): Vector => {
     const codes = f.local("codes", "v128");
     locate(f, layout, from, position, ({ at, slot, stride }) => {
-      if (stride === 16) return anySlot(f, SIXTEEN, bits, { at, slot, stride }, (value) => f.set(codes, value));
+      if (stride === 16) return anySlot(f, sixteenLanes(f), bits, { at, slot, stride }, (value) => f.set(codes, value));
       // Sixteen columns are several slots of a unit, or the slots of several units.
       const vectors = Math.max(1, unitLength(bits, stride) / 16);
       Array.from({ length: vectors }, (_, i) => i).reduce<() => void>((otherwise, i) => () => {
-        const use = () => f.set(codes, codesOfUnits(bits, stride, at, i));
+        const use = () => f.set(codes, codesOfUnits(f, bits, stride, at, i));
         if (vectors === 1) use();
         else f.if(i32.eq(slot, i * 16 / stride), use, otherwise);
       }, () => f.trap())();
@@ -142,8 +147,7 @@ const fourCodesFunction = (module: Place["code"]["module"], layout: Layout) =>
       module.func(`four_u${layout.bits}_of_${layout.columns}`, { row: "i32", column: "i32" }, "i32", (f, p) => {
         const codes = f.local("codes", "i32");
         locate(f, layout, p.row, p.column, (where) =>
-          anySlot(f, FOUR, layout.bits, where, (value) =>
-            f.set(codes, value)));
+          anySlot(f, fourLanes(f), layout.bits, where, (value) => f.set(codes, value)));
         return codes;
       }),
   );
@@ -162,7 +166,7 @@ export function oneCode({ code: { module } }: Place, { layout, base }: Bound, el
         const code = f.local("code", "i32");
         const row = f.let("row", i32.add(p.base, i32.mul(i32.div_u(p.element, columns), rowBytes)));
         locate(f, layout, row, i32.rem_u(p.element, columns), (where) =>
-          anySlot(f, ONE, bits, where, (value) =>
+          anySlot(f, oneLane(f), bits, where, (value) =>
             f.set(code, value)));
         return code;
       }),

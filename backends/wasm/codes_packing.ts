@@ -1,7 +1,8 @@
 /** Writes packed codes (see `layout.ts`): runs of units from bytes, or any one code among others. */
-import { call, i16x8, i32, i8x16, type ModuleBuilder, v128 } from "./assembler.ts";
-import { locate } from "./codes.ts";
-import { type Layout, packingOf, type Region, regionsOf, unitLength } from "./layout.ts";
+import { call, type FunctionBuilder, i32, type Local, type ModuleBuilder, select, v128 } from "./assembler.ts";
+import { locate, oneLane, sixteenLanes } from "./codes.ts";
+import { type Layout, type Region, regionsOf, unitLength } from "./layout.ts";
+import { codeOf, packingOf, planesOf } from "./packing.ts";
 import type { Bound, Index, Place } from "./place.ts";
 
 /** Units that follow each other in a packed row, from the start of one on. */
@@ -37,26 +38,19 @@ export function packRun({ code: { b, module } }: Place, { bits }: Layout, run: R
 
 /** A function that packs units of one size. */
 function packFunction(module: ModuleBuilder, bits: number, plane: Region["plane"]) {
-  const { planes, slots } = packingOf(bits);
+  const packing = packingOf(bits), { planes, slots } = packing;
   return module.helper(
     `pack_u${bits}_${plane}`,
     () =>
       module.func(`pack_u${bits}_planes_of_${plane}`, { from: "i32", to: "i32", units: "i32" }, (b, p) => {
         const load = plane === 16 ? v128.load : plane === 8 ? v128.load64_zero : v128.load32_zero;
         b.for("unit", 0, p.units, 1, () => {
-          for (let own = 0; own < planes; own++) {
-            const parts = slots.flatMap((pieces, slot) =>
-              pieces.filter((piece) => piece.plane === own).map(({ low, shift, bits: taken }) => {
-                const codes = load(p.from, { offset: plane * slot, align: 1 }), by = shift - low;
-                const moved = by > 0 ? i16x8.shl(codes, by) : by < 0 ? i16x8.shr_u(codes, -by) : codes;
-                return v128.and(moved, i8x16.const(((2 ** taken - 1) << shift) << 24 >> 24));
-              })
-            );
-            const bytes = parts.reduce((sum, part) => v128.or(sum, part)),
-              at = { offset: plane * own, align: 1 } as const;
+          const codes = slots.map((_, slot) => b.let("codes", load(p.from, { offset: plane * slot, align: 1 })));
+          planesOf(sixteenLanes(b), packing, codes).forEach((bytes, own) => {
+            const at = { offset: plane * own, align: 1 } as const;
             if (plane === 16) b.emit(v128.store(p.to, bytes, at));
             else b.emit((plane === 8 ? v128.store64_lane : v128.store32_lane)(p.to, bytes, 0, at));
-          }
+          });
           b.set(p.from, i32.add(p.from, plane * slots.length));
           b.set(p.to, i32.add(p.to, plane * planes));
         });
@@ -73,17 +67,36 @@ export function storeCode({ code: { b, module } }: Place, { layout, base }: Boun
       module.func(`insert_u${bits}_rows_of_${columns}`, { base: "i32", element: "i32", code: "i32" }, (f, p) => {
         const row = f.let("row", i32.add(p.base, i32.mul(i32.div_u(p.element, columns), rowBytes)));
         locate(f, layout, row, i32.rem_u(p.element, columns), ({ at, slot, stride }) =>
-          packingOf(bits).slots.forEach((pieces, s) =>
-            f.if(i32.eq(slot, s), () => {
-              for (const { plane, shift, bits: taken, low } of pieces) {
-                const mask = (2 ** taken - 1) << shift;
-                const others = i32.and(i32.load8_u(at, plane * stride), 0xff ^ mask);
-                const own = i32.and(i32.shl(i32.shr_u(p.code, low), shift), mask);
-                f.emit(i32.store8(at, i32.or(others, own), plane * stride));
-              }
-            })
-          ));
+          insertCode(f, bits, { at, stride }, slot, p.code));
       }),
   );
   b.emit(call(insert, { base, element, code }));
+}
+
+/** Writes the code of a slot, one of those of some bytes. */
+function insertCode(
+  f: FunctionBuilder,
+  bits: number,
+  { at, stride }: { readonly at: Index; readonly stride: number },
+  slot: Local<"i32">,
+  code: Index,
+): void {
+  const packing = packingOf(bits), lane = oneLane(f), load = (plane: number) => lane.load(at, plane * stride);
+  const store = (plane: number, bytes: Index) => f.emit(i32.store8(at, bytes, plane * stride));
+  if (packing.hasMean) {
+    // A code of one plane shows in the mean of all of them, so that the spare bits of each may change.
+    const codes = packing.slots.map((pieces, s) => {
+      const own = f.let("code", codeOf(lane, packing, pieces, load));
+      return select(i32.eq(slot, s), code, own);
+    });
+    return planesOf(lane, packing, codes).forEach((bytes, plane) => store(plane, bytes));
+  }
+  packing.slots.forEach((pieces, s) =>
+    f.if(i32.eq(slot, s), () => {
+      for (const { plane, shift, bits: taken, low } of pieces) {
+        const mask = (2 ** taken - 1) << shift, others = i32.and(load(plane), 0xff ^ mask);
+        store(plane, i32.or(others, i32.and(i32.shl(i32.shr_u(code, low), shift), mask)));
+      }
+    })
+  );
 }

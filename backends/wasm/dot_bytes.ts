@@ -8,7 +8,7 @@ import type { Access, DotKernel } from "../kernel.ts";
 import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
 import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
-import { partsOf, startOf } from "./code_sweep.ts";
+import { startOf, unpackingOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
 import { groupTerm, scaledSums } from "./dot_coded.ts";
@@ -31,7 +31,7 @@ export function byteChunk(
   { rows, columns }: ChunkSize,
 ): (index: Index) => void {
   const { code, prepared, reserve } = emitter, { b } = code, { extents } = contraction, [, m = 1, n = 1] = extents;
-  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), parts = partsOf(operand);
+  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), { parts } = unpackingOf(operand);
   const outer = outerAxes(contraction);
   const activations = activationsOf(contraction), { digits } = activations;
   const fours = activations.groupBytes / (4 * digits);

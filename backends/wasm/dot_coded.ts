@@ -20,7 +20,7 @@ import {
 import { f32x4, i16x8, i32, i32x4, v128 } from "./assembler.ts";
 import { type Ahead, createAhead } from "./ahead.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
-import { joinParts, largestOf, partsOf, startOf, sweepCodes, TURN } from "./code_sweep.ts";
+import { startOf, sweepCodes, TURN, type Unpacking, unpackingInPlace, unpackingOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, outerAxes, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
@@ -109,6 +109,10 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
 /** Whether sums over all of the contracted axes are one integer. */
 const isWhole = ({ contraction, spec }: CodedProduct): boolean => contraction.scalar === "i32" && !spec.groups;
 
+/** Codes stay in place where an instruction adds fours, and where then four columns' sums fit registers. */
+const unpackingFor = (operand: CodedOperand, vectors: number, fours: boolean): Unpacking =>
+  (fours && vectors === 1 ? unpackingInPlace(operand) : undefined) ?? unpackingOf(operand);
+
 /**
  * How many columns are used side by side: as many as keep their sums in registers. Sums in 16 bits beside them take as many again, so
  * that without an instruction for fours two sums of each are too many where there are groups.
@@ -136,11 +140,12 @@ function createColumnSums(
 ): (batch: Index) => ColumnSums {
   const { b } = code, { contraction, operand } = product, { extents } = contraction, n = extents[COLUMN] ?? 1;
   const vectors = (extents[ROW] ?? 1) * activations.digits, outer = outerAxes(contraction), whole = isWhole(product);
-  const atOnce = columnsAtOnce(vectors * partsOf(operand), outer.length > 0, code.fours);
+  const unpacking = unpackingFor(operand, vectors, code.fours);
+  const atOnce = columnsAtOnce(vectors * unpacking.parts, outer.length > 0, code.fours);
   const groups = whole ? [] : outer, strides = denseStrides(extents, groups), groupBytes = COLUMNS * vectors * VECTOR;
   const at = reserve(groups.reduce((bytes, axis) => bytes * (extents[axis] ?? 1), groupBytes));
   return (batch) => {
-    const sums = createSums(product, activations, atOnce, code);
+    const sums = createSums(product, activations, unpacking, atOnce, code);
     const rowBytes = outer.reduce((bytes, axis) => bytes * (extents[axis] ?? 1), operand.length * operand.bits / 8);
     // Whole turns are what a row takes, so that the last columns' lines end where the codes do.
     const isAhead = atOnce === COLUMNS && n >= 2 * COLUMNS && operand.length % TURN === 0 && rowBytes < AHEAD_BYTES;
@@ -226,14 +231,15 @@ interface Sums {
 function createSums(
   { operand, contraction }: CodedProduct,
   activations: Activations,
+  unpacking: Unpacking,
   atOnce: number,
   code: KernelCode,
 ): Sums {
-  const { b } = code, { digits, groupBytes, strides } = activations, parts = partsOf(operand);
+  const { b } = code, { digits, groupBytes, strides } = activations, { parts, largest, join } = unpacking;
   const rows = contraction.extents[ROW] ?? 1, rowBytes = groupBytes * (strides[ROW] ?? 0), vectors = rows * digits;
   // Sums in 16 bits do not wait for long.
   const ways = code.fours && operand.length >= LONG ? Math.max(1, Math.floor(SUMS / (atOnce * vectors * parts))) : 1;
-  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, room = pairsInWord(largestOf(operand));
+  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, room = pairsInWord(largest);
   const several = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));
   const sums = Array.from(
     { length: atOnce },
@@ -245,19 +251,24 @@ function createSums(
     add(columns, x, ahead) {
       const pointer = b.let("x", x);
       let way = 0, count = 0;
-      sweepCodes(columns, operand, pointer, VECTOR * digits, (codes, at, last) => {
+      sweepCodes(columns, operand, unpacking, pointer, VECTOR * digits, (codes, sixteens, last) => {
         way = (way + 1) % ways;
-        const xs = Array.from({ length: vectors }, (_, i) => {
-          const offset = Math.floor(i / digits) * rowBytes + VECTOR * (at * digits + i % digits);
-          return b.let("x", v128.load(pointer, { offset, align: 1 }));
+        const ats = new Set(sixteens.map(({ at }) => at));
+        const xs = new Map(Array.from(ats, (at) => [
+          at,
+          Array.from({ length: vectors }, (_, i) => {
+            const offset = Math.floor(i / digits) * rowBytes + VECTOR * (at * digits + i % digits);
+            return b.let("x", v128.load(pointer, { offset, align: 1 }));
+          }),
+        ]));
+        codes.forEach((read, column) => {
+          const bytes = read();
+          sixteens.forEach(({ at, part }, k) => {
+            const own = b.let("codes", bytes[k] ?? i32x4.const(0));
+            xs.get(at)?.forEach((value, i) => sums[column]?.[i]?.[part]?.[way]?.add(value, own));
+          });
         });
-        codes.forEach((read, column) =>
-          read().forEach((codeBytes, part) => {
-            const own = b.let("codes", codeBytes);
-            xs.forEach((value, i) => sums[column]?.[i]?.[part]?.[way]?.add(value, own));
-          })
-        );
-        count++;
+        count += ats.size;
         if (!last) return;
         all.forEach((sum) => sum.finish());
         ahead?.step(columns.length * count * 16 * operand.bits / 8);
@@ -269,7 +280,7 @@ function createSums(
       columns.forEach((column, c) =>
         sums[c]?.forEach((own, i) => {
           const sums = own.map((ways) => ways.map(({ total }): Vector => total).reduce((x, y) => i32x4.add(x, y)));
-          b.emit(v128.store(to, joinParts(sums), VECTOR * (COLUMNS * i + column)));
+          b.emit(v128.store(to, join(sums), VECTOR * (COLUMNS * i + column)));
         })
       );
     },

@@ -7,7 +7,7 @@ import type { DotKernel } from "../kernel.ts";
 import type { Activations } from "./activations.ts";
 import { i32 } from "./assembler.ts";
 import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
-import { partsOf, startOf } from "./code_sweep.ts";
+import { startOf, unpackingOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, ROW } from "./contraction.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
@@ -41,7 +41,7 @@ export function shortChunk(
   { contraction: { extents }, stores, spec, operand, activations, columns, rows }: ShortChunk,
   { code, reserve }: Emitter,
 ): (batch: Index, rowRange: Range, columnRange: Range) => void {
-  const { b } = code, parts = partsOf(operand), fours = activations.groupBytes / 4, m = extents[ROW] ?? 1;
+  const { b } = code, { parts } = unpackingOf(operand), fours = activations.groupBytes / 4, m = extents[ROW] ?? 1;
   const panelBytes = PANEL_COLUMNS * 4 * fours * parts,
     panels = reserve(panelBytes * Math.ceil(columns / PANEL_COLUMNS));
   const atOnce = Math.min(rowsAtOnce(m), sumsAtOnce(code) / (2 * parts));

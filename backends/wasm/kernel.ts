@@ -27,6 +27,12 @@ export interface GeneratedKernel {
   readonly walks: ReadonlyMap<number, Walk>;
 }
 
+/**
+ * Pages that memories have at least. Where engines check addresses by instructions, as Deno's does, they check offsets within these
+ * pages once less.
+ */
+const PAGES = 1;
+
 /** How to generate. */
 export interface GenerateOptions {
   /** Whether multiply-add in one instruction is available. */
@@ -52,7 +58,7 @@ type Built = Omit<GeneratedKernel, "name" | "bytes"> & { readonly module: Module
 
 function build(spec: KernelSpec, { relaxed, fours = relaxed, shared, small = 2048 }: GenerateOptions): Built {
   const module = createModule({ comment: header(spec) });
-  module.memory("memory", { shared });
+  module.memory("memory", { shared, minimum: PAGES });
   const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [], walks = new Map<number, Walk>();
   const names = spec.buffers.map(({ name }, i) => `${name}_${i}`);
   const tableNames = Array.from({ length: TABLES }, (_, i) => `table_${i}`);

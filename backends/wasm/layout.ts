@@ -1,20 +1,16 @@
 /**
  * How tensors lie in memory. Words of 4 bytes (f32, i32, truth values as 0 and 1), halves of 2, bytes (8-bit codes and all signed
- * codes), and for u2 … u7 units of planes, made so that few shifts and masks give sixteen neighbouring codes as bytes.
+ * codes), and for u2 … u7 units of planes (`packing.ts`), made so that few instructions give sixteen neighbouring codes as bytes.
  *
- * A unit is the least number of bytes that codes of b bits fill exactly: b/gcd(8,b) of them, called planes, hold 8/gcd(8,b) codes,
- * called slots. Every plane holds whole codes in its low bits; the bits left over at the planes' tops make up the remaining slots
- * (`packingOf`). A unit with planes of w bytes repeats that w times, side by side: plane p has bytes w·p … w·p+w-1, and byte i of
- * slot s is element w·s + i of the unit. A row of the last axis is units with planes of 16 bytes, as many as fit, then of 8, then
- * of 4 up to the next multiple of 32 elements. So a row has exactly b bits per element, but for that padding.
- *
- * Why not one plane per power of two (3 = 2 + 1 bits): sixteen 3-bit codes took 7.5 instructions there and take 3.3 here, which
- * made a product of 4096 by 4096 with 3-bit weights 1.5 times as slow as with 4 bits.
+ * A unit with planes of w bytes is w units side by side: plane p has bytes w·p … w·p+w-1, and byte i of slot s is element w·s + i of
+ * the unit. A row of the last axis is units with planes of 16 bytes, as many as fit, then of 8, then of 4 up to the next multiple of
+ * 32 elements. So a row has exactly b bits per element, but for that padding.
  */
 import type { HostArray } from "../backend.ts";
 import { memoOf } from "../../ir/memo.ts";
 import { halfBits, halfValue } from "../../ir/numerics.ts";
 import { spreadTwos, TWOS_PER_BYTE } from "../stored.ts";
+import { type ByteOps, codeOf, packingOf, type Piece, spareBits } from "./packing.ts";
 import { bitsOf, concreteShape, type DType, isNarrow, sizeOf, type TensorType } from "../../ir/types.ts";
 
 /** Packed rows are padded to a multiple of this many elements. */
@@ -25,23 +21,6 @@ export const PLANES = [16, 8, 4] as const;
 export const SLACK = 64;
 /** Every buffer starts at a multiple of this many bytes. */
 export const ALIGNMENT = 64;
-
-/** Some bits of a code: `(byte of plane >> shift) & (2^bits - 1)`, worth 2^low and up. */
-export interface Piece {
-  readonly plane: number;
-  readonly shift: number;
-  readonly bits: number;
-  readonly low: number;
-}
-
-/** How codes of one width lie in a unit. */
-export interface Packing {
-  readonly bits: number;
-  readonly planes: number;
-  /** The pieces of each slot's code. The first `whole` slots have one each, the same number of them in every plane. */
-  readonly slots: readonly (readonly Piece[])[];
-  readonly whole: number;
-}
 
 /** Where the elements of a tensor lie. */
 export interface Layout {
@@ -59,30 +38,6 @@ export interface Layout {
   readonly rowBytes: number;
   /** Bytes of the tensor, without slack. */
   readonly bytes: number;
-}
-
-const packings = new Map<number, Packing>();
-
-/** The packing of a width of 2 to 7 bits. */
-export function packingOf(bits: number): Packing {
-  const known = packings.get(bits);
-  if (known) return known;
-  const step = bits % 2 === 1 ? 1 : bits % 4 === 2 ? 2 : 4, planes = bits / step, perPlane = Math.floor(8 / bits);
-  const slots: Piece[][] = Array.from(
-    { length: planes * perPlane },
-    (_, s) => [{ plane: Math.floor(s / perPlane), shift: s % perPlane * bits, bits, low: 0 }],
-  );
-  const whole = slots.length, used = perPlane * bits;
-  for (let bit = 0; bit < planes * (8 - used);) {
-    const plane = Math.floor(bit / (8 - used)), shift = used + bit % (8 - used), low = bit % bits;
-    const taken = Math.min(8 - shift, bits - low), piece = { plane, shift, bits: taken, low };
-    if (low === 0) slots.push([piece]);
-    else slots.at(-1)?.push(piece);
-    bit += taken;
-  }
-  const packing = { bits, planes, slots, whole };
-  packings.set(bits, packing);
-  return packing;
 }
 
 /** Units of one size that follow each other in a row. */
@@ -213,6 +168,7 @@ function eachSlot(
 
 function pack(layout: Layout, values: ArrayLike<number>, bytes: Uint8Array): void {
   bytes.fill(0);
+  if (packingOf(layout.bits).hasMean) return packMeans(layout, values, bytes);
   eachSlot(layout, (element, slot, unit, stride, count) => {
     for (const { plane, shift, bits, low } of slot) {
       const mask = (1 << bits) - 1, at = unit + plane * stride;
@@ -221,6 +177,41 @@ function pack(layout: Layout, values: ArrayLike<number>, bytes: Uint8Array): voi
       }
     }
   });
+}
+
+/** `planesOf` of all units, without an array for each of their bytes: sessions read adapters so at every switch. */
+function packMeans({ rows, columns, rowBytes, bits }: Layout, values: ArrayLike<number>, bytes: Uint8Array): void {
+  const packing = packingOf(bits), { planes, slots, whole, step } = packing, perPlane = whole / planes;
+  const codes = new Uint8Array(slots.length), top = 2 ** bits - 1;
+  const spare = Uint8Array.from({ length: planes }, (_, p) => spareBits(packing, p));
+  for (let row = 0; row < rows; row++) {
+    for (const { plane: stride, start, units } of regionsOf(columns, bits)) {
+      for (let unit = 0; unit < units; unit++) {
+        const column = start + unit * slots.length * stride, at = row * rowBytes + column * bits / 8;
+        for (let i = 0; i < stride; i++) {
+          for (let s = 0, c = column + i; s < codes.length; s++, c += stride) {
+            codes[s] = c < columns ? values[row * columns + c] as number : 0;
+          }
+          let mean = 0, missing = 0;
+          for (let p = planes - 1; p >= 0; p--) {
+            let byte = 0;
+            for (let f = 0; f < perPlane; f++) byte |= (codes[p * perPlane + f] as number) << f * step;
+            bytes[at + p * stride + i] = byte;
+            mean = (byte + mean + 1) >> 1;
+          }
+          for (let f = 0; f < perPlane; f++) {
+            const own = (((codes[whole + f] as number) - (mean >> f * step)) & top) << f * step;
+            mean += own;
+            missing |= own;
+          }
+          for (let p = 0; p < planes; p++) {
+            const spared = (missing & (spare[p] as number)) << p + 1, to = at + p * stride + i;
+            bytes[to] = (bytes[to] as number) | spared;
+          }
+        }
+      }
+    }
+  }
 }
 
 /** Codes of two bits as files hold them, four to a byte. A unit has four slots, whose codes are neighbours there. */
@@ -237,14 +228,24 @@ function packTwos({ rows, columns, rowBytes }: Layout, stored: Uint8Array, words
   }
 }
 
+/** Single bytes. */
+const BYTES: ByteOps<number> = {
+  zero: 0,
+  keep: (x) => x,
+  add: (x, y) => x + y,
+  sub: (x, y) => x - y,
+  mean: (x, y) => (x + y + 1) >> 1,
+  or: (x, y) => x | y,
+  mask: (x, mask) => x & mask,
+  shiftLeft: (x, count) => x << count,
+  shiftRight: (x, count) => x >> count,
+};
+
 function unpack(layout: Layout, bytes: Uint8Array): Int32Array {
-  const values = new Int32Array(layout.rows * layout.columns);
+  const values = new Int32Array(layout.rows * layout.columns), packing = packingOf(layout.bits);
   eachSlot(layout, (element, slot, unit, stride, count) => {
-    for (const { plane, shift, bits, low } of slot) {
-      const mask = (1 << bits) - 1, at = unit + plane * stride;
-      for (let i = 0; i < count; i++) {
-        values[element + i] = (values[element + i] ?? 0) | ((bytes[at + i] ?? 0) >> shift & mask) << low;
-      }
+    for (let i = 0; i < count; i++) {
+      values[element + i] = codeOf(BYTES, packing, slot, (plane) => bytes[unit + plane * stride + i] ?? 0);
     }
   });
   return values;

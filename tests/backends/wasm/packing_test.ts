@@ -68,15 +68,15 @@ Deno.test("encode() lays codes in slots of planes, sixteen elements side by side
     encode(type, values, memory, 0);
     return [...new Uint8Array(memory, 0, layoutOf(type).bytes).entries()].filter(([, byte]) => byte !== 0);
   };
-  // Slots 0 … 5 are bits 0 … 2 and 3 … 5 of planes 0 … 2; slot 6 has bits 6 and 7 of plane 0 and bit 6 of plane 1; slot 7 the rest.
-  assertEquals(bytesWith(128, 5, 7), [[5, 7]]);
-  assertEquals(bytesWith(128, 3 * 16 + 1, 5), [[16 + 1, 5 << 3]]);
-  assertEquals(bytesWith(128, 6 * 16 + 2, 6), [[2, 2 << 6], [16 + 2, 1 << 6]]);
-  assertEquals(bytesWith(128, 7 * 16 + 15, 3), [[16 + 15, 1 << 7], [32 + 15, 1 << 6]]);
+  // Slots 6 and 7 are what the mean of three planes shows in bits 0 … 2 and 4 … 6, where spare bits halve once, twice, three times.
+  assertEquals(bytesWith(128, 6 * 16 + 2, 6), [[2, 1 << 3], [16 + 2, 1 << 3]]);
+  assertEquals(bytesWith(128, 7 * 16 + 15, 3), [[16 + 15, 1 << 7], [32 + 15, 1 << 7]]);
+  // Slots 0 … 5 lie in those bits of planes; half of 7, rounded up, and the spare bit's 4 make 8, which no slot of the mean shows.
+  assertEquals(bytesWith(128, 5, 7), [[5, 7 | 1 << 3]]);
   // Columns 128 … 191: planes of eight bytes.
-  assertEquals(bytesWith(192, 128 + 3 * 8 + 1, 5), [[48 + 8 + 1, 5 << 3]]);
+  assertEquals(bytesWith(192, 128 + 6 * 8 + 1, 5), [[48 + 1, 1 << 3], [48 + 16 + 1, 1 << 3]]);
   // The last 32 of 160 columns: planes of four bytes.
-  assertEquals(bytesWith(160, 128 + 3 * 4 + 1, 5), [[48 + 4 + 1, 5 << 3]]);
+  assertEquals(bytesWith(160, 128 + 6 * 4 + 1, 5), [[48 + 1, 1 << 3], [48 + 8 + 1, 1 << 3]]);
 });
 
 /** A kernel that copies a tensor, element by element, through the given order of its axes. */
