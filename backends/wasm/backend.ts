@@ -14,7 +14,7 @@ import { planMemory } from "../plan.ts";
 import { lowerGraph } from "../regions/lower.ts";
 import type { LoweredProgram, LoweredValue } from "../regions/program.ts";
 import { checkStored } from "../stored.ts";
-import { addsFoursOfBytes, probeFeatures } from "./assembler.ts";
+import { probeByteProducts, probeFeatures } from "./assembler.ts";
 import { placeBarriers } from "./barriers.ts";
 import { ENTRY, type Table, TABLES } from "./emitter.ts";
 import { entriesOf, type Entry, homeOf, rangesOf, touchesOf, touchesTogether } from "./entries.ts";
@@ -130,15 +130,16 @@ export function openWasm(
     pool[Symbol.dispose]();
     pool = createPool({ threads: 1, memory });
   }
-  const relaxed = features["relaxed-simd"], fours = relaxed && addsFoursOfBytes();
-  const traits = { simd: true, relaxed, fours, threads: pool.threads };
+  const relaxed = features["relaxed-simd"],
+    products = relaxed ? probeByteProducts() : { fours: false, unsigned: false };
+  const traits = { simd: true, relaxed, ...products, threads: pool.threads };
   return Promise.resolve(createBackend(spaces, pool, traits, shared, profile));
 }
 
 function createBackend(
   spaces: Spaces,
   pool: Pool,
-  traits: { relaxed: boolean; fours: boolean; threads: number },
+  traits: { relaxed: boolean; fours: boolean; unsigned: boolean; threads: number },
   shared: boolean,
   profile: KernelProfile | undefined,
 ): Backend {

@@ -36,16 +36,23 @@ export function pack(
   const { b } = code, width = 4 * lanes.length;
   for (let first = 0; first < lanes.length; first += 4) {
     const to = b.let("to", i32.add(panel, 4 * first));
-    sweepCodes(lanes.slice(first, first + 4), operand, unpackingOf(operand), to, 4 * width, (columns, sixteens) => {
-      const codes = columns.map((read) => read());
-      sixteens.forEach(({ at, part }, k) => {
-        const rows = transpose(b, codes.map((own) => b.let("codes", own[k] ?? i32x4.const(0))));
-        rows.forEach((row, i) => {
-          const offset = width * (4 * at + i + part * fours);
-          b.emit(v128.store(to, row, { offset, align: 4 }));
+    sweepCodes(
+      lanes.slice(first, first + 4),
+      operand,
+      unpackingOf(operand, code),
+      to,
+      4 * width,
+      (columns, sixteens) => {
+        const codes = columns.map((read) => read());
+        sixteens.forEach(({ at, part }, k) => {
+          const rows = transpose(b, codes.map((own) => b.let("codes", own[k] ?? i32x4.const(0))));
+          rows.forEach((row, i) => {
+            const offset = width * (4 * at + i + part * fours);
+            b.emit(v128.store(to, row, { offset, align: 4 }));
+          });
         });
-      });
-    });
+      },
+    );
   }
 }
 
@@ -68,7 +75,7 @@ export function product(
   const { b } = code,
     right = b.let("right", panel),
     width = 16 * vectors,
-    { parts, largest, join } = unpackingOf(operand);
+    { parts, largest, join } = unpackingOf(operand, code);
   const pairs = code.relaxed ? RELAXED_PAIRS : plainFours(b);
   const room = code.relaxed ? pairsInWord(largest) : 1;
   const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));

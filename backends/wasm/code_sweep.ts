@@ -5,7 +5,7 @@ import { codesOfUnits, sixteenCodes, sixteenLanes } from "./codes.ts";
 import { unitLength } from "./layout.ts";
 import { codeOf, type Packing, packingOf, planeOf } from "./packing.ts";
 import { rowAndColumn, splitAccess } from "./loads.ts";
-import type { Index, Place, Vector } from "./place.ts";
+import type { Index, KernelCode, Place, Vector } from "./place.ts";
 
 /** Elements of a turn that is written out: the codes of a wide unit of any width. */
 export const TURN = 128;
@@ -13,32 +13,42 @@ export const TURN = 128;
 /** Bits of a part of an 8-bit code: halves, whose products fit 16 bits for longest. */
 export const PART_BITS = 4;
 
-/** How codes become bytes below 128, whose products are summed up by parts. */
+/** What the engine multiplies. */
+type Products = Pick<KernelCode, "fours" | "unsigned">;
+
+/** How codes become bytes that products take, and are summed up by parts. */
 export interface Unpacking {
   readonly parts: number;
   /** The largest value of a byte. */
   readonly largest: number;
   /** A sum, of those of its parts. */
   join(parts: readonly Vector[]): Vector;
-  /** Whether codes of two and three bits stay where they lie: those in a byte's upper half are a part of their own, worth 16 times. */
+  /** Whether codes stay where they lie: those in a byte's upper half are a part of their own, and 16 times what they are. */
   readonly inPlace: boolean;
 }
 
-/** Codes as they are; 8 bits in two halves. */
-export function unpackingOf({ bits }: Pick<CodedOperand, "bits">): Unpacking {
-  if (bits < 8) return { parts: 1, largest: 2 ** bits - 1, join: ([sum = i32x4.const(0)]) => sum, inPlace: false };
+const ALONE = { parts: 1, join: ([sum = i32x4.const(0)]: readonly Vector[]): Vector => sum, inPlace: false };
+
+/** Codes as they are, but 8 bits in two halves where products take no more than seven. */
+export function unpackingOf({ bits }: Pick<CodedOperand, "bits">, { unsigned }: Products): Unpacking {
+  if (bits < 8 || unsigned) return { ...ALONE, largest: 2 ** bits - 1 };
   const join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shl(high, PART_BITS));
   return { parts: 2, largest: 2 ** PART_BITS - 1, join, inPlace: false };
 }
 
 /**
- * Codes of two and three bits without the shifts that bring them down from a byte's upper half: two sums instead of one, and larger
- * bytes, which matters where sums are of 16 bits.
+ * Codes of two to four bits without the shifts that bring them down from a byte's upper half: two sums instead of one. Undefined where
+ * products take no bytes as large, or 32 bits do not hold the sum of so many of them.
  */
-export function unpackingInPlace({ bits }: Pick<CodedOperand, "bits">): Unpacking | undefined {
-  if (bits > 3) return undefined;
-  const join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shr_s(high, PART_BITS));
-  return { parts: 2, largest: (2 ** bits - 1) << PART_BITS, join, inPlace: true };
+export function unpackingInPlace(
+  { bits }: Pick<CodedOperand, "bits">,
+  { fours, unsigned }: Products,
+  elements: number,
+): Unpacking | undefined {
+  const largest = (2 ** bits - 1) << PART_BITS,
+    join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shr_s(high, PART_BITS));
+  const fits = fours && bits <= PART_BITS && (largest < 128 || unsigned) && elements * largest * 128 < 2 ** 31;
+  return fits ? { parts: 2, largest, join, inPlace: true } : undefined;
 }
 
 /** Where sixteen codes of a step belong. */
@@ -53,13 +63,13 @@ type Codes = readonly Vector[];
 
 /**
  * Goes through the elements of the last contracted axis, and calls `step` with functions that read some sixteens of each place's
- * column, as bytes below 128, and with where these belong; `last` where what is written out ends. The pointer `x` is moved by `xStep`
+ * column, as bytes, and with where these belong; `last` where what is written out ends. The pointer `x` is moved by `xStep`
  * bytes per sixteen elements.
  */
 export function sweepCodes(
   places: readonly Place[],
   operand: CodedOperand,
-  { inPlace }: Unpacking,
+  { inPlace, parts }: Unpacking,
   x: Local<"i32">,
   xStep: number,
   step: (codes: readonly (() => Codes)[], sixteens: readonly Sixteen[], last: boolean) => void,
@@ -92,11 +102,12 @@ export function sweepCodes(
     const sixteens = Math.ceil(length / 16), whole = Math.floor(sixteens / (TURN / 16));
     const body = (count: number) => () => {
       for (let k = 0; k < count; k++) {
-        step(
-          pointers.map((pointer) => () => bytePair(b.let("bytes", v128.load(pointer, { offset: 16 * k, align: 1 })))),
-          [{ at: k, part: 0 }, { at: k, part: 1 }],
-          k === count - 1,
-        );
+        const read = (pointer: Index): Codes => {
+          const bytes = b.let("bytes", v128.load(pointer, { offset: 16 * k, align: 1 }));
+          return parts > 1 ? bytePair(bytes) : [bytes];
+        };
+        const sixteens = Array.from({ length: parts }, (_, part) => ({ at: k, part }));
+        step(pointers.map((pointer) => () => read(pointer)), sixteens, k === count - 1);
       }
     };
     turns(whole, TURN / 16, pointers, TURN, body(TURN / 16));

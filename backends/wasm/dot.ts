@@ -52,7 +52,7 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
   const operand = codedOperand(contraction, spec, code);
   // Two digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
-  const floats = !few && spec.scalar === "f32" && operand && (unpackingOf(operand).parts > 1 || !code.relaxed);
+  const floats = !few && spec.scalar === "f32" && operand && (unpackingOf(operand, code).parts > 1 || !code.relaxed);
   const chunk = !operand || floats
     ? tiledChunk({ ...arrangement, spec }, emitter, blocks)
     : few

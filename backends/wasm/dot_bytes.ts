@@ -31,7 +31,7 @@ export function byteChunk(
   { rows, columns }: ChunkSize,
 ): (index: Index) => void {
   const { code, prepared, reserve } = emitter, { b } = code, { extents } = contraction, [, m = 1, n = 1] = extents;
-  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), { parts } = unpackingOf(operand);
+  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), { parts } = unpackingOf(operand, code);
   const outer = outerAxes(contraction);
   const activations = activationsOf(contraction), { digits } = activations;
   const fours = activations.groupBytes / (4 * digits);

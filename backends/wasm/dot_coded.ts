@@ -109,9 +109,11 @@ export function codedChunk(product: CodedProduct, emitter: Emitter, columns: num
 /** Whether sums over all of the contracted axes are one integer. */
 const isWhole = ({ contraction, spec }: CodedProduct): boolean => contraction.scalar === "i32" && !spec.groups;
 
-/** Codes stay in place where an instruction adds fours, and where then four columns' sums fit registers. */
-const unpackingFor = (operand: CodedOperand, vectors: number, fours: boolean): Unpacking =>
-  (fours && vectors === 1 ? unpackingInPlace(operand) : undefined) ?? unpackingOf(operand);
+/** Codes stay in place where four columns' sums then fit registers. */
+function unpackingFor({ operand, contraction }: CodedProduct, vectors: number, code: KernelCode): Unpacking {
+  const elements = contraction.axes.reduce((product, axis) => product * (contraction.extents[axis] ?? 1), 1);
+  return (vectors === 1 ? unpackingInPlace(operand, code, elements) : undefined) ?? unpackingOf(operand, code);
+}
 
 /**
  * How many columns are used side by side: as many as keep their sums in registers. Sums in 16 bits beside them take as many again, so
@@ -140,7 +142,7 @@ function createColumnSums(
 ): (batch: Index) => ColumnSums {
   const { b } = code, { contraction, operand } = product, { extents } = contraction, n = extents[COLUMN] ?? 1;
   const vectors = (extents[ROW] ?? 1) * activations.digits, outer = outerAxes(contraction), whole = isWhole(product);
-  const unpacking = unpackingFor(operand, vectors, code.fours);
+  const unpacking = unpackingFor(product, vectors, code);
   const atOnce = columnsAtOnce(vectors * unpacking.parts, outer.length > 0, code.fours);
   const groups = whole ? [] : outer, strides = denseStrides(extents, groups), groupBytes = COLUMNS * vectors * VECTOR;
   const at = reserve(groups.reduce((bytes, axis) => bytes * (extents[axis] ?? 1), groupBytes));

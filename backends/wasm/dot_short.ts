@@ -41,7 +41,7 @@ export function shortChunk(
   { contraction: { extents }, stores, spec, operand, activations, columns, rows }: ShortChunk,
   { code, reserve }: Emitter,
 ): (batch: Index, rowRange: Range, columnRange: Range) => void {
-  const { b } = code, { parts } = unpackingOf(operand), fours = activations.groupBytes / 4, m = extents[ROW] ?? 1;
+  const { b } = code, { parts } = unpackingOf(operand, code), fours = activations.groupBytes / 4, m = extents[ROW] ?? 1;
   const panelBytes = PANEL_COLUMNS * 4 * fours * parts,
     panels = reserve(panelBytes * Math.ceil(columns / PANEL_COLUMNS));
   const atOnce = Math.min(rowsAtOnce(m), sumsAtOnce(code) / (2 * parts));

@@ -39,6 +39,8 @@ export interface GenerateOptions {
   readonly relaxed: boolean;
   /** Whether the engine adds products of four bytes in one instruction, relaxed SIMD given. Default: `relaxed`. */
   readonly fours?: boolean;
+  /** Whether it takes their second bytes as unsigned. Default: no. */
+  readonly unsigned?: boolean;
   /** Whether the memory is shared. */
   readonly shared: boolean;
   /** Points below which a kernel is one chunk. Default: 2048, about a microsecond's work. */
@@ -56,7 +58,10 @@ export const printKernel = (spec: KernelSpec, options: GenerateOptions): string 
 
 type Built = Omit<GeneratedKernel, "name" | "bytes"> & { readonly module: ModuleBuilder };
 
-function build(spec: KernelSpec, { relaxed, fours = relaxed, shared, small = 2048 }: GenerateOptions): Built {
+function build(
+  spec: KernelSpec,
+  { relaxed, fours = relaxed, unsigned = false, shared, small = 2048 }: GenerateOptions,
+): Built {
   const module = createModule({ comment: header(spec) });
   module.memory("memory", { shared, minimum: PAGES });
   const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [], walks = new Map<number, Walk>();
@@ -81,7 +86,8 @@ function build(spec: KernelSpec, { relaxed, fours = relaxed, shared, small = 204
       const layout = layoutOf(type);
       return { name, layout, base: at(names[i] ?? ""), elements: layout.rows * layout.columns };
     });
-    const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, fours: relaxed && fours, buffers };
+    const products = { fours: relaxed && fours, unsigned: relaxed && fours && unsigned };
+    const code: KernelCode = { b, module, math: createMath({ relaxed }), relaxed, ...products, buffers };
     const scratchAt = (offset: number) => b.let("reserved", i32.add(at("scratch"), offset));
     return { at, scratchAt, code, layouts, reserve: (bytes: number) => scratchAt(take(bytes)) };
   };

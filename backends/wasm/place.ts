@@ -44,6 +44,8 @@ export interface KernelCode {
   readonly relaxed: boolean;
   /** Whether one instruction adds products of four bytes; see `byte_sums.ts`. */
   readonly fours: boolean;
+  /** Whether that instruction takes codes of eight bits, too. */
+  readonly unsigned: boolean;
   /** Buffers of the specification, then those of the generator's own (scratch). */
   readonly buffers: Bound[];
 }

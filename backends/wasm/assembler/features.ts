@@ -26,18 +26,29 @@ export function probeFeatures(): WasmFeatures {
   };
 }
 
+/** What the engine makes of the relaxed product of fours. */
+export interface ByteProducts {
+  /** Whether four products are added to 32 bits by one instruction of the machine, instead of pairs in 16 bits first. */
+  readonly fours: boolean;
+  /** Whether that instruction takes the second operand's bytes as unsigned, beyond the seven bits that any engine must take. */
+  readonly unsigned: boolean;
+}
+
 /**
- * Whether the engine adds products of four bytes to 32 bits in one instruction of the machine, relaxed SIMD given. Where it makes them
- * of sums of pairs in 16 bits, those saturate when bytes are used that the relaxed instruction promises nothing about, and only there.
+ * Asks by products of bytes that the relaxed instruction promises nothing about: made of pairs they saturate, elsewhere they are those
+ * of signed or of unsigned bytes. What an engine does with them is the same for every call.
  */
-export function addsFoursOfBytes(): boolean {
+export function probeByteProducts(): ByteProducts {
   const module = createModule();
   module.export(
-    module.func("run", {}, "i32", () => {
-      const x = i8x16.const(127), y = i8x16.const(-1);
-      return i32x4.extract_lane(i32x4.relaxed_dot_i8x16_i7x16_add_s(x, y, i32x4.const(0)), 0);
-    }),
+    module.func("run", { x: "i32", y: "i32" }, "i32", (_, { x, y }) =>
+      i32x4.extract_lane(
+        i32x4.relaxed_dot_i8x16_i7x16_add_s(i8x16.splat(x), i8x16.splat(y), i32x4.const(0)),
+        0,
+      )),
   );
   const { run } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes())).exports;
-  return (run as () => number)() !== 2 * (2 ** 15 - 1);
+  const product = run as (x: number, y: number) => number;
+  const unsigned = product(127, 255) === 4 * 127 * 255 && product(-128, 255) === 4 * -128 * 255;
+  return { fours: product(127, 255) !== 2 * (2 ** 15 - 1), unsigned };
 }

@@ -8,6 +8,7 @@ import { ENTRY, TABLES } from "../../../backends/wasm/emitter.ts";
 interface RunOptions {
   readonly relaxed?: boolean;
   readonly fours?: boolean;
+  readonly unsigned?: boolean;
   readonly threads?: number;
   readonly small?: number;
 }
@@ -16,9 +17,9 @@ interface RunOptions {
 export function runSpec(
   spec: KernelSpec,
   buffers: readonly HostArray[],
-  { relaxed = false, fours = relaxed, threads = 1, small = 0 }: RunOptions = {},
+  { relaxed = false, fours = relaxed, unsigned = false, threads = 1, small = 0 }: RunOptions = {},
 ): HostArray[] {
-  const kernel = generateKernel(spec, { relaxed, fours, shared: false, small });
+  const kernel = generateKernel(spec, { relaxed, fours, unsigned, shared: false, small });
   let end = 1024;
   const take = (bytes: number) => {
     const at = end;
