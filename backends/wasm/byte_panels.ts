@@ -1,7 +1,8 @@
 /** Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel. */
 import { type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
-import { sweepCodes, unpackingOf } from "./code_sweep.ts";
+import { sweepCodes } from "./code_sweep.ts";
+import { unpackingOf } from "./unpacking.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { transpose } from "./lanes.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";

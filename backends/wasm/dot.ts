@@ -8,7 +8,7 @@
  * dequantization happens.
  */
 import type { Access, DotKernel } from "../kernel.ts";
-import { unpackingOf } from "./code_sweep.ts";
+import { unpackingOf } from "./unpacking.ts";
 import { codedOperand } from "./coded_operand.ts";
 import {
   type Arrangement,

@@ -20,7 +20,8 @@ import {
 import { f32x4, i16x8, i32, i32x4, v128 } from "./assembler.ts";
 import { type Ahead, createAhead } from "./ahead.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
-import { startOf, sweepCodes, TURN, type Unpacking, unpackingInPlace, unpackingOf } from "./code_sweep.ts";
+import { startOf, sweepCodes, TURN } from "./code_sweep.ts";
+import { type Unpacking, unpackingInPlace, unpackingOf } from "./unpacking.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, outerAxes, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
