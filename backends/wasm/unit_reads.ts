@@ -1,9 +1,12 @@
 /** Reads of sixteen codes in units (`packing.ts`): which lie together, and how each becomes bytes. */
-import type { FunctionBuilder } from "./assembler.ts";
+import { type FunctionBuilder, i32 } from "./assembler.ts";
 import { codesOfUnits, sixteenLanes } from "./codes.ts";
 import { codeOf, type Packing, packingOf, planeOf } from "./packing.ts";
 import type { Index, Vector } from "./place.ts";
 import { PART_BITS } from "./unpacking.ts";
+
+/** Bytes by which an address differs that reads a plane again. Engines keep what is read twice from one address, see `TOGETHER`. */
+const AGAIN = 16;
 
 /** Where sixteen codes of a step belong. */
 export interface Sixteen {
@@ -22,7 +25,7 @@ export interface Read {
 export function readsOfUnits(b: FunctionBuilder, bits: number, count: number, inPlace: boolean): readonly Read[] {
   const packing = packingOf(bits), { slots, planes } = packing, units = Math.ceil(count / slots.length);
   return Array.from({ length: units }, (_, unit) => {
-    const readers = groupsOf(packing, inPlace).map((group) => readerOf(b, packing, group, 16 * unit * planes));
+    const readers = groupsOf(packing, inPlace).map((group) => readerOf(b, packing, group, inPlace, 16 * unit * planes));
     return readers.flatMap(({ sixteens, read }) => {
       const moved = sixteens.map(({ at, part }) => ({ at: at + unit * slots.length, part }));
       // The last units may be padding.
@@ -37,34 +40,47 @@ export function readsOfUnits(b: FunctionBuilder, bits: number, count: number, in
 interface Group {
   readonly slots: readonly number[];
   readonly shifted: number;
-  readonly inPlace: boolean;
+  /** The last plane that is needed. */
+  readonly last: number;
+  /** Whether it reads a plane that another one has read. */
+  readonly again: boolean;
 }
 
-function groupsOf({ slots, planes, hasMean }: Packing, inPlace: boolean): readonly Group[] {
-  const groups = new Map<string, Group & { readonly slots: number[]; readonly last: number }>();
+/**
+ * Codes of a plane that are used at once. Used one after the other, the planes of four columns wait in registers meanwhile, and sums
+ * go to memory and back in turn, which each of their additions then waits for; activations for more than two would do the same.
+ */
+const TOGETHER = 2;
+
+function groupsOf({ slots, planes, step }: Packing, inPlace: boolean): readonly Group[] {
+  const groups = new Map<string, Group & { readonly slots: number[] }>(), seen = new Set<number>();
   slots.forEach((pieces, slot) => {
-    const [piece] = pieces, plane = piece?.plane ?? 0, shifted = inPlace ? (piece?.shift ?? 0) % PART_BITS : 0;
-    // A plane is one load, which may be repeated; their mean is several instructions.
-    const together = inPlace || (hasMean && plane === planes), key = together ? `plane ${plane} ${shifted}` : `${slot}`;
+    const [piece] = pieces, { plane = 0, shift = 0 } = piece ?? {};
+    const shifted = inPlace ? shift % PART_BITS : 0, from = inPlace ? shifted : Math.floor(shift / (TOGETHER * step));
+    const key = pieces.length > 1 ? `slot ${slot}` : `plane ${plane} from ${from}`;
     const last = Math.min(planes - 1, Math.max(...pieces.map((own) => own.plane)));
-    const group = groups.get(key) ?? { slots: [], shifted, inPlace, last };
+    const group = groups.get(key) ??
+      { slots: [], shifted, last, again: !inPlace && pieces.length === 1 && seen.has(plane) };
     group.slots.push(slot);
     groups.set(key, group);
+    seen.add(plane);
   });
   return [...groups.values()].sort((x, y) => x.last - y.last);
 }
 
 /** Reads a group of a unit, whose planes start at an offset. */
-function readerOf(b: FunctionBuilder, packing: Packing, { slots, shifted, inPlace }: Group, offset: number): Read {
-  const lanes = sixteenLanes(b), pieces = slots.map((slot) => packing.slots[slot] ?? []);
+function readerOf(b: FunctionBuilder, packing: Packing, group: Group, inPlace: boolean, offset: number): Read {
+  const { slots, shifted, again } = group, lanes = sixteenLanes(b), mask = 2 ** packing.bits - 1;
+  const pieces = slots.map((slot) => packing.slots[slot] ?? []);
   const isUpper = pieces.map(([piece]) => inPlace && (piece?.shift ?? 0) >= PART_BITS);
   return {
     sixteens: slots.map((at, i) => ({ at, part: isUpper[i] ? 1 : 0 })),
     read(units) {
-      const load = (plane: number) => lanes.load(units, offset + 16 * plane);
+      const from = again ? i32.sub(units, AGAIN) : units, start = again ? offset + AGAIN : offset;
+      const load = (plane: number) => lanes.load(from, start + 16 * plane);
       if (slots.length === 1) return pieces.map((own) => codeOf(lanes, packing, own, load));
       const plane = planeOf(lanes, packing, load, pieces[0]?.[0]?.plane ?? 0);
-      const bytes = lanes.keep(shifted > 0 ? lanes.shiftRight(plane, shifted) : plane), mask = 2 ** packing.bits - 1;
+      const bytes = lanes.keep(shifted > 0 ? lanes.shiftRight(plane, shifted) : plane);
       return pieces.map(([piece], i) => {
         if (isUpper[i]) return lanes.mask(bytes, mask << PART_BITS);
         const by = (piece?.shift ?? 0) - shifted;
