@@ -42,7 +42,7 @@ export type {
   ValueType,
 } from "./assembler/expr.ts";
 export type { At } from "./assembler/family.ts";
-export { probeByteProducts, probeFeatures, type WasmFeatures } from "./assembler/features.ts";
+export { type ByteProducts, probeByteProducts, probeFeatures, type WasmFeatures } from "./assembler/features.ts";
 export { call, type FunctionBuilder, tee } from "./assembler/function.ts";
 export { createModule, type MemoryLimits, type ModuleBuilder } from "./assembler/module.ts";
 export { atomics, f32, f64, i32, i64, memory, select } from "./assembler/scalar.ts";

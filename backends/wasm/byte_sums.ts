@@ -32,7 +32,7 @@ export const RELAXED_PAIRS: PairProducts = {
 export const pairsInWord = (largestCode: number): number =>
   Math.max(1, Math.floor((2 ** 15 - 1) / (2 * 128 * largestCode)));
 
-/** Starts a sum of products with codes below 128; `pairs` says how, and `room` how many fit 16 bits, where none adds fours. */
+/** Starts a sum of products; `pairs` says how, and `room` how many fit 16 bits, where none adds fours. */
 export function createByteSum(
   { b, fours }: Pick<KernelCode, "b" | "fours">,
   room: number,

@@ -1,17 +1,17 @@
 /** Reads packed codes (see `layout.ts`): sixteen or four neighbours, or any one. */
 import { call, type FunctionBuilder, i16x8, i32, i8x16, type Local, v128 } from "./assembler.ts";
 import { type Layout, regionsOf, unitLength } from "./layout.ts";
-import { type ByteOps, codeOf, packingOf } from "./packing.ts";
+import { codeOf, packingOf, type ReadOps, type WriteOps } from "./packing.ts";
 import type { Bound, Index, Place, Vector } from "./place.ts";
 
 /** How to compute with sixteen codes, four, or one: in a vector, a word, a byte. */
-interface Lanes<T extends Vector | Index> extends ByteOps<T> {
+interface Lanes<T extends Vector | Index> extends ReadOps<T> {
   /** Bytes of the plane at an address. */
   readonly load: (at: Index, offset: number) => T;
   readonly shiftRight: (x: T, count: number | Index) => T;
 }
 
-export const sixteenLanes = (b: FunctionBuilder): Lanes<Vector> => ({
+export const sixteenLanes = (b: FunctionBuilder): Lanes<Vector> & WriteOps<Vector> => ({
   load: (at, offset) => v128.load(at, { offset, align: 1 }),
   zero: i8x16.const(0),
   keep: (x) => b.let("bytes", x),
@@ -23,7 +23,7 @@ export const sixteenLanes = (b: FunctionBuilder): Lanes<Vector> => ({
   shiftLeft: i16x8.shl,
   shiftRight: i16x8.shr_u,
 });
-export const oneLane = (b: FunctionBuilder): Lanes<Index> => ({
+export const oneLane = (b: FunctionBuilder): Lanes<Index> & WriteOps<Index> => ({
   load: (at, offset) => i32.load8_u(at, offset),
   zero: i32.const(0),
   keep: (x) => b.let("byte", x),
@@ -35,7 +35,7 @@ export const oneLane = (b: FunctionBuilder): Lanes<Index> => ({
   shiftLeft: i32.shl,
   shiftRight: i32.shr_u,
 });
-/** Four bytes of a word; without sums, which would carry from one into the next. */
+/** Four bytes of a word, whose sums would carry from one into the next: to read only. */
 const fourLanes = (b: FunctionBuilder): Lanes<Index> => ({
   ...oneLane(b),
   load: (at, offset) => i32.load(at, { offset, align: 1 }),
@@ -47,12 +47,12 @@ const fourLanes = (b: FunctionBuilder): Lanes<Index> => ({
 });
 
 /**
- * Codes 16·i … 16·i+15 of units with planes of `plane` bytes at an address, one per byte. Narrow planes are repeated in a vector,
+ * Codes 16·i … 16·i+15 of units with planes of `plane` bytes, 8 or 4, at an address, one per byte. A plane is repeated in a vector,
  * of which each slot then gives a part.
  */
 export function codesOfUnits(b: FunctionBuilder, bits: number, plane: number, units: Index, i: number): Vector {
   const packing = packingOf(bits), { slots, planes } = packing, perVector = 16 / plane, lanes = sixteenLanes(b);
-  const read = plane === 16 ? v128.load : plane === 8 ? v128.load64_splat : v128.load32_splat;
+  const read = plane === 8 ? v128.load64_splat : v128.load32_splat;
   const parts = Array.from({ length: perVector }, (_, part) => {
     const slot = i * perVector + part, unit = Math.floor(slot / slots.length) * planes * plane;
     const load = (p: number) => read(units, { offset: unit + plane * p, align: 1 });

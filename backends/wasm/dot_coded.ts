@@ -256,8 +256,7 @@ function createSums(
       let way = 0, count = 0;
       sweepCodes(columns, operand, unpacking, pointer, VECTOR * digits, (codes, sixteens, last) => {
         way = (way + 1) % ways;
-        const ats = new Set(sixteens.map(({ at }) => at));
-        const xs = new Map(Array.from(ats, (at) => [
+        const xs = new Map(Array.from(new Set(sixteens.map(({ at }) => at)), (at) => [
           at,
           Array.from({ length: vectors }, (_, i) => {
             const offset = Math.floor(i / digits) * rowBytes + VECTOR * (at * digits + i % digits);
@@ -271,7 +270,7 @@ function createSums(
             xs.get(at)?.forEach((value, i) => sums[column]?.[i]?.[part]?.[way]?.add(value, own));
           });
         });
-        count += ats.size;
+        count += xs.size;
         if (!last) return;
         all.forEach((sum) => sum.finish());
         ahead?.step(columns.length * count * 16 * operand.bits / 8);

@@ -1,7 +1,15 @@
 /** Turns a kernel specification into a WebAssembly module with one exported function. */
 import type { KernelSpec } from "../kernel.ts";
 import { typeText } from "../../ir/types.ts";
-import { call, createModule, type FunctionBuilder, i32, type Local, type ModuleBuilder } from "./assembler.ts";
+import {
+  type ByteProducts,
+  call,
+  createModule,
+  type FunctionBuilder,
+  i32,
+  type Local,
+  type ModuleBuilder,
+} from "./assembler.ts";
 import { emitAttention } from "./attention.ts";
 import { emitDot } from "./dot.ts";
 import { type Emitter, ENTRY, type Preparation, type Table, TABLES, type Walk } from "./emitter.ts";
@@ -33,14 +41,10 @@ export interface GeneratedKernel {
  */
 const PAGES = 1;
 
-/** How to generate. */
-export interface GenerateOptions {
+/** How to generate; products of fours are taken to be there with relaxed SIMD, of unsigned bytes not. */
+export interface GenerateOptions extends Partial<ByteProducts> {
   /** Whether multiply-add in one instruction is available. */
   readonly relaxed: boolean;
-  /** Whether the engine adds products of four bytes in one instruction, relaxed SIMD given. Default: `relaxed`. */
-  readonly fours?: boolean;
-  /** Whether it takes their second bytes as unsigned. Default: no. */
-  readonly unsigned?: boolean;
   /** Whether the memory is shared. */
   readonly shared: boolean;
   /** Points below which a kernel is one chunk. Default: 2048, about a microsecond's work. */

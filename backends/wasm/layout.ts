@@ -10,7 +10,7 @@ import type { HostArray } from "../backend.ts";
 import { memoOf } from "../../ir/memo.ts";
 import { halfBits, halfValue } from "../../ir/numerics.ts";
 import { spreadTwos, TWOS_PER_BYTE } from "../stored.ts";
-import { type ByteOps, codeOf, packingOf, type Piece, spareBits } from "./packing.ts";
+import { packingOf, type Piece, spareBits } from "./packing.ts";
 import { bitsOf, concreteShape, type DType, isNarrow, sizeOf, type TensorType } from "../../ir/types.ts";
 
 /** Packed rows are padded to a multiple of this many elements. */
@@ -228,24 +228,17 @@ function packTwos({ rows, columns, rowBytes }: Layout, stored: Uint8Array, words
   }
 }
 
-/** Single bytes. */
-const BYTES: ByteOps<number> = {
-  zero: 0,
-  keep: (x) => x,
-  add: (x, y) => x + y,
-  sub: (x, y) => x - y,
-  mean: (x, y) => (x + y + 1) >> 1,
-  or: (x, y) => x | y,
-  mask: (x, mask) => x & mask,
-  shiftLeft: (x, count) => x << count,
-  shiftRight: (x, count) => x >> count,
-};
-
 function unpack(layout: Layout, bytes: Uint8Array): Int32Array {
-  const values = new Int32Array(layout.rows * layout.columns), packing = packingOf(layout.bits);
+  const values = new Int32Array(layout.rows * layout.columns), { planes } = packingOf(layout.bits);
   eachSlot(layout, (element, slot, unit, stride, count) => {
-    for (let i = 0; i < count; i++) {
-      values[element + i] = codeOf(BYTES, packing, slot, (plane) => bytes[unit + plane * stride + i] ?? 0);
+    for (const { plane, shift, bits, low } of slot) {
+      const mask = (1 << bits) - 1;
+      for (let i = 0; i < count; i++) {
+        let byte = 0;
+        if (plane < planes) byte = bytes[unit + plane * stride + i] ?? 0;
+        else for (let p = planes - 1; p >= 0; p--) byte = ((bytes[unit + p * stride + i] ?? 0) + byte + 1) >> 1;
+        values[element + i] = (values[element + i] ?? 0) | (byte >> shift & mask) << low;
+      }
     }
   });
   return values;

@@ -8,8 +8,9 @@
  * Of 3 and 7 bits every code of a plane has a spare bit above it, and there are as many planes as bits. The remaining slots are what
  * the mean of the planes shows where planes have their codes: the mean of the first and the mean of the second and … of the last and
  * zero, each rounded up, which one instruction computes for all bytes. So eight codes of 3 bits take 15 instructions, or 11 where
- * they stay in place (`unpacking.ts`), and pieces took 19; of 7 bits 15 and 27. The spare bit of plane p is halved p + 1 times, which makes it bit b - 1 - p of a code; together they can make any code of
- * what the codes in the planes show by themselves. Whoever writes codes solves for them (`planesOf`).
+ * they stay in place (`unpacking.ts`), and pieces took 19; of 7 bits 15 and 27. The spare bit of plane p is halved p + 1 times, which
+ * makes it bit b - 1 - p of a code; together they can make any code of what the codes in the planes show by themselves. Whoever
+ * writes codes solves for them (`planesOf`).
  */
 
 /** Some bits of a code: `(byte of plane >> shift) & (2^bits - 1)`, worth 2^low and up. */
@@ -58,13 +59,9 @@ export function packingOf(bits: number): Packing {
   return packing;
 }
 
-/** How to compute with bytes: one on the host, or as many as kernels have at once. */
-export interface ByteOps<T> {
+/** How kernels read codes from bytes: one, or as many as they have at once. */
+export interface ReadOps<T> {
   readonly zero: T;
-  /** A value that is used more than once. */
-  readonly keep: (x: T) => T;
-  readonly add: (x: T, y: T) => T;
-  readonly sub: (x: T, y: T) => T;
   /** Half of the sum, rounded up. */
   readonly mean: (x: T, y: T) => T;
   readonly or: (x: T, y: T) => T;
@@ -74,9 +71,17 @@ export interface ByteOps<T> {
   readonly shiftRight: (x: T, count: number) => T;
 }
 
+/** What writing codes takes besides: sums of bytes that do not carry from one into the next. */
+export interface WriteOps<T> extends ReadOps<T> {
+  /** A value that is used more than once. */
+  readonly keep: (x: T) => T;
+  readonly add: (x: T, y: T) => T;
+  readonly sub: (x: T, y: T) => T;
+}
+
 /** The bytes of a plane, or of their mean. */
 export const planeOf = <T>(
-  { mean, zero }: Pick<ByteOps<T>, "mean" | "zero">,
+  { mean, zero }: ReadOps<T>,
   { planes }: Packing,
   load: (plane: number) => T,
   plane: number,
@@ -86,7 +91,7 @@ export const planeOf = <T>(
     : Array.from({ length: planes }, (_, p) => load(p)).reduceRight((rest, own) => mean(own, rest), zero);
 
 /** The code of a slot; `load` gives the bytes of a plane. */
-export function codeOf<T>(ops: ByteOps<T>, packing: Packing, slot: readonly Piece[], load: (plane: number) => T): T {
+export function codeOf<T>(ops: ReadOps<T>, packing: Packing, slot: readonly Piece[], load: (plane: number) => T): T {
   const { shiftLeft, shiftRight, mask, or } = ops;
   return slot.map(({ plane, shift, bits, low }) => {
     const bytes = planeOf(ops, packing, load, plane), by = shift - low;
@@ -95,21 +100,23 @@ export function codeOf<T>(ops: ByteOps<T>, packing: Packing, slot: readonly Piec
 }
 
 /** The planes of a unit, of one code per slot. */
-export function planesOf<T>(ops: ByteOps<T>, packing: Packing, codes: readonly T[]): T[] {
+export function planesOf<T>(ops: WriteOps<T>, packing: Packing, codes: readonly T[]): T[] {
   const { planes, slots } = packing;
   if (packing.hasMean) return planesOfMean(ops, packing, codes);
   const { shiftLeft, shiftRight, mask, or } = ops;
-  return Array.from({ length: planes }, (_, plane) =>
-    slots.flatMap((pieces, slot) => {
-      const code = codes[slot];
-      return code === undefined ? [] : pieces.filter((piece) => piece.plane === plane).map(({ low, shift, bits }) => {
-        const by = shift - low, top = 2 ** bits - 1;
-        return by >= 0 ? shiftLeft(mask(code, top << low), by) : mask(shiftRight(code, -by), top << shift);
-      });
-    }).reduce((x, y) => or(x, y)));
+  return Array.from(
+    { length: planes },
+    (_, plane) =>
+      codes.flatMap((code, slot) =>
+        (slots[slot] ?? []).filter((piece) => piece.plane === plane).map(({ low, shift, bits }) => {
+          const by = shift - low, top = 2 ** bits - 1;
+          return by >= 0 ? shiftLeft(mask(code, top << low), by) : mask(shiftRight(code, -by), top << shift);
+        })
+      ).reduce((x, y) => or(x, y)),
+  );
 }
 
-function planesOfMean<T>(ops: ByteOps<T>, packing: Packing, codes: readonly T[]): T[] {
+function planesOfMean<T>(ops: WriteOps<T>, packing: Packing, codes: readonly T[]): T[] {
   const { planes, whole, step, bits } = packing, { zero, keep, add, sub, or, mask, shiftLeft } = ops;
   const perPlane = whole / planes;
   const plain = Array.from({ length: planes }, (_, p) => {

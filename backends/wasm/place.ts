@@ -7,6 +7,7 @@
  */
 import type { Access, Expr, Scalar } from "../kernel.ts";
 import {
+  type ByteProducts,
   type Expr as Code,
   f32x4,
   type FunctionBuilder,
@@ -37,15 +38,11 @@ export interface Bound {
 }
 
 /** What the generators of one kernel share. */
-export interface KernelCode {
+export interface KernelCode extends ByteProducts {
   readonly b: FunctionBuilder;
   readonly module: ModuleBuilder;
   readonly math: WasmMath;
   readonly relaxed: boolean;
-  /** Whether one instruction adds products of four bytes; see `byte_sums.ts`. */
-  readonly fours: boolean;
-  /** Whether that instruction takes codes of eight bits, too. */
-  readonly unsigned: boolean;
   /** Buffers of the specification, then those of the generator's own (scratch). */
   readonly buffers: Bound[];
 }

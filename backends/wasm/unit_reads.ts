@@ -5,7 +5,10 @@ import { codeOf, type Packing, packingOf, planeOf } from "./packing.ts";
 import type { Index, Vector } from "./place.ts";
 import { PART_BITS } from "./unpacking.ts";
 
-/** Bytes by which an address differs that reads a plane again. Engines keep what is read twice from one address, see `TOGETHER`. */
+/**
+ * Bytes by which an address differs that reads a plane again: no tensor lies as low. Engines keep what is read twice from one address,
+ * see `TOGETHER`.
+ */
 const AGAIN = 16;
 
 /** Where sixteen codes of a step belong. */

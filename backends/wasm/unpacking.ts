@@ -1,17 +1,14 @@
 /**
- * Which bytes codes become for products, which take codes below 128, or any (`KernelCode.unsigned`). Codes of 8 bits are two halves
+ * Which bytes codes become for products, which take codes below 128, or any (`ByteProducts.unsigned`). Codes of 8 bits are two halves
  * where they must be. Codes of 2 to 4 bits that lie in a byte's upper half can stay there, 16 times what they are, where sums of 32
  * bits hold that: a mask then does without the shift.
  */
-import { i16x8, i32x4, i8x16, v128 } from "./assembler.ts";
+import { type ByteProducts, i16x8, i32x4, i8x16, v128 } from "./assembler.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import type { KernelCode, Vector } from "./place.ts";
+import type { Vector } from "./place.ts";
 
 /** Bits of a part of an 8-bit code: halves, whose products fit 16 bits for longest. */
 export const PART_BITS = 4;
-
-/** What the engine multiplies. */
-type Products = Pick<KernelCode, "fours" | "unsigned">;
 
 /** How codes become bytes that products take, and are summed up by parts. */
 export interface Unpacking {
@@ -27,7 +24,7 @@ export interface Unpacking {
 const ALONE = { parts: 1, join: ([sum = i32x4.const(0)]: readonly Vector[]): Vector => sum, inPlace: false };
 
 /** Codes as they are, but 8 bits in two halves where products take no more than seven. */
-export function unpackingOf({ bits }: Pick<CodedOperand, "bits">, { unsigned }: Products): Unpacking {
+export function unpackingOf({ bits }: Pick<CodedOperand, "bits">, { unsigned }: ByteProducts): Unpacking {
   if (bits < 8 || unsigned) return { ...ALONE, largest: 2 ** bits - 1 };
   const join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shl(high, PART_BITS));
   return { parts: 2, largest: 2 ** PART_BITS - 1, join, inPlace: false };
@@ -39,7 +36,7 @@ export function unpackingOf({ bits }: Pick<CodedOperand, "bits">, { unsigned }: 
  */
 export function unpackingInPlace(
   { bits }: Pick<CodedOperand, "bits">,
-  { fours, unsigned }: Products,
+  { fours, unsigned }: ByteProducts,
   elements: number,
 ): Unpacking | undefined {
   const largest = (2 ** bits - 1) << PART_BITS,
