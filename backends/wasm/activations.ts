@@ -5,13 +5,14 @@
  * that spans their group, are 2^-8 of their range off where M is: what activations add to a product's error is about a hundredth of
  * what its weights have already, and sums of such integers are exact. (A third digit makes it f32, and takes half as long again.)
  */
-import type { Expr } from "../kernel.ts";
+import type { Access, Expr } from "../kernel.ts";
 import { f32x4, i16x8, i32, i32x4, i8x16, memory, v128 } from "./assembler.ts";
 import { BATCH, COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
-import type { Preparation } from "./emitter.ts";
+import type { Emitter, Preparation } from "./emitter.ts";
 import { combineLanes, firstLanes } from "./lanes.ts";
 import { nestedLoops, vectorLoop } from "./nest.ts";
-import { createPlace, type Index, type Place, type Vector } from "./place.ts";
+import { staysInside } from "./loads.ts";
+import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
 
 /** Where prepared activations lie. */
 export interface Activations {
@@ -44,15 +45,74 @@ export function activationsOf({ extents, axes, scalar }: Contraction): Activatio
   return { digits, groupBytes: Math.ceil(length / 16) * 16 * digits, strides, groups };
 }
 
-/** Bytes of all prepared activations; an f32 group's step and the sum of its integers, as f32, follow the bytes. */
-export const activationBytes = ({ digits, groupBytes, groups }: Activations): number =>
-  groups * (groupBytes + (digits > 1 ? 8 : 0));
+/** Bytes of all prepared activations. Steps of f32 groups and sums of their integers, as f32, follow, and room for a vector from any. */
+const activationBytes = ({ digits, groupBytes, groups }: Activations): number =>
+  groups * (groupBytes + (digits > 1 ? 8 : 0)) + 16;
 
-/** Address of the step of group 0, less that of the first byte; each group has its step and its sum there. */
-export const stepsOffset = ({ groupBytes, groups }: Activations): number => groups * groupBytes;
+/** Address of the step of group 0, less that of the first byte. */
+const stepsOffset = ({ groupBytes, groups }: Activations): number => groups * groupBytes;
+
+/** Address of the sum of a group, less that of its step. */
+export const sumsOffset = ({ groups }: Activations): number => 4 * groups;
+
+/** Where a kernel's chunks find the bytes of its left operand. */
+export interface LeftBytes extends Activations {
+  /** Bytes from one row to the next. */
+  readonly rowStride: number;
+  /** Address of the first byte of an open batch and group, of row 0 or an open row. */
+  readonly at: (place: Place) => Index;
+  /** Address of the step of an f32 group, likewise. */
+  readonly step: (place: Place) => Index;
+}
+
+/** The bytes of a contraction: those of a tensor of bytes where they are, others prepared before the first chunk. */
+export function leftBytes(contraction: Contraction, { code, prepared }: Emitter): LeftBytes {
+  const { b } = code, activations = activationsOf(contraction), { strides, groupBytes } = activations;
+  const inPlace = bytesInPlace(contraction, code);
+  if (inPlace) {
+    const { buffer, access } = inPlace;
+    return {
+      ...activations,
+      rowStride: access.strides[ROW] ?? 0,
+      at(place) {
+        const { base, offset } = place.address(buffer, access);
+        return i32.add(base, offset);
+      },
+      step() {
+        throw new Error("Internal error: integers have no step");
+      },
+    };
+  }
+  const bytes = prepared(
+    activationBytes(activations),
+    (preparation, at) => prepareActivations(preparation, contraction, activations, at),
+  );
+  return {
+    ...activations,
+    rowStride: groupBytes * (strides[ROW] ?? 0),
+    at: (place) => i32.add(bytes, i32.mul(place.affine(strides), groupBytes)),
+    step(place) {
+      const steps = i32.add(bytes, stepsOffset(activations));
+      return b.let("step_at", i32.add(steps, i32.shl(place.affine(strides), 2)));
+    },
+  };
+}
+
+/** Signed bytes that can be read where they are: whole vectors of sixteen along the last contracted axis. */
+function bytesInPlace(
+  { lhs, extents, axes, scalar }: Contraction,
+  code: KernelCode,
+): { readonly buffer: number; readonly access: Access } | undefined {
+  const last = axes.at(-1) ?? 0;
+  if (scalar !== "i32" || lhs.kind !== "load" || (extents[last] ?? 1) % 16 !== 0) return undefined;
+  const place = createPlace(code, extents), bound = place.buffer(lhs.buffer), { layout } = bound;
+  const isBytes = layout.storage === "byte" && layout.dtype.startsWith("i");
+  if (!isBytes || lhs.access.strides[last] !== 1 || !staysInside(place, bound, lhs.access)) return undefined;
+  return { buffer: lhs.buffer, access: lhs.access };
+}
 
 /** Writes the activations of a contraction to `to`. */
-export function prepareActivations(
+function prepareActivations(
   { code, reserve }: Preparation,
   contraction: Contraction,
   activations: Activations,
@@ -76,11 +136,11 @@ export function prepareActivations(
       b.set(most, f32x4.max(most, f32x4.abs(x)));
     });
     const largest = combineLanes(b, f32x4.max, most);
-    const at = b.let("step_at", i32.add(i32.add(to, stepsOffset(activations)), i32.mul(group, 8)));
+    const at = b.let("step_at", i32.add(i32.add(to, stepsOffset(activations)), i32.mul(group, 4)));
     b.emit(v128.store32_lane(at, b.let("step", f32x4.div(largest, f32x4.const(MOST))), 0));
     const inverse = b.let("inverse", f32x4.div(f32x4.const(MOST), largest));
     const total = writeDigits(place, values, bytes, length, inverse);
-    b.emit(v128.store32_lane(at, total, 0, 4));
+    b.emit(v128.store32_lane(at, total, 0, sumsOffset(activations)));
   });
 }
 

@@ -43,6 +43,7 @@ export function pack(
       unpackingOf(operand, code),
       to,
       4 * width,
+      undefined,
       (columns, sixteens) => {
         const codes = columns.map((read) => read());
         sixteens.forEach(({ at, part }, k) => {

@@ -1,6 +1,7 @@
 /** Reads the codes of several columns along the contracted axis, sixteen of each at a time. */
 import { i32, type Local, v128 } from "./assembler.ts";
 import type { CodedOperand } from "./coded_operand.ts";
+import { COLUMN } from "./contraction.ts";
 import { sixteenCodes } from "./codes.ts";
 import { unitLength } from "./layout.ts";
 import { rowAndColumn, splitAccess } from "./loads.ts";
@@ -17,7 +18,7 @@ type Codes = readonly Vector[];
 /**
  * Goes through the elements of the last contracted axis, and calls `step` with functions that read some sixteens of each place's
  * column, as bytes, and with where these belong; `last` where what is written out ends. The pointer `x` is moved by `xStep`
- * bytes per sixteen elements.
+ * bytes per sixteen elements. Where columns lie some bytes `apart` (`bytesApart`), one pointer is moved for all of them.
  */
 export function sweepCodes(
   places: readonly Place[],
@@ -25,22 +26,24 @@ export function sweepCodes(
   { inPlace, parts }: Unpacking,
   x: Local<"i32">,
   xStep: number,
+  apart: number | undefined,
   step: (codes: readonly (() => Codes)[], sixteens: readonly Sixteen[], last: boolean) => void,
 ): void {
   const { layout, length, run, bits } = operand, [first] = places;
   if (!first) return;
-  const { b } = first.code;
-  /** Runs over `count` turns of `sixteens` steps each, pointers of `bytes` per turn. */
+  const { b } = first.code, pointed = apart === undefined ? places : [first];
+  /** Runs over `count` turns of `sixteens` steps each, pointers of `bytes` per turn; `body` is told where each column's codes are. */
   const turns = (
     count: number,
     sixteens: number,
     pointers: readonly Local<"i32">[],
     bytes: number,
-    body: () => void,
+    body: (columns: readonly Index[]) => void,
   ) => {
     if (count === 0) return;
+    const [pointer = i32.const(0)] = pointers;
     const turn = () => {
-      body();
+      body(places.map((_, i) => pointers[i] ?? b.let("codes_at", i32.add(pointer, i * (apart ?? 0)))));
       for (const pointer of pointers) b.set(pointer, i32.add(pointer, bytes));
       b.set(x, i32.add(x, xStep * sixteens));
     };
@@ -48,19 +51,19 @@ export function sweepCodes(
     b.for("turn", 0, count, 1, turn);
   };
   if (layout.storage === "byte") {
-    const pointers = places.map((place) => {
+    const pointers = pointed.map((place) => {
       const { base, offset } = place.address(operand.buffer, operand.access);
       return b.let("codes_at", i32.add(base, offset));
     });
     const sixteens = Math.ceil(length / 16), whole = Math.floor(sixteens / (TURN / 16));
-    const body = (count: number) => () => {
+    const body = (count: number) => (columns: readonly Index[]) => {
       for (let k = 0; k < count; k++) {
         const read = (pointer: Index): Codes => {
           const bytes = b.let("bytes", v128.load(pointer, { offset: 16 * k, align: 1 }));
           return parts > 1 ? halvesOfBytes(bytes) : [bytes];
         };
         const sixteens = Array.from({ length: parts }, (_, part) => ({ at: k, part }));
-        step(pointers.map((pointer) => () => read(pointer)), sixteens, k === count - 1);
+        step(columns.map((pointer) => () => read(pointer)), sixteens, k === count - 1);
       }
     };
     turns(whole, TURN / 16, pointers, TURN, body(TURN / 16));
@@ -68,7 +71,7 @@ export function sweepCodes(
     turns(rest > 0 ? 1 : 0, rest, pointers, 16 * rest, body(rest));
     return;
   }
-  const starts = places.map((place) => startOf(place, operand));
+  const starts = pointed.map((place) => startOf(place, operand));
   if (run) {
     const pointers = starts.map(({ row, column }) =>
       b.let("codes_at", i32.add(row, i32.shr_u(i32.mul(column, bits), 3)))
@@ -78,10 +81,10 @@ export function sweepCodes(
       // A turn is whole units and whole sixteens; the last units may be padding.
       const unit = unitLength(bits, plane) / 16, sixteens = Math.min(left, units * unit);
       const perTurn = sixteens % (TURN / 16) === 0 ? TURN / 16 : Math.max(1, unit);
-      const body = (count: number) => () => {
+      const body = (count: number) => (columns: readonly Index[]) => {
         const reads = plane === 16 ? readsOfUnits(b, bits, count, inPlace) : readsOfNarrow(b, bits, plane, count);
         reads.forEach(({ sixteens, read }, i) => {
-          step(pointers.map((at) => () => read(at)), sixteens, i === reads.length - 1);
+          step(columns.map((at) => () => read(at)), sixteens, i === reads.length - 1);
         });
       };
       turns(Math.floor(sixteens / perTurn), perTurn, pointers, 2 * bits * perTurn, body(perTurn));
@@ -102,6 +105,16 @@ export function sweepCodes(
     );
     b.set(x, i32.add(x, xStep));
   });
+}
+
+/** Bytes between neighbouring columns whose codes are read by one pointer. */
+export function bytesApart(
+  { access, layout, run, bits }: CodedOperand,
+  extents: readonly number[],
+): number | undefined {
+  if (layout.storage === "byte") return access.strides[COLUMN];
+  const split = run && splitAccess(access, layout.columns, extents);
+  return split && (split.row.strides[COLUMN] ?? 0) * layout.rowBytes + (split.column.strides[COLUMN] ?? 0) * bits / 8;
 }
 
 /** Computes, as far as the open loops go, where a place's codes start: the address of their row and the column in it. */

@@ -25,6 +25,7 @@ import { codedChunk } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import { tiledChunk } from "./dot_tiles.ts";
 import type { Emitter, Walk } from "./emitter.ts";
+import { linearTerm } from "./group_terms.ts";
 import { rewriteExpr, rewriteStores, simplifyLoops, usesOf } from "./nest.ts";
 import { parallelVariables } from "./staging.ts";
 
@@ -53,10 +54,11 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const operand = codedOperand(contraction, spec, code);
   // Two digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
   const floats = !few && spec.scalar === "f32" && operand && (unpackingOf(operand, code).parts > 1 || !code.relaxed);
+  const linear = spec.groups && linearTerm(arrangement.term ?? spec.groups.term, spec.groups.inner);
   const chunk = !operand || floats
     ? tiledChunk({ ...arrangement, spec }, emitter, blocks)
-    : few
-    ? codedChunk({ ...arrangement, spec, operand }, emitter, blocks.columns)
+    : few && (linear || !spec.groups)
+    ? codedChunk({ ...arrangement, spec, operand, linear }, emitter, blocks.columns)
     : byteChunk({ ...arrangement, spec, operand }, emitter, blocks);
   const safe = parallelVariables(stores, layouts, extents, [BATCH, ROW, COLUMN]) === 3;
   if (tiny || !safe) {

@@ -4,22 +4,21 @@
  * then the next four), and all rows pass by it, six at a time. What a group adds is computed from the registers and added to a strip
  * of sums, from which the stores are computed in the end. Where there is one group, they are computed from the registers at once.
  */
-import type { Access, DotKernel } from "../kernel.ts";
-import { activationBytes, activationsOf, joinDigits, prepareActivations, stepsOffset } from "./activations.ts";
+import type { Access, DotKernel, Expr } from "../kernel.ts";
+import { joinDigits, leftBytes } from "./activations.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
 import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
 import { startOf } from "./code_sweep.ts";
 import { unpackingOf } from "./unpacking.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Arrangement, BATCH, type ChunkSize, COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
-import { groupTerm, scaledSums } from "./dot_coded.ts";
+import { type Arrangement, BATCH, type ChunkSize, COLUMN, outerAxes, ROW } from "./contraction.ts";
+import { scaledSums } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import { SHORT_BYTES, shortChunk } from "./dot_short.ts";
 import type { Emitter } from "./emitter.ts";
 import { layoutOf } from "./layout.ts";
-import { staysInside } from "./loads.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll } from "./nest.ts";
-import { createPlace, type Index, type KernelCode, type Place } from "./place.ts";
+import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
 
 /** Prepares scratch memory; returns a function that writes the chunk of an index. */
@@ -31,30 +30,15 @@ export function byteChunk(
   emitter: Emitter,
   { rows, columns }: ChunkSize,
 ): (index: Index) => void {
-  const { code, prepared, reserve } = emitter, { b } = code, { extents } = contraction, [, m = 1, n = 1] = extents;
+  const { code, reserve } = emitter, { b } = code, { extents } = contraction, [, m = 1, n = 1] = extents;
   const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), { parts } = unpackingOf(operand, code);
   const outer = outerAxes(contraction);
-  const activations = activationsOf(contraction), { digits } = activations;
-  const fours = activations.groupBytes / (4 * digits);
-  const inPlace = bytesInPlace(contraction, code);
-  const bytes = inPlace ? i32.const(0) : prepared(
-    activationBytes(activations),
-    (preparation, at) => prepareActivations(preparation, contraction, activations, at),
-  );
+  const left = leftBytes(contraction, emitter), { digits } = left, fours = left.groupBytes / (4 * digits);
   const isOneGroup = outer.length === 0 && !spec.groups;
-  const rowStride = inPlace
-    ? inPlace.access.strides[ROW] ?? 0
-    : activations.groupBytes * (activations.strides[ROW] ?? 0);
-  /** Where the bytes of row 0 lie, at an open place. */
-  const bytesAt = (place: Place): Index => {
-    const own = inPlace && place.address(inPlace.buffer, inPlace.access);
-    if (own) return i32.add(own.base, own.offset);
-    return i32.add(bytes, i32.mul(place.affine(activations.strides), activations.groupBytes));
-  };
   const isShort = isOneGroup && digits === 1 && 4 * fours <= SHORT_BYTES && n % PANEL_COLUMNS === 0;
   const short = isShort
     ? shortChunk(
-      { contraction, term, stores, spec, operand, activations, columns, rows: { at: bytesAt, stride: rowStride } },
+      { contraction, term, stores, spec, operand, left, columns },
       emitter,
     )
     : undefined;
@@ -90,23 +74,23 @@ export function byteChunk(
           prepare();
           nestedLoops([...lanes, ...places], outer, prepare, () => {
             pack(code, lanes, operand, panel, fours);
-            const group = place.affine(activations.strides), x = b.let("x_at", bytesAt(place)), stride = rowStride;
-            const steps = b.let("step_at", i32.add(i32.add(bytes, stepsOffset(activations)), i32.shl(group, 3)));
+            const x = b.let("x_at", left.at(place)), steps = digits > 1 ? left.step(place) : undefined;
             const rowBlock = (row: Index, count: number) => {
               const rowsHere = Array.from({ length: count }, (_, r) => r === 0 ? row : b.let("row", i32.add(row, r)));
-              const pointers = rowsHere.map((own) => b.let("x", i32.add(x, i32.mul(own, stride))));
+              const pointers = rowsHere.map((own) => b.let("x", i32.add(x, i32.mul(own, left.rowStride))));
               const sums = product(code, pointers, panel, { vectors: places.length, operand, digits, fours });
               rowsHere.forEach((own, r) => {
                 const target = b.let("target", i32.add(strip, i32.mul(i32.sub(own, rowRange.from), stripBytes)));
-                const step = b.let("step_at", i32.add(steps, i32.mul(own, 8 * (activations.strides[ROW] ?? 0))));
+                const step = steps &&
+                  b.let("step_at", i32.add(steps, i32.mul(own, 4 * (left.strides[ROW] ?? 0))));
                 places.forEach((open, v) =>
                   open.within(ROW, own, undefined, () => {
                     const of = sums[r]?.[v] ?? [], [sum] = of, at = 16 * v;
                     if (!sum) return;
                     const value = spec.groups
                       ? groupTerm(open, spec.groups.inner, term, sum)
-                      : digits > 1
-                      ? scaledSums(open, operand, joinDigits(code.math.madd, of), step, 0)
+                      : step
+                      ? scaledSums(open, operand, joinDigits(code.math.madd, of), step, left)
                       : sum;
                     if (isOneGroup) {
                       open.define(spec.accumulator, b.let("sums", value));
@@ -163,15 +147,9 @@ export function byteChunk(
   };
 }
 
-/** Signed bytes that are read where they are: whole vectors of sixteen along the last contracted axis. */
-function bytesInPlace(
-  { lhs, extents, axes, scalar }: Contraction,
-  code: KernelCode,
-): { readonly buffer: number; readonly access: Access } | undefined {
-  const last = axes.at(-1) ?? 0;
-  if (scalar !== "i32" || lhs.kind !== "load" || (extents[last] ?? 1) % 16 !== 0) return undefined;
-  const place = createPlace(code, extents), bound = place.buffer(lhs.buffer), { layout } = bound;
-  const isBytes = layout.storage === "byte" && layout.dtype.startsWith("i");
-  if (!isBytes || lhs.access.strides[last] !== 1 || !staysInside(place, bound, lhs.access)) return undefined;
-  return { buffer: lhs.buffer, access: lhs.access };
+/** What a group adds, of its sums of integers. */
+function groupTerm(place: Place, id: number, term: Expr | undefined, sums: Vector): Vector {
+  if (!term) throw new Error("Internal error: a sum over groups lacks its term");
+  place.define(id, place.code.b.let("sums", sums));
+  return place.value(term);
 }

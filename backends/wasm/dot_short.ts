@@ -4,7 +4,7 @@
  * other; panel after panel, lines of a hundred rows would be written in two halves each, and leave the first-level cache in between.
  */
 import type { DotKernel } from "../kernel.ts";
-import type { Activations } from "./activations.ts";
+import type { LeftBytes } from "./activations.ts";
 import { i32 } from "./assembler.ts";
 import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
 import { startOf } from "./code_sweep.ts";
@@ -14,7 +14,7 @@ import { type Arrangement, BATCH, COLUMN, ROW } from "./contraction.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import type { Emitter } from "./emitter.ts";
 import { withinAll } from "./nest.ts";
-import { createPlace, type Index, type Place } from "./place.ts";
+import { createPlace, type Index } from "./place.ts";
 import { emitStores } from "./stores.ts";
 
 /** Bytes of a column up to which all panels of a chunk stay in the first-level cache. */
@@ -24,11 +24,9 @@ export const SHORT_BYTES = 64;
 export interface ShortChunk extends Arrangement {
   readonly spec: DotKernel;
   readonly operand: CodedOperand;
-  readonly activations: Activations;
+  readonly left: LeftBytes;
   /** Most columns of a chunk. */
   readonly columns: number;
-  /** Address of the bytes of row 0 at a place with an open batch, and bytes to the next row. */
-  readonly rows: { readonly at: (place: Place) => Index; readonly stride: number };
 }
 
 /** A part of the rows, or whole panels of columns. */
@@ -39,10 +37,10 @@ interface Range {
 
 /** Prepares scratch memory; returns a writer of the product of some rows with whole panels of columns. */
 export function shortChunk(
-  { contraction: { extents }, stores, spec, operand, activations, columns, rows }: ShortChunk,
+  { contraction: { extents }, stores, spec, operand, left, columns }: ShortChunk,
   { code, reserve }: Emitter,
 ): (batch: Index, rowRange: Range, columnRange: Range) => void {
-  const { b } = code, { parts } = unpackingOf(operand, code), fours = activations.groupBytes / 4, m = extents[ROW] ?? 1;
+  const { b } = code, { parts } = unpackingOf(operand, code), fours = left.groupBytes / 4, m = extents[ROW] ?? 1;
   const panelBytes = PANEL_COLUMNS * 4 * fours * parts,
     panels = reserve(panelBytes * Math.ceil(columns / PANEL_COLUMNS));
   const atOnce = Math.min(rowsAtOnce(m), sumsAtOnce(code) / (2 * parts));
@@ -65,10 +63,10 @@ export function shortChunk(
           pack(code, lanes, operand, panel, fours);
         });
       });
-      const { stride } = rows, x = b.let("x_at", rows.at(place));
+      const x = b.let("x_at", left.at(place));
       const block = (row: Index, count: number) => {
         const here = Array.from({ length: count }, (_, r) => r === 0 ? row : b.let("row", i32.add(row, r)));
-        const starts = here.map((own) => b.let("x", i32.add(x, i32.mul(own, stride))));
+        const starts = here.map((own) => b.let("x", i32.add(x, i32.mul(own, left.rowStride))));
         eachPanel((column, panel) =>
           withinAll(pair, COLUMN, [column, b.let("second", i32.add(column, 4))], 4, () => {
             const pointers = starts.map((start) => b.let("x", start));

@@ -219,6 +219,16 @@ export function withinAll(
   open(0);
 }
 
+/** Opens a variable in several places at neighbouring indices, of which the first is given. */
+export function withinNeighbours(places: readonly Place[], variable: number, first: Index, body: () => void): void {
+  const open = (i: number): void => {
+    const place = places[i];
+    if (place) place.within(variable, first, undefined, () => open(i + 1), i);
+    else body();
+  };
+  open(0);
+}
+
 /** Moves several places to a part of theirs at once. */
 function withinParts(places: readonly Place[], parts: readonly Part[], body: () => void): void {
   const [place, ...others] = places, [part, ...rest] = parts;

@@ -57,6 +57,8 @@ interface Frame {
   /** Loop variable this frame opened, or -1. */
   readonly variable: number;
   readonly index: Index;
+  /** What the variable is more than the index: known when the kernel is generated, and so a static offset of addresses. */
+  readonly plus: number;
   readonly values: Map<Expr, Vector>;
   readonly indices: Map<string, Index>;
   readonly defined: Map<number, Vector>;
@@ -89,8 +91,8 @@ export interface Place {
   readonly lanes: number;
   /** Where vectors are handled sixteen elements at a time: which of the four this is. */
   readonly part: Part | undefined;
-  /** Gives a loop variable a value for the duration of `body`; with `lanes` the vector's lanes are index, index+1, …. */
-  within(variable: number, index: Index, lanes: number | undefined, body: () => void): void;
+  /** Gives a loop variable a value, index + plus, for the duration of `body`; with `lanes` the vector's lanes are that, one more, …. */
+  within(variable: number, index: Index, lanes: number | undefined, body: () => void, plus?: number): void;
   /** Moves the vector to one of four neighbours, the first of which lies at the index, for the duration of `body`. */
   withinPart(part: Part, body: () => void): void;
   /** Runs `body` so that nothing it computes is reused outside: for code that may not be reached. */
@@ -117,8 +119,9 @@ export interface Place {
 /** Starts outside of all loops. */
 export function createPlace(code: KernelCode, extents: readonly number[]): Place {
   const { b } = code;
-  const newFrame = (variable: number, index: Index, isPart = false): Frame => ({
+  const newFrame = (variable: number, index: Index, isPart = false, plus = 0): Frame => ({
     isPart,
+    plus,
     variable,
     index,
     values: new Map(),
@@ -133,9 +136,11 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
   const top = (): Frame => frames[frames.length - 1] as Frame;
   /** Where indices are kept: parts have them in common. */
   const shared = (): Frame => top().isPart ? frames[frames.length - 2] as Frame : top();
-  /** What the part adds to an access. */
-  const partOffset = (strides: readonly number[], scale: number): number =>
-    part && vector >= 0 ? 4 * part.number * (strides[vector] ?? 0) * scale : 0;
+  /** What is known of an access when the kernel is generated: what the part adds, and what variables are more than their indices. */
+  const knownOffset = (strides: readonly number[], scale: number): number => {
+    const ofPart = part && vector >= 0 ? 4 * part.number * (strides[vector] ?? 0) : 0;
+    return scale * frames.reduce((sum, { variable, plus }) => sum + plus * (strides[variable] ?? 0), ofPart);
+  };
   const find = <T>(get: (frame: Frame) => T | undefined): T | undefined => {
     for (let i = frames.length - 1; i >= 0; i--) {
       const found = get(frames[i] as Frame);
@@ -195,10 +200,10 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     get part() {
       return part;
     },
-    within(variable, index, active, body) {
+    within(variable, index, active, body, plus = 0) {
       const before = { vector, lanes, part };
       if (active !== undefined) [vector, lanes, part] = [variable, active, undefined];
-      push(newFrame(variable, index), body);
+      push(newFrame(variable, index, false, plus), body);
       ({ vector, lanes, part } = before);
     },
     withinPart(own, body) {
@@ -254,7 +259,7 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
     define: (id, value) => void top().defined.set(id, value),
     alias: (id, expr) => void top().aliases.set(id, expr),
     affine(strides, scale = 1, base) {
-      const sum = affineOfFirst(strides, scale, base), more = partOffset(strides, scale);
+      const sum = affineOfFirst(strides, scale, base), more = knownOffset(strides, scale);
       return more === 0 ? sum : i32.add(sum, more);
     },
     uniform(expr) {
@@ -278,7 +283,7 @@ export function createPlace(code: KernelCode, extents: readonly number[]): Place
       const fold = offset >= 0 && access.strides.every((stride) => stride >= 0);
       if (fold) {
         const first = affineOfFirst(access.strides, size, { key: `b${buffer}`, index: base });
-        return { base: first, offset: offset + partOffset(access.strides, size) };
+        return { base: first, offset: offset + knownOffset(access.strides, size) };
       }
       const start = find((frame) => frame.indices.get(`o${buffer}:${offset}`)) ??
         b.let(`${name}_at`, i32.add(base, offset));

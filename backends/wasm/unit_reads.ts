@@ -28,7 +28,10 @@ export interface Read {
 export function readsOfUnits(b: FunctionBuilder, bits: number, count: number, inPlace: boolean): readonly Read[] {
   const packing = packingOf(bits), { slots, planes } = packing, units = Math.ceil(count / slots.length);
   return Array.from({ length: units }, (_, unit) => {
-    const readers = groupsOf(packing, inPlace).map((group) => readerOf(b, packing, group, inPlace, 16 * unit * planes));
+    const means: Means = new Map();
+    const readers = groupsOf(packing, inPlace).map((group) =>
+      readerOf(b, packing, group, { inPlace, offset: 16 * unit * planes, means })
+    );
     return readers.flatMap(({ sixteens, read }) => {
       const moved = sixteens.map(({ at, part }) => ({ at: at + unit * slots.length, part }));
       // The last units may be padding.
@@ -39,12 +42,15 @@ export function readsOfUnits(b: FunctionBuilder, bits: number, count: number, in
   }).flat();
 }
 
+/** The mean of a unit's planes as far as they have been read, by where the unit lies. */
+type Means = Map<Index, Vector>;
+
 /** Slots of a unit that are read together: those of a plane, as it is or shifted to the right by some bits, or one of pieces. */
 interface Group {
   readonly slots: readonly number[];
   readonly shifted: number;
-  /** The last plane that is needed. */
-  readonly last: number;
+  /** When it is read, among the others. */
+  readonly order: number;
   /** Whether it reads a plane that another one has read. */
   readonly again: boolean;
 }
@@ -55,25 +61,38 @@ interface Group {
  */
 const TOGETHER = 2;
 
-function groupsOf({ slots, planes, step }: Packing, inPlace: boolean): readonly Group[] {
+/**
+ * Whether the mean of planes runs along, so that each of them is read once. Where planes have two codes, registers are all taken:
+ * they are read again then.
+ */
+const runsMean = ({ hasMean, whole, planes }: Packing): boolean => hasMean && whole === planes;
+
+function groupsOf(packing: Packing, inPlace: boolean): readonly Group[] {
+  const { slots, planes, step } = packing;
   const groups = new Map<string, Group & { readonly slots: number[] }>(), seen = new Set<number>();
   slots.forEach((pieces, slot) => {
     const [piece] = pieces, { plane = 0, shift = 0 } = piece ?? {};
     const shifted = inPlace ? shift % PART_BITS : 0, from = inPlace ? shifted : Math.floor(shift / (TOGETHER * step));
     const key = pieces.length > 1 ? `slot ${slot}` : `plane ${plane} from ${from}`;
     const last = Math.min(planes - 1, Math.max(...pieces.map((own) => own.plane)));
-    const group = groups.get(key) ??
-      { slots: [], shifted, last, again: !inPlace && pieces.length === 1 && seen.has(plane) };
+    // A running mean starts with the last plane, and comes last.
+    const order = !runsMean(packing) ? last : plane === planes ? planes : planes - 1 - plane;
+    const group = groups.get(key) ?? { slots: [], shifted, order, again: pieces.length === 1 && seen.has(plane) };
     group.slots.push(slot);
     groups.set(key, group);
     seen.add(plane);
   });
-  return [...groups.values()].sort((x, y) => x.last - y.last);
+  return [...groups.values()].sort((x, y) => x.order - y.order);
 }
 
 /** Reads a group of a unit, whose planes start at an offset. */
-function readerOf(b: FunctionBuilder, packing: Packing, group: Group, inPlace: boolean, offset: number): Read {
-  const { slots, shifted, again } = group, lanes = sixteenLanes(b), mask = 2 ** packing.bits - 1;
+function readerOf(
+  b: FunctionBuilder,
+  packing: Packing,
+  { slots, shifted, again }: Group,
+  { inPlace, offset, means }: { readonly inPlace: boolean; readonly offset: number; readonly means: Means },
+): Read {
+  const lanes = sixteenLanes(b), mask = 2 ** packing.bits - 1, runs = runsMean(packing);
   const pieces = slots.map((slot) => packing.slots[slot] ?? []);
   const isUpper = pieces.map(([piece]) => inPlace && (piece?.shift ?? 0) >= PART_BITS);
   return {
@@ -81,8 +100,11 @@ function readerOf(b: FunctionBuilder, packing: Packing, group: Group, inPlace: b
     read(units) {
       const from = again ? i32.sub(units, AGAIN) : units, start = again ? offset + AGAIN : offset;
       const load = (plane: number) => lanes.load(from, start + 16 * plane);
-      if (slots.length === 1) return pieces.map((own) => codeOf(lanes, packing, own, load));
-      const plane = planeOf(lanes, packing, load, pieces[0]?.[0]?.plane ?? 0);
+      if (slots.length === 1 && !runs) return pieces.map((own) => codeOf(lanes, packing, own, load));
+      const number = pieces[0]?.[0]?.plane ?? 0, mean = means.get(units) ?? lanes.zero;
+      const isMean = runs && number === packing.planes;
+      const plane = isMean ? mean : lanes.keep(planeOf(lanes, packing, load, number));
+      if (runs && !isMean) means.set(units, lanes.keep(lanes.mean(plane, mean)));
       const bytes = lanes.keep(shifted > 0 ? lanes.shiftRight(plane, shifted) : plane);
       return pieces.map(([piece], i) => {
         if (isUpper[i]) return lanes.mask(bytes, mask << PART_BITS);

@@ -10,17 +10,18 @@
  *     rowSum = sum(cast(c_x, i32), axes [last])                          i32 [lead…,G,1], in the program of the codes
  *   several groups, G > 1 ("sum over G of cast(dot batched over G) * scales"):
  *     idot = dot(c_x, c_w, lhsBatch [G], rhsBatch [1], lhsContract [g], rhsContract [2])       i32 [G,lead…,p]
- *     fix  = mul(broadcast(z'), broadcast(rowSum'))                                            i32 [G,lead…,p]
- *     term = mul(cast(sub(idot, fix), f32), broadcast(s_w'))                                   f32 [G,lead…,p]
+ *     fix  = mul(broadcast(z'), broadcast(cast(rowSum', f32)))                                 f32 [G,lead…,p]
+ *     term = mul(sub(cast(idot, f32), fix), broadcast(s_w'))                                   f32 [G,lead…,p]
  *     y    = mul(reshape(sum(term, axes [0]), [lead…,p]), broadcast(s_x))                      f32 [lead…,p]
- *       z' and s_w' are transpose(reshape(·, [p,G]), [1,0]) reshaped to [G,1…,p]; z' is cast to i32 first;
+ *       z' and s_w' are transpose(reshape(·, [p,G]), [1,0]) reshaped to [G,1…,p];
  *       rowSum' is transpose(rowSum) to [G,lead…,1]
  *   one group, G = 1:
  *     idot = dot(c_x, c_w, lhsContract [G,g], rhsContract [1,2])                               i32 [lead…,p]
  *     y    = mul(mul(cast(sub(idot, mul(z', rowSum')), f32), s_w'), s_x), z' and s_w' [p], rowSum' [lead…,1], broadcast
  *       where all zero points are one number z: add(mul(rowSum', -z), idot) in place of the difference
  *
- * The correction is done in i32, where it is exact: |idot| and |fix| stay below 2^31 up to 66 000 columns a group.
+ * Over one group the correction is done in i32, where it is exact: |idot| and |fix| stay below 2^31 up to 66 000 columns. Over several
+ * it is done in f32, which is as exact up to 512 columns a group (2^24) and beyond as good as the sum of the terms.
  */
 import type { Builder } from "../../ir/builder.ts";
 import type { Graph, Node } from "../../ir/node.ts";
@@ -65,13 +66,13 @@ export function contractsGroups({ inputs, attrs }: Node): boolean {
 function integerDot(b: Builder, x: Activation, w: Weight): Node {
   const [rows = 1, groups = 1] = w.codes.type.shape, rank = x.codes.type.shape.length;
   const lead = x.codes.type.shape.slice(0, rank - 2), ones = lead.map(() => 1);
-  const rowSum = b.sum(b.cast(x.codes, "i32"), [rank - 1]), zero = b.cast(w.zero, "i32");
+  const rowSum = b.sum(b.cast(x.codes, "i32"), [rank - 1]);
   if (groups === 1) {
     const idot = b.dot(x.codes, w.codes, { lhsContract: [rank - 2, rank - 1], rhsContract: [1, 2] });
     const sums = b.reshape(rowSum, [...lead, 1]), number = splatOf(w.zero);
     // Kernels run in the order of operands: with the sums in front, nothing comes between the product and what reads it.
     const corrected = number === undefined
-      ? b.sub(idot, b.mul(b.broadcast(b.reshape(zero, [rows]), idot.type.shape), sums))
+      ? b.sub(idot, b.mul(b.broadcast(b.reshape(b.cast(w.zero, "i32"), [rows]), idot.type.shape), sums))
       : b.add(b.mul(sums, -number), idot);
     return b.mul(b.mul(b.cast(corrected, "f32"), b.reshape(w.scale, [rows])), x.scale);
   }
@@ -84,8 +85,11 @@ function integerDot(b: Builder, x: Activation, w: Weight): Node {
   const perRow = (value: Node) =>
     b.reshape(b.transpose(b.reshape(value, [rows, groups]), [1, 0]), [groups, ...ones, rows]);
   const perToken = b.transpose(rowSum, [rank - 2, ...lead.map((_, axis) => axis), rank - 1]);
-  const fix = b.mul(b.broadcast(perRow(zero), idot.type.shape), b.broadcast(perToken, idot.type.shape));
-  const term = b.mul(b.cast(b.sub(idot, fix), "f32"), perRow(w.scale));
+  const fix = b.mul(
+    b.broadcast(perRow(w.zero), idot.type.shape),
+    b.broadcast(b.cast(perToken, "f32"), idot.type.shape),
+  );
+  const term = b.mul(b.sub(b.cast(idot, "f32"), fix), perRow(w.scale));
   return b.mul(b.reshape(b.sum(term, [0]), [...lead, rows]), x.scale);
 }
 
