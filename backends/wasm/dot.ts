@@ -31,8 +31,11 @@ import { parallelVariables } from "./staging.ts";
 
 /** Rows up to which the right operand is not worth packing. */
 const FEW_ROWS = 4;
-/** Elements of a contracted block: 8 columns of it fit the first-level cache. */
-const BLOCK_LENGTH = 256;
+/**
+ * Elements of a contracted block: 8 columns of it fit the first-level cache. Few rows have one block as long as they fit the cache
+ * behind it: memory comes faster to who reads columns from one end to the other.
+ */
+const BLOCK_LENGTH = 256, FEW_ROWS_ELEMENTS = 16_384;
 /** Multiply-adds below which a kernel is one chunk. */
 const SMALL_PRODUCT = 32;
 /** Chunks that keep several threads busy, and the largest and least block of rows and columns of one. */
@@ -130,8 +133,8 @@ function arrange(spec: DotKernel, { layouts }: Emitter): Arrangement {
   stores = rewriteStores(stores, simple.change);
   extents = simple.extents.length > first ? simple.extents : [...simple.extents, 1];
   const axes = [...extents.keys()].slice(first), inner = axes.slice(1).reduce((x, v) => x * (extents[v] ?? 1), 1);
-  const length = extents[first] ?? 1,
-    wanted = Math.max(1, BLOCK_LENGTH / inner),
+  const length = extents[first] ?? 1, height = extents[ROW] ?? 1;
+  const wanted = Math.max(1, (height <= FEW_ROWS ? FEW_ROWS_ELEMENTS / height : BLOCK_LENGTH) / inner),
     count = Math.ceil(length / Math.max(1, wanted * 1.5));
   const block = Math.min(length, multiple(length / count, inner === 1 ? 16 : 1));
   return { contraction: { extents, scalar: spec.scalar, lhs, rhs, axes, block, inner }, term, stores };
