@@ -20,7 +20,8 @@ import { ENTRY, type Table, TABLES } from "./emitter.ts";
 import { entriesOf, type Entry, homeOf, rangesOf, touchesOf, touchesTogether } from "./entries.ts";
 import { GROWTH, MOST_BYTES } from "./heap.ts";
 import { type GeneratedKernel, generateKernel, printKernel } from "./kernel.ts";
-import { ALIGNMENT, bytesOf, decode, encode, encodeStored, layoutOf } from "./layout.ts";
+import { decode, encode, encodeStored } from "./host_values.ts";
+import { ALIGNMENT, bytesOf, layoutOf } from "./layout.ts";
 import type { ProgramNeeds, Space } from "./space.ts";
 import { createSpaces, type Place, type Spaces } from "./spaces.ts";
 import {

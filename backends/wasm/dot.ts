@@ -25,7 +25,7 @@ import { codedChunk } from "./dot_coded.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
 import { tiledChunk } from "./dot_tiles.ts";
 import type { Emitter, Walk } from "./emitter.ts";
-import { linearTerm } from "./group_terms.ts";
+import { linearTerm } from "./group_totals.ts";
 import { rewriteExpr, rewriteStores, simplifyLoops, usesOf } from "./nest.ts";
 import { parallelVariables } from "./staging.ts";
 

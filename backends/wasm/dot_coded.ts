@@ -6,7 +6,7 @@
  *
  * Four columns become one vector. They are used side by side as far as their sums fit registers (`column_sums.ts`), and the next four
  * are fetched meanwhile (`ahead.ts`). Of several groups, each adds its four parts of a sum to four of the total, times its scale; what
- * zero points take off goes four groups at a time (`group_terms.ts`). So lanes are summed up once per column, not once per group.
+ * zero points take off goes four groups at a time (`group_totals.ts`). So lanes are summed up once per column, not once per group.
  */
 import type { DotKernel } from "../kernel.ts";
 import { type Activations, joinDigits, leftBytes, sumsOffset } from "./activations.ts";
@@ -17,8 +17,8 @@ import type { CodedOperand } from "./coded_operand.ts";
 import { COLUMNS, createColumnSums, planColumns } from "./column_sums.ts";
 import { type Arrangement, BATCH, COLUMN, outerAxes, ROW } from "./contraction.ts";
 import type { Emitter } from "./emitter.ts";
-import { type GroupTerm, termOfOperand } from "./group_terms.ts";
-import { firstLanes, sumLanes } from "./lanes.ts";
+import { createGroupTotals, type GroupTerm, termOfOperand } from "./group_totals.ts";
+import { sumLanes } from "./lanes.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll, withinNeighbours } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
@@ -27,7 +27,6 @@ import { emitStores } from "./stores.ts";
 const VECTOR = 16;
 /** Rows of codes this long are fetched by the machine itself, and those of eight columns would leave the first-level cache. */
 const AHEAD_BYTES = 4096;
-
 /** Static offsets below this take one check of an address less. */
 const PAGE_BYTES = 65536;
 
@@ -41,16 +40,14 @@ export interface CodedProduct extends Arrangement {
 
 /** Generates chunk after chunk of `columns` columns; returns a function that writes the chunk of an index. */
 export function codedChunk(product: CodedProduct, emitter: Emitter, columns: number): (index: Index) => void {
-  const { contraction, operand, stores, spec } = product, { extents } = contraction;
+  const { contraction, stores, spec } = product, { extents } = contraction;
   const { code } = emitter, { b } = code, n = extents[COLUMN] ?? 1, rows = extents[ROW] ?? 1;
   const columnBlocks = Math.ceil(n / columns), sumColumns = createSums(product, emitter);
-  const roots = [operand.scale, operand.zero].filter((root) => root !== undefined);
   return (index) => {
     const from = b.let("from_column", i32.mul(i32.rem_u(index, columnBlocks), columns));
     const to = b.let("to_column", smaller(i32.add(from, columns), i32.const(n)));
     const batch = b.let("batch", i32.div_u(index, columnBlocks)), place = createPlace(code, extents);
     place.within(BATCH, batch, undefined, () => {
-      place.prepare(roots);
       const sums = sumColumns(batch);
       vectorLoop(place, COLUMN, n, (first) => {
         sums.write(first);
@@ -99,7 +96,7 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
       const start = () => lanes.forEach((open) => startOf(open, operand));
       start();
       // Where factors lie. What they are is read when the sums need no registers any more.
-      if (term?.factor) { for (const lane of lanes) lane.prepare([term.factor]); }
+      lanes.forEach((lane) => lane.prepare(term?.factor ? [term.factor] : []));
       nestedLoops(lanes, outer, start, () => {
         if (term) sums.clear();
         const [lane] = lanes;
@@ -111,21 +108,18 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
     const sum = (first: Index, columns: readonly number[]) => {
       const lanes = columns.map(() => createPlace(code, extents));
       const index = (c: number) => b.let("index", i32.add(first, c)), [from = 0] = columns;
+      const clamped = (c: number) => b.let("index", smaller(index(c), i32.const(n - 1)));
       const open = (body: () => void) =>
-        near !== undefined ? withinNeighbours(lanes, COLUMN, index(from), body) : withinAll(
-          lanes,
-          COLUMN,
-          columns.map((c) => b.let("index", smaller(index(c), i32.const(n - 1)))),
-          undefined,
-          body,
-        );
+        near === undefined
+          ? withinAll(lanes, COLUMN, columns.map(clamped), undefined, body)
+          : withinNeighbours(lanes, COLUMN, index(from), body);
       const store = (row: number, digit: number, value: (column: number) => Vector) =>
         columns.forEach((column, i) => b.emit(v128.store(at, value(i), slot(row, digit, column))));
       withinAll(lanes, BATCH, batch, undefined, () =>
         open(() => {
           if (term) {
-            const totals = groupTotals(lanes, term);
-            eachGroup(lanes, () => totals.add((column, row) => digitsOf((digit) => sums.value(column, row, digit))));
+            const totals = createGroupTotals(lanes, contraction, left, term);
+            eachGroup(lanes, () => totals.add((column, row) => joined((digit) => sums.value(column, row, digit))));
             totals.shift();
             for (let row = 0; row < rows; row++) store(row, 0, (column) => totals.value(column, row));
             return;
@@ -152,7 +146,7 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
         if (scalar === "i32") return sums(0);
         return b.let(
           "sums",
-          scaledSums(place, operand, b.let("sums", digitsOf(sums)), left.step(place), left),
+          scaledSums(place, operand, b.let("sums", joined(sums)), left.step(place), left),
         );
       },
       end: () => ahead?.keep(at),
@@ -170,59 +164,8 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
   };
 
   /** An f32 of integers by digit. */
-  function digitsOf(value: (digit: number) => Vector): Vector {
+  function joined(value: (digit: number) => Vector): Vector {
     return joinDigits(code.math.madd, Array.from({ length: digits }, (_, digit) => b.let("sum", value(digit))));
-  }
-
-  /** Sums of what groups add, by column and row, as vectors of four parts. */
-  function groupTotals(lanes: readonly Place[], { factor, shift }: GroupTerm) {
-    const totals = lanes.map(() => Array.from({ length: rows }, () => b.let("total", f32x4.const(0))));
-    /** Changes every total: by row, what needs to be known of it for all lanes, then by lane. */
-    const change = <T>(
-      ofRow: (lane: Place, row: number) => T,
-      changed: (total: Vector, lane: Place, column: number, row: number, known: T) => Vector,
-    ) => {
-      for (let row = 0; row < rows; row++) {
-        withinAll(lanes, ROW, i32.const(row), undefined, () => {
-          const known = lanes[0] && ofRow(lanes[0], row);
-          lanes.forEach((lane, column) => {
-            const total = totals[column]?.[row];
-            if (total && known) b.set(total, changed(total, lane, column, row, known));
-          });
-        });
-      }
-    };
-    return {
-      /** Adds those of an open group, of which `sums` are the products. */
-      add: (sums: (column: number, row: number) => Vector) =>
-        change(
-          (lane) => digits > 1 ? b.let("step", v128.load32_splat(left.step(lane))) : f32x4.const(1),
-          (total, lane, column, row, step) => {
-            const scale = factor ? lane.value(factor) : f32x4.const(1);
-            const by = digits === 1 ? scale : factor ? f32x4.mul(scale, step) : step;
-            return code.math.madd(sums(column, row), by, total);
-          },
-        ),
-      /** Takes off what zero points do, along the groups. */
-      shift() {
-        const last = outer.at(-1);
-        if (!shift || last === undefined) return;
-        const prepare = () => lanes.forEach((lane) => lane.prepare([shift]));
-        const integers = (lane: Place): Vector => {
-          const at = left.step(lane);
-          return b.let("integers", f32x4.mul(v128.load(at), v128.load(at, sumsOffset(left))));
-        };
-        nestedLoops(lanes, outer.slice(0, -1), prepare, () =>
-          vectorLoop(lanes, last, extents[last] ?? 1, () => {
-            prepare();
-            change((lane) => digits > 1 ? integers(lane) : f32x4.const(1), (total, lane, _column, _row, sum) => {
-              const value = lane.value(shift);
-              return f32x4.sub(total, firstLanes(digits > 1 ? f32x4.mul(value, sum) : value, lane.lanes));
-            });
-          }));
-      },
-      value: (column: number, row: number): Vector => totals[column]?.[row] ?? f32x4.const(0),
-    };
   }
 }
 

@@ -3,7 +3,8 @@ import { assertEquals } from "@std/assert";
 import * as fc from "fast-check";
 import { type HostArray, hostArray } from "../../../backends/backend.ts";
 import type { KernelSpec } from "../../../backends/kernel.ts";
-import { bytesOf, decode, encode, layoutOf } from "../../../backends/wasm/layout.ts";
+import { decode, encode } from "../../../backends/wasm/host_values.ts";
+import { bytesOf, layoutOf } from "../../../backends/wasm/layout.ts";
 import { halfValue } from "../../../ir/numerics.ts";
 import {
   type DType,

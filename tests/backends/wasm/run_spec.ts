@@ -1,7 +1,8 @@
 /** Runs one kernel specification on WebAssembly, with as many threads as told, one after the other. */
 import type { HostArray } from "../../../backends/backend.ts";
 import type { KernelSpec } from "../../../backends/kernel.ts";
-import { ALIGNMENT, bytesOf, decode, encode } from "../../../backends/wasm/layout.ts";
+import { decode, encode } from "../../../backends/wasm/host_values.ts";
+import { ALIGNMENT, bytesOf } from "../../../backends/wasm/layout.ts";
 import { generateKernel } from "../../../backends/wasm/kernel.ts";
 import { ENTRY, TABLES } from "../../../backends/wasm/emitter.ts";
 
