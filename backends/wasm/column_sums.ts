@@ -36,25 +36,20 @@ export interface ColumnPlan {
 }
 
 /** Codes stay in place, and columns stand side by side, where their sums then fit registers. */
-export function planColumns(
-  contraction: Contraction,
-  operand: CodedOperand,
-  grouped: boolean,
-  code: KernelCode,
-): ColumnPlan {
+export function planColumns(contraction: Contraction, operand: CodedOperand, code: KernelCode): ColumnPlan {
   const { axes, extents } = contraction, vectors = (extents[ROW] ?? 1) * activationsOf(contraction).digits;
   const elements = axes.reduce((product, axis) => product * (extents[axis] ?? 1), 1);
   const inPlace = vectors === 1 ? unpackingInPlace(operand, code, elements) : undefined;
   const unpacking = inPlace ?? unpackingOf(operand, code);
-  return { unpacking, atOnce: columnsAtOnce(vectors * unpacking.parts, grouped, code.fours) };
+  return { unpacking, atOnce: columnsAtOnce(vectors * unpacking.parts, code.fours) };
 }
 
 /**
- * How many columns are used side by side: as many as keep their sums in registers. Sums in 16 bits beside them take as many again, so
- * that without an instruction for fours two sums of each are too many where there are groups.
+ * How many columns are used side by side: as many as keep their sums in registers. Without an instruction for fours sums in 16 bits
+ * stand beside them, and more than two of each are better off one column after the other.
  */
-function columnsAtOnce(perColumn: number, grouped: boolean, fours: boolean): number {
-  if (!fours) return perColumn === 1 || (perColumn === 2 && !grouped) ? COLUMNS : 1;
+function columnsAtOnce(perColumn: number, fours: boolean): number {
+  if (!fours) return perColumn <= 2 ? COLUMNS : 1;
   return [COLUMNS, COLUMNS / 2].find((columns) => columns * perColumn <= SUMS) ?? 1;
 }
 

@@ -25,8 +25,8 @@ import { emitStores } from "./stores.ts";
 
 /** Bytes of a vector. */
 const VECTOR = 16;
-/** Rows of codes this long are fetched by the machine itself, and those of eight columns would leave the first-level cache. */
-const AHEAD_BYTES = 4096;
+/** Rows of codes this long are fetched by the machine itself, and reading those of eight columns takes longer. */
+const AHEAD_BYTES = 2560;
 /** Static offsets below this take one check of an address less. */
 const PAGE_BYTES = 65536;
 
@@ -78,7 +78,7 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
   const { contraction, operand, linear } = product, { extents, scalar } = contraction;
   const n = extents[COLUMN] ?? 1, rows = extents[ROW] ?? 1, outer = outerAxes(contraction);
   const term = linear ?? (scalar === "f32" && outer.length > 0 ? termOfOperand(operand) : undefined);
-  const plan = planColumns(contraction, operand, outer.length > 0, code), { atOnce } = plan;
+  const plan = planColumns(contraction, operand, code), { atOnce } = plan;
   // Columns that are all there, and near each other, differ by static offsets: one address for all of them.
   const apart = n % COLUMNS === 0 ? bytesApart(operand, extents) : undefined;
   const near = apart !== undefined && COLUMNS * apart <= PAGE_BYTES ? apart : undefined;
