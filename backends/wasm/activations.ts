@@ -10,7 +10,7 @@ import { f32x4, i16x8, i32, i32x4, i8x16, memory, v128 } from "./assembler.ts";
 import { BATCH, COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
 import type { Emitter, Preparation } from "./emitter.ts";
 import { combineLanes, firstLanes } from "./lanes.ts";
-import { nestedLoops, vectorLoop } from "./nest.ts";
+import { denseStrides, nestedLoops, vectorLoop } from "./nest.ts";
 import { staysInside } from "./loads.ts";
 import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
 
@@ -35,14 +35,9 @@ const LEAST = 2 ** -100;
 /** How the activations of a contraction are prepared. */
 export function activationsOf({ extents, axes, scalar }: Contraction): Activations {
   const last = axes.at(-1) ?? 0, length = extents[last] ?? 1, digits = scalar === "f32" ? DIGITS : 1;
-  const strides = extents.map(() => 0);
-  let groups = 1;
-  for (let v = last - 1; v >= 0; v--) {
-    if (v === COLUMN) continue;
-    strides[v] = groups;
-    groups *= extents[v] ?? 1;
-  }
-  return { digits, groupBytes: Math.ceil(length / 16) * 16 * digits, strides, groups };
+  const over = extents.map((_, v) => v).filter((v) => v < last && v !== COLUMN);
+  const groups = over.reduce((product, v) => product * (extents[v] ?? 1), 1);
+  return { digits, groupBytes: Math.ceil(length / 16) * 16 * digits, strides: denseStrides(extents, over), groups };
 }
 
 /** Bytes of all prepared activations. Steps of f32 groups and sums of their integers, as f32, follow, and room for a vector from any. */

@@ -3,9 +3,9 @@ import { activationsOf, type LeftBytes } from "./activations.ts";
 import type { Ahead } from "./ahead.ts";
 import { i16x8, i32x4, v128 } from "./assembler.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
-import { sweepCodes } from "./code_sweep.ts";
+import { sweepCodes, TURN } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
-import { type Contraction, ROW } from "./contraction.ts";
+import { COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";
 import { type Unpacking, unpackingInPlace, unpackingOf } from "./unpacking.ts";
 
@@ -33,15 +33,28 @@ export interface ColumnPlan {
   readonly unpacking: Unpacking;
   /** Columns side by side. */
   readonly atOnce: number;
+  /** Whether the next ones are read ahead. */
+  readonly isAhead: boolean;
 }
+
+/**
+ * Bytes of a column's codes from which on four columns are read side by side and the next four ahead (`ahead.ts`), and from which on
+ * they are not read ahead. Shorter ones are a few lines each: machines follow two of them best by themselves. Longer ones are
+ * fetched by the machine, too, and reading those of eight columns takes longer.
+ */
+const AHEAD = { from: 512, below: 2560 };
 
 /** Codes stay in place, and columns stand side by side, where their sums then fit registers. */
 export function planColumns(contraction: Contraction, operand: CodedOperand, code: KernelCode): ColumnPlan {
   const { axes, extents } = contraction, vectors = (extents[ROW] ?? 1) * activationsOf(contraction).digits;
-  const elements = axes.reduce((product, axis) => product * (extents[axis] ?? 1), 1);
-  const inPlace = vectors === 1 ? unpackingInPlace(operand, code, elements) : undefined;
-  const unpacking = inPlace ?? unpackingOf(operand, code);
-  return { unpacking, atOnce: columnsAtOnce(vectors * unpacking.parts, code.fours) };
+  const product = (axes: readonly number[]) => axes.reduce((elements, axis) => elements * (extents[axis] ?? 1), 1);
+  const inPlace = vectors === 1 ? unpackingInPlace(operand, code, product(axes)) : undefined;
+  const unpacking = inPlace ?? unpackingOf(operand, code), most = columnsAtOnce(vectors * unpacking.parts, code.fours);
+  const bytes = product(outerAxes(contraction)) * operand.length * operand.bits / 8;
+  const atOnce = bytes < AHEAD.from ? Math.min(most, COLUMNS / 2) : most;
+  // Whole turns are what a column takes, so that the last ones' lines end where the codes do.
+  const isWhole = operand.length % TURN === 0 && (extents[COLUMN] ?? 1) >= 2 * COLUMNS;
+  return { unpacking, atOnce, isAhead: isWhole && atOnce === COLUMNS && bytes < AHEAD.below };
 }
 
 /**

@@ -12,7 +12,7 @@ import type { DotKernel } from "../kernel.ts";
 import { type Activations, joinDigits, leftBytes, sumsOffset } from "./activations.ts";
 import { createAhead } from "./ahead.ts";
 import { f32x4, i32, i32x4, v128 } from "./assembler.ts";
-import { bytesApart, startOf, TURN } from "./code_sweep.ts";
+import { bytesApart, startOf } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { COLUMNS, createColumnSums, planColumns } from "./column_sums.ts";
 import { type Arrangement, BATCH, COLUMN, outerAxes, ROW } from "./contraction.ts";
@@ -25,8 +25,6 @@ import { emitStores } from "./stores.ts";
 
 /** Bytes of a vector. */
 const VECTOR = 16;
-/** Rows of codes this long are fetched by the machine itself, and reading those of eight columns takes longer. */
-const AHEAD_BYTES = 2560;
 /** Static offsets below this take one check of an address less. */
 const PAGE_BYTES = 65536;
 
@@ -87,10 +85,7 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
   const slot = (row: number, digit: number, column: number) => VECTOR * (COLUMNS * (row * kept + digit) + column);
   return (batch) => {
     const sums = createColumnSums(contraction, operand, plan, left, code);
-    const rowBytes = outer.reduce((bytes, axis) => bytes * (extents[axis] ?? 1), operand.length * operand.bits / 8);
-    // Whole turns are what a row takes, so that the last columns' lines end where the codes do.
-    const isAhead = atOnce === COLUMNS && n >= 2 * COLUMNS && operand.length % TURN === 0 && rowBytes < AHEAD_BYTES;
-    const ahead = isAhead ? createAhead(b) : undefined;
+    const ahead = plan.isAhead ? createAhead(b) : undefined;
     /** Goes through the groups of some columns. */
     const eachGroup = (lanes: readonly Place[], each: () => void) => {
       const start = () => lanes.forEach((open) => startOf(open, operand));
