@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import * as fc from "fast-check";
 import type { HostArray } from "../../../backends/backend.ts";
-import type { DotKernel } from "../../../backends/kernel.ts";
+import type { DotKernel, Expr } from "../../../backends/kernel.ts";
 import { probeByteProducts } from "../../../backends/wasm/assembler.ts";
 import { generateKernel, printKernel } from "../../../backends/wasm/kernel.ts";
 import { random } from "../../../ir/random.ts";
@@ -19,6 +19,16 @@ const shapes: fc.Arbitrary<ProductShape> = fc.record({
   width: fc.constantFrom(...WIDTHS),
   activation: fc.constantFrom(undefined, undefined, 4, 5, 6, 7, 8, 8),
 });
+
+/** Columns of half a kilobyte to several, which are read ahead or not, and some more than a page apart. */
+const longShapes: fc.Arbitrary<ProductShape> = fc.record({
+  m: fc.integer({ min: 1, max: 3 }),
+  n: fc.constantFrom(4, 8, 12, 17),
+  groups: fc.constantFrom(1, 2, 5),
+  group: fc.constantFrom(512, 1024, 1152, 2048, 20_480),
+  width: fc.constantFrom(...WIDTHS),
+  activation: fc.constantFrom(undefined, 8),
+}).filter(({ groups, group, width }) => groups * group * width <= 8 * 20_480);
 
 /** How kernels multiply bytes; the first only where the machine does. */
 const MODES: readonly (Parameters<typeof runSpec>[2] & { readonly name: string })[] = [
@@ -106,7 +116,34 @@ for (const mode of MODES) {
       { numRuns: 150, seed: 1 },
     );
   });
+
+  Deno.test(`products with long columns of codes are those of the interpreter, ${mode.name}`, () => {
+    fc.assert(
+      fc.property(longShapes, fc.integer({ min: 0, max: 2 ** 31 - 1 }), (shape, seed) => {
+        assertNear(shape, productBuffers(productKernel(shape), shape, random(seed, "product")), mode);
+      }),
+      { numRuns: 40, seed: 3 },
+    );
+  });
 }
+
+Deno.test("groups may add anything made of their sums", () => {
+  for (const m of [1, 9]) {
+    const shape: ProductShape = { m, n: 12, groups: 3, group: 128, width: 4, activation: 8 };
+    const { groups, ...spec } = productKernel(shape);
+    if (!groups) throw new Error("The product has no groups");
+    // Its square is not linear in the sum.
+    const term: Expr = { kind: "map", op: "mul", scalar: "f32", args: [groups.term, groups.term] };
+    const squared = { ...spec, groups: { ...groups, term } };
+    const buffers = productBuffers(squared, shape, random(m, "squares")), expected = buffers.map((own) => own.slice());
+    interpretKernel(squared, expected);
+    const y = squared.buffers.findIndex(({ use }) => use === "write");
+    const found = runSpec(squared, buffers, { relaxed: true })[y] ?? [];
+    expected[y]?.forEach((value, i) =>
+      assert(Math.abs(value - (found[i] ?? NaN)) <= 1e-5 * value, `${found[i]} for ${value}`)
+    );
+  }
+});
 
 Deno.test("integer products are exact, and the same bits with every kind of SIMD and on any number of threads", () => {
   fc.assert(
@@ -173,11 +210,13 @@ Deno.test("rounding activations to 16 bits costs a small part of what rounding w
 
 Deno.test("f32 activations that are not finite give results that are not finite", () => {
   for (const value of [NaN, Infinity, -Infinity]) {
-    const shape: ProductShape = { m: 1, n: 4, groups: 1, group: 128, width: 4 }, spec = productKernel(shape);
-    const buffers = productBuffers(spec, shape, random(1, "not finite"));
-    (buffers[spec.buffers.findIndex(({ name }) => name === "x")] as Float32Array)[7] = value;
-    const y = runSpec(spec, buffers)[spec.buffers.findIndex(({ use }) => use === "write")] ?? [];
-    assert([...y].every((one) => !Number.isFinite(one)), `${value} gives ${y}`);
+    for (const groups of [1, 3]) {
+      const shape: ProductShape = { m: 1, n: 4, groups, group: 128, width: 4 }, spec = productKernel(shape);
+      const buffers = productBuffers(spec, shape, random(1, "not finite"));
+      (buffers[spec.buffers.findIndex(({ name }) => name === "x")] as Float32Array)[7] = value;
+      const y = runSpec(spec, buffers)[spec.buffers.findIndex(({ use }) => use === "write")] ?? [];
+      assert([...y].every((one) => !Number.isFinite(one)), `${value} gives ${y}`);
+    }
   }
 });
 
