@@ -112,7 +112,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     lossPower: 1,
     inputs: "tracks",
     // Widths of quantized activations have few mixtures, and a rehearsal of theirs costs W4A4 a tenth of its divergence.
-    mixtures: track === "activations" ? 0 : 0.6,
+    mixtures: track === "activations" ? 0 : 0.3,
     // As many steps as one for all four in every third (docs/quality.md); in every step 5 to 8 bits would gain little for much time.
     every: { ...eachWidth(() => 1), ...(track === "weights" ? { 5: 4, 7: 12 } : {}) },
     weightOnly: 0.5,
