@@ -6,6 +6,7 @@ import { flagAttr, type Node } from "../../ir/node.ts";
 import { isMap, isMovement, isReduce } from "../../ir/ops.ts";
 import { stridesOf } from "../../ir/ops/record.ts";
 import { bitsOf, isNarrow, sizeOf } from "../../ir/types.ts";
+import { valuesIn } from "../exprs.ts";
 import type { Access, Expr, RowElement, RowKernel, RowPhase, RowTransform, Store } from "../kernel.ts";
 import { accessKey, refineExtents } from "./access.ts";
 import { accessesIn, collapsed, collapseLoops, mapAccesses } from "./collapse.ts";
@@ -156,19 +157,6 @@ export function lowerRow(unit: Unit, context: LoweringContext): LoweredKernel {
 
 const storePhase = ({ value, scatter }: Store, phaseOf: (expr: Expr) => number): number =>
   Math.max(phaseOf(value), scatter ? phaseOf(scatter.index) : 0);
-
-/** Ids of all values an expression refers to. */
-function valuesIn(root: Expr): number[] {
-  const ids: number[] = [], seen = new Set<Expr>(), stack = [root];
-  for (let expr = stack.pop(); expr; expr = stack.pop()) {
-    if (seen.has(expr)) continue;
-    seen.add(expr);
-    if (expr.kind === "value") ids.push(expr.id);
-    if (expr.kind === "map") stack.push(...expr.args);
-    if (expr.kind === "gather") stack.push(expr.index);
-  }
-  return ids;
-}
 
 interface RowLoops {
   readonly outer: readonly number[];

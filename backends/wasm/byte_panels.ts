@@ -41,9 +41,7 @@ export function pack(
       lanes.slice(first, first + 4),
       operand,
       unpackingOf(operand, code),
-      to,
-      4 * width,
-      undefined,
+      { x: to, step: 4 * width },
       (columns, sixteens) => {
         const codes = columns.map((read) => read());
         sixteens.forEach(({ at, part }, k) => {

@@ -15,18 +15,24 @@ export const TURN = 128;
 /** The vectors of a column in a step. */
 type Codes = readonly Vector[];
 
+/** What a sweep moves along. */
+export interface Sweep {
+  /** A pointer, and the bytes that it is moved by per sixteen elements. */
+  readonly x: Local<"i32">;
+  readonly step: number;
+  /** Bytes between columns that share one pointer (`bytesApart`). */
+  readonly apart?: number | undefined;
+}
+
 /**
  * Goes through the elements of the last contracted axis, and calls `step` with functions that read some sixteens of each place's
- * column, as bytes, and with where these belong; `last` where what is written out ends. The pointer `x` is moved by `xStep`
- * bytes per sixteen elements. Where columns lie some bytes `apart` (`bytesApart`), one pointer is moved for all of them.
+ * column, as bytes, and with where these belong; `last` where what is written out ends.
  */
 export function sweepCodes(
   places: readonly Place[],
   operand: CodedOperand,
   { inPlace, parts }: Unpacking,
-  x: Local<"i32">,
-  xStep: number,
-  apart: number | undefined,
+  { x, step: xStep, apart }: Sweep,
   step: (codes: readonly (() => Codes)[], sixteens: readonly Sixteen[], last: boolean) => void,
 ): void {
   const { layout, length, run, bits } = operand, [first] = places;

@@ -1,5 +1,5 @@
 /** Sums of products of bytes of some columns of codes, side by side, in registers. */
-import { activationsOf, type LeftBytes } from "./activations.ts";
+import type { LeftBytes } from "./activations.ts";
 import type { Ahead } from "./ahead.ts";
 import { i16x8, i32x4, v128 } from "./assembler.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
@@ -45,8 +45,13 @@ export interface ColumnPlan {
 const AHEAD = { from: 512, below: 2560 };
 
 /** Codes stay in place, and columns stand side by side, where their sums then fit registers. */
-export function planColumns(contraction: Contraction, operand: CodedOperand, code: KernelCode): ColumnPlan {
-  const { axes, extents } = contraction, vectors = (extents[ROW] ?? 1) * activationsOf(contraction).digits;
+export function planColumns(
+  contraction: Contraction,
+  operand: CodedOperand,
+  { digits }: LeftBytes,
+  code: KernelCode,
+): ColumnPlan {
+  const { axes, extents } = contraction, vectors = (extents[ROW] ?? 1) * digits;
   const product = (axes: readonly number[]) => axes.reduce((elements, axis) => elements * (extents[axis] ?? 1), 1);
   const inPlace = vectors === 1 ? unpackingInPlace(operand, code, product(axes)) : undefined;
   const unpacking = inPlace ?? unpackingOf(operand, code), most = columnsAtOnce(vectors * unpacking.parts, code.fours);
@@ -90,7 +95,8 @@ export function createColumnSums(
     add(columns, apart, x, ahead) {
       const pointer = b.let("x", x);
       let way = 0, count = 0;
-      sweepCodes(columns, operand, plan.unpacking, pointer, VECTOR * digits, apart, (codes, sixteens, last) => {
+      const sweep = { x: pointer, step: VECTOR * digits, apart };
+      sweepCodes(columns, operand, plan.unpacking, sweep, (codes, sixteens, last) => {
         way = (way + 1) % ways;
         const xs = new Map(Array.from(new Set(sixteens.map(({ at }) => at)), (at) => [
           at,

@@ -46,7 +46,7 @@ const SHORT = { elements: 2 ** 17, blocks: 16, leastRows: 96 };
 /** Writes the kernel; returns its number of chunks. */
 export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const { code: { b }, code, layouts, from, to, small } = emitter;
-  const arrangement = arrange(spec, emitter), { contraction, stores } = arrangement, { extents } = contraction;
+  const arrangement = arrange(spec, emitter), { contraction, term, stores } = arrangement, { extents } = contraction;
   const [batch = 1, m = 1, n = 1] = extents, few = m <= FEW_ROWS;
   const work = extents.reduce((x, y) => x * y, 1), tiny = work < small * SMALL_PRODUCT;
   const size = few
@@ -57,7 +57,7 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const operand = codedOperand(contraction, spec, code);
   // Two digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
   const floats = !few && spec.scalar === "f32" && operand && (unpackingOf(operand, code).parts > 1 || !code.relaxed);
-  const linear = spec.groups && linearTerm(arrangement.term ?? spec.groups.term, spec.groups.inner);
+  const linear = spec.groups && term && linearTerm(term, spec.groups.inner);
   const chunk = !operand || floats
     ? tiledChunk({ ...arrangement, spec }, emitter, blocks)
     : few && (linear || !spec.groups)

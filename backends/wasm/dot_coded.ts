@@ -76,7 +76,7 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
   const { contraction, operand, linear } = product, { extents, scalar } = contraction;
   const n = extents[COLUMN] ?? 1, rows = extents[ROW] ?? 1, outer = outerAxes(contraction);
   const term = linear ?? (scalar === "f32" && outer.length > 0 ? termOfOperand(operand) : undefined);
-  const plan = planColumns(contraction, operand, code), { atOnce } = plan;
+  const plan = planColumns(contraction, operand, left, code), { atOnce } = plan;
   // Columns that are all there, and near each other, differ by static offsets: one address for all of them.
   const apart = n % COLUMNS === 0 ? bytesApart(operand, extents) : undefined;
   const near = apart !== undefined && COLUMNS * apart <= PAGE_BYTES ? apart : undefined;

@@ -3,6 +3,7 @@
  * on the elements of the group. So a factor is applied to the four parts of a sum that a vector holds, and shifts are added up apart,
  * those of four groups at a time; and the parts of a total are summed up once, behind the last group.
  */
+import { valuesIn } from "../exprs.ts";
 import type { Expr } from "../kernel.ts";
 import { type LeftBytes, sumsOffset } from "./activations.ts";
 import { f32x4, i32, v128 } from "./assembler.ts";
@@ -32,12 +33,12 @@ export function linearTerm(expr: Expr, inner: number): GroupTerm | undefined {
   if (!left || !right) return undefined;
   if (expr.op === "sub") {
     const sum = linearTerm(left, inner);
-    return sum && !sum.factor && !sum.shift && !dependsOn(right, inner) ? { shift: right } : undefined;
+    return sum && !sum.factor && !sum.shift && !valuesIn(right).includes(inner) ? { shift: right } : undefined;
   }
   if (expr.op !== "mul") return undefined;
   for (const [value, factor] of [[left, right], [right, left]] as const) {
     const term = linearTerm(value, inner);
-    if (!term || term.factor || dependsOn(factor, inner)) continue;
+    if (!term || term.factor || valuesIn(factor).includes(inner)) continue;
     return { factor, shift: term.shift && product(term.shift, factor) };
   }
   return undefined;
@@ -109,20 +110,3 @@ export function createGroupTotals(
 }
 
 const product = (x: Expr, y: Expr): Expr => ({ kind: "map", op: "mul", scalar: "f32", args: [x, y] });
-
-function dependsOn(expr: Expr, id: number): boolean {
-  switch (expr.kind) {
-    case "value":
-      return expr.id === id;
-    case "map":
-      return expr.args.some((arg) => dependsOn(arg, id));
-    case "gather":
-      return dependsOn(expr.index, id);
-    case "constant":
-    case "load":
-    case "index":
-      return false;
-    default:
-      return expr satisfies never;
-  }
-}

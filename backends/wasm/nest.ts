@@ -202,6 +202,20 @@ export function moveLast(extents: readonly number[], variable: number): Reshape 
 /** The smaller of two i32. */
 export const smaller = (a: Index, b: Index): Code<"i32"> => select(i32.lt_s(a, b), a, b);
 
+/** Opens places one inside of the other, each by `open`, and runs `body` within all of them. */
+function nestPlaces(
+  places: readonly Place[],
+  open: (place: Place, i: number, inside: () => void) => void,
+  body: () => void,
+): void {
+  const from = (i: number): void => {
+    const place = places[i];
+    if (place) open(place, i, () => from(i + 1));
+    else body();
+  };
+  from(0);
+}
+
 /** Opens a variable in several places at once, at one index or at one for each. */
 export function withinAll(
   places: readonly Place[],
@@ -210,31 +224,13 @@ export function withinAll(
   lanes: number | undefined,
   body: () => void,
 ): void {
-  const open = (i: number): void => {
-    const place = places[i];
-    if (!place) return body();
-    const own = Array.isArray(index) ? (index as readonly Index[])[i] ?? i32.const(0) : index as Index;
-    place.within(variable, own, lanes, () => open(i + 1));
-  };
-  open(0);
+  const own = (i: number) => Array.isArray(index) ? (index as readonly Index[])[i] ?? i32.const(0) : index as Index;
+  nestPlaces(places, (place, i, inside) => place.within(variable, own(i), lanes, inside), body);
 }
 
 /** Opens a variable in several places at neighbouring indices, of which the first is given. */
-export function withinNeighbours(places: readonly Place[], variable: number, first: Index, body: () => void): void {
-  const open = (i: number): void => {
-    const place = places[i];
-    if (place) place.within(variable, first, undefined, () => open(i + 1), i);
-    else body();
-  };
-  open(0);
-}
-
-/** Moves several places to a part of theirs at once. */
-function withinParts(places: readonly Place[], parts: readonly Part[], body: () => void): void {
-  const [place, ...others] = places, [part, ...rest] = parts;
-  if (!place || !part) return body();
-  place.withinPart(part, () => withinParts(others, rest, body));
-}
+export const withinNeighbours = (places: readonly Place[], variable: number, first: Index, body: () => void): void =>
+  nestPlaces(places, (place, i, inside) => place.within(variable, first, undefined, inside, i), body);
 
 /** Largest number of expressions that are written out four times to handle sixteen elements at once. */
 const WRITTEN_OUT = 64;
@@ -285,8 +281,9 @@ export function vectorLoop(
       const shared = all.map((): Omit<Part, "number"> => ({ unpacked: new Map(), stored: new Map() }));
       withinAll(all, variable, i, 4, () => {
         for (let number = 0; number < 4; number++) {
-          const parts = all.map((_, p): Part => ({ number, ...shared[p] as Omit<Part, "number"> }));
-          withinParts(all, parts, () => body(i32.add(i, 4 * number)));
+          const open = (place: Place, p: number, inside: () => void) =>
+            place.withinPart({ number, ...shared[p] as Omit<Part, "number"> }, inside);
+          nestPlaces(all, open, () => body(i32.add(i, 4 * number)));
         }
       });
     };
