@@ -179,6 +179,11 @@ export const PLAN_CHANGES = {
     "part of the steps whose sites take mixed widths",
     (text) => defined("mixtures", numberIn(text, { most: 1 })),
   ),
+  refine: setting(
+    "PART",
+    "part of the epochs that each mixture which is asked for learns alone at the end",
+    (text) => defined("refine", numberIn(text, {})),
+  ),
   every: setting(
     "N|5:4,7:12",
     "a bit group of several widths takes part in one of so many steps, by its narrowest; for all widths or some",

@@ -3,6 +3,7 @@ import type { Runner } from "../backends/runner.ts";
 import type { Tensor } from "../backends/backend.ts";
 import type { StoredBytes } from "../backends/stored.ts";
 import type { Artifact } from "../compiler/artifact/artifact.ts";
+import { learnedName } from "../compiler/artifact/refined.ts";
 import { parseDecoderConfig } from "../compiler/frontends/config.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
 import { modelSites } from "../compiler/model_sites.ts";
@@ -16,7 +17,7 @@ import { type ElasticSource, freeTensors } from "./elastic_source.ts";
  * @throws {UserError} if the artifact's configuration is not one of a decoder
  */
 export function artifactSource(artifact: Artifact, runner: Runner): ElasticSource {
-  const { module, recipe, config, frontier } = artifact.description, { backend } = runner;
+  const { module, recipe, config, frontier, refined } = artifact.description, { backend } = runner;
   const bytes = new TextEncoder().encode(JSON.stringify(config));
   const free = freeTensors(runner);
   return {
@@ -28,12 +29,14 @@ export function artifactSource(artifact: Artifact, runner: Runner): ElasticSourc
     widths: [...new Set(recipe.bitGroups.flat())].sort(),
     contextLimit: contextLimit(parseDecoderConfig(bytes, artifact.name)),
     ...(frontier ? { frontier } : {}),
-    load: async (call, leaves) => {
-      const names = [...leaves.keys()].map((name) => call.prefix + name), stored = await artifact.read(names);
+    ...(refined ? { refined } : {}),
+    load: async (call, leaves, set) => {
+      const nameOf = (name: string) => learnedName(call.prefix + name, set);
+      const stored = await artifact.read([...leaves.keys()].map(nameOf));
       const tensors: Record<string, Tensor> = {};
       try {
         for (const [name, expected] of leaves) {
-          const global = call.prefix + name, { type, bytes } = stored.get(global) as StoredBytes;
+          const global = nameOf(name), { type, bytes } = stored.get(global) as StoredBytes;
           if (!sameType(type, expected)) {
             throw new UserError({
               what: `Expected tensor ${quote(global)} to be ${typeText(expected)} but found ${typeText(type)}`,

@@ -5,16 +5,17 @@
 import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
-import { tiesOf } from "../compiler/allocate/ties.ts";
+import { tiedFrontier, tiesOf } from "../compiler/allocate/ties.ts";
 import { isRehearsed, predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
 import { allocationItems, measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
+import { learnedName } from "../compiler/artifact/refined.ts";
 import { type BitSpec, parseBitSpecs, withPins } from "../compiler/bit_spec.ts";
 import type { MasterKind } from "../ir/sites.ts";
 import type { Pin } from "../compiler/pins.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
-import { type FolderStore, openFolderStore } from "../compiler/calibrate/folder_store.ts";
+import { openFolderStore } from "../compiler/calibrate/folder_store.ts";
 import { createPrograms } from "../compiler/calibrate/programs.ts";
 import type { CalibrationSettings } from "../compiler/calibrate/settings.ts";
 import { type CallStore, memoryStore } from "../compiler/calibrate/store.ts";
@@ -42,6 +43,7 @@ import { type HeldOut, holdOut } from "./hold_out.ts";
 import { openLossLog } from "./loss_log.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
 import { openOutput } from "./output_folder.ts";
+import { type PartStore, refineAsked, type RefinedMixture } from "./refined_mixtures.ts";
 import { checkSettings, tableSettings, trackOf } from "./precision_table.ts";
 import { EVALUATION_TOKENS, type ResultRow, scoreSettings, settingOf } from "./result_row.ts";
 import { VERSION } from "./version.ts";
@@ -92,6 +94,13 @@ export type CompileEvent =
   | { readonly kind: "memory"; readonly memory: CompilationMemory }
   /** A rehearsal is the short calibration that mixtures are predicted by. */
   | { readonly kind: "calibration" | "rehearsal"; readonly progress: CalibrationProgress }
+  /** A mixture learns on its own. */
+  | {
+    readonly kind: "refinement";
+    readonly mixture: number;
+    readonly mixtures: number;
+    readonly progress: CalibrationProgress;
+  }
   /** How many of all (site, width) pairs have been measured. */
   | { readonly kind: "sensitivity" | "allocation"; readonly done: number; readonly all: number }
   | { readonly kind: "result"; readonly row: ResultRow };
@@ -156,8 +165,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   };
   const saved = output && await openFolderStore(output.calibration, fingerprint),
     store: CallStore = saved ?? memoryStore();
-  const rehearsalStore = async (): Promise<CallStore> =>
-    output ? await openFolderStore(`${output.calibration}/rehearsal`, fingerprint) : memoryStore();
+  const partStore: PartStore = async (name, what = {}) =>
+    output ? await openFolderStore(`${output.calibration}/${name}`, { ...fingerprint, ...what }) : memoryStore();
   if (texts.note) report({ kind: "note", text: texts.note });
   if (saved && saved.finished > 0) {
     report({
@@ -167,14 +176,16 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   }
 
   const losses = output && await openLossLog(output.path);
-  const learned = await learn({
+  const { refined, ...learned } = await learn({
     checkpoint,
     module,
     recipe,
     settings,
     sequences,
     store,
-    rehearsal: isRehearsed(settings) ? await rehearsalStore() : undefined,
+    rehearsal: isRehearsed(settings) ? await partStore("rehearsal") : undefined,
+    specs,
+    partStore,
     backend,
     seed,
     weighting: options.weighting ?? "parameters",
@@ -187,11 +198,12 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   await losses?.draw();
   const description: ArtifactDescription = {
     ...learned,
+    ...(refined.length > 0 ? { refined: refined.map(({ widths }) => widths) } : {}),
     recipe,
     config: parseJsonObject(await model.read("config.json"), `${model.name}/config.json`),
     provenance: { seed, dataSha256, version: VERSION, settings: { ...settings } },
   };
-  const tensors = await artifactTensors(module, store, saved);
+  const tensors = await artifactTensors(module, store, refined);
   const artifact = output
     ? await saveAndOpen(output, model, description, specs, tensors)
     : memoryArtifact(model.name, description, tensors);
@@ -246,6 +258,9 @@ interface Learning {
   readonly store: CallStore;
   /** Of the calibration that mixtures are predicted by; undefined where none are drawn. */
   readonly rehearsal: CallStore | undefined;
+  /** What was asked for: its mixtures are refined. */
+  readonly specs: readonly BitSpec[];
+  readonly partStore: PartStore;
   readonly backend: Backend;
   readonly seed: number;
   readonly weighting: "parameters" | "sites";
@@ -253,10 +268,16 @@ interface Learning {
   readonly report: (event: CompileEvent) => void;
 }
 
+/** What was learned. */
+interface Learned extends Pick<ArtifactDescription, "module" | "sensitivities" | "frontier"> {
+  /** What mixtures learned on their own, by their numbers. */
+  readonly refined: readonly RefinedMixture[];
+}
+
 /** Calibrates every call into the store, and allocates bits. */
-async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "module" | "sensitivities" | "frontier">> {
-  const { checkpoint, module, recipe, settings, sequences, store, rehearsal, backend, seed, weighting, tie, report } =
-    learning;
+async function learn(learning: Learning): Promise<Learned> {
+  const { checkpoint, module, recipe, settings, sequences, store, rehearsal, backend, seed, weighting, tie } = learning,
+    { specs, partStore, report } = learning;
   const noted = { note: (text: string) => report({ kind: "note", text }) };
   const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
@@ -290,26 +311,39 @@ async function learn(learning: Learning): Promise<Pick<ArtifactDescription, "mod
   const common = { ...given, load, store, tokens };
   const sensitivities = await measureSensitivities({ ...common, report: measured });
   const items = allocationItems(elastic, sensitivities);
-  const frontier = await measureFrontier({
+  const searched = await measureFrontier({
     ...common,
     report: (done, all) => report({ kind: "allocation", done, all }),
   }, { items, ...request });
-  return { module: elastic, sensitivities, frontier };
+  const asked = {
+    ...given,
+    load,
+    begun: store,
+    specs: settings.refine > 0 ? specs : [],
+    frontier: searched,
+    others: [tiedFrontier(items, request)],
+    partStore,
+  };
+  const { frontier, refined } = await refineAsked({
+    ...asked,
+    report: (mixture, mixtures, progress) => report({ kind: "refinement", mixture, mixtures, progress }),
+  });
+  return { module: elastic, sensitivities, frontier, refined };
 }
 
 /** What the artifact holds; values in files stay there until they are asked for. */
 async function artifactTensors(
   { calls }: Module,
   store: CallStore,
-  saved: FolderStore | undefined,
+  refined: readonly RefinedMixture[],
 ): Promise<readonly ArtifactTensor[]> {
   const all: ArtifactTensor[] = [];
-  for (const [index, { prefix }] of calls.entries()) {
-    const tensors = saved
-      ? await saved.tensors(index)
-      : (await store.load(index))?.map((tensor) => ({ ...tensor, values: () => tensor.values }));
-    if (!tensors) throw new Error(`Internal error in compileModel: the call "${prefix}" is not calibrated`);
-    all.push(...tensors);
+  for (const index of calls.keys()) {
+    all.push(...await store.tensors(index));
+    for (const [set, mixture] of refined.entries()) {
+      const own = await mixture.store.tensors(index);
+      all.push(...own.map((tensor) => ({ ...tensor, name: learnedName(tensor.name, set) })));
+    }
   }
   return all;
 }

@@ -3,7 +3,8 @@ import type { Tensors } from "../backends/runner.ts";
 import { memoOf } from "../ir/memo.ts";
 import type { Call } from "../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
-import type { LocalWidths } from "../ir/sites.ts";
+import { refinedSet } from "../compiler/artifact/refined.ts";
+import { type BitConfig, type LocalWidths, localWidths } from "../ir/sites.ts";
 import type { TensorType } from "../ir/types.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import type { CodedWeights, ElasticPrograms } from "./programs.ts";
@@ -11,18 +12,31 @@ import type { CodedWeights, ElasticPrograms } from "./programs.ts";
 /** A call that can be run, and switched to other widths. */
 export interface ConfiguredCall {
   readonly call: Call;
-  readonly widths: LocalWidths;
   readonly step: Graph;
   /** Parameters of the step program, by local name. */
   readonly parameters: Tensors;
-  /** The call at other widths: weights whose width stays keep their codes. Afterwards the old one must not be used. */
-  switchTo(widths: LocalWidths): Promise<ConfiguredCall>;
+  /** The call at other widths: weights that stay as they are keep their codes. Afterwards the old one must not be used. */
+  switchTo(precision: CallPrecision): Promise<ConfiguredCall>;
   free(): void;
+}
+
+/** A model's configuration, as far as it concerns one call. */
+export interface CallPrecision {
+  readonly widths: LocalWidths;
+  /** The number of the refined mixture that it is, whose learned values the call takes. */
+  readonly set?: number;
+}
+
+/** What each call of a model does at a configuration of all its sites. */
+export function callPrecisions({ sites, refined }: ElasticSource, config: BitConfig): (call: Call) => CallPrecision {
+  const set = refinedSet(config, sites, refined);
+  return ({ prefix }) => ({ widths: localWidths(config, prefix), ...(set === undefined ? {} : { set }) });
 }
 
 /** Packed codes with scales and zero points of one weight, or of a stack. */
 interface Codes {
   readonly width: number;
+  readonly set: number | undefined;
   readonly tensors: Tensors;
 }
 
@@ -37,16 +51,16 @@ export function configureCall(
   source: ElasticSource,
   programs: ElasticPrograms,
   call: Call,
-  widths: LocalWidths,
+  precision: CallPrecision,
 ): Promise<ConfiguredCall> {
-  return configure(source, programs, call, widths, { codes: new Map(), held: {} });
+  return configure(source, programs, call, precision, { codes: new Map(), held: {} });
 }
 
 async function configure(
   source: ElasticSource,
   programs: ElasticPrograms,
   call: Call,
-  widths: LocalWidths,
+  { widths, set }: CallPrecision,
   old: State,
 ): Promise<ConfiguredCall> {
   const step = programs.step(call, widths);
@@ -56,9 +70,10 @@ async function configure(
   try {
     for (const weights of programs.weights(call, widths)) {
       const { name, width } = weights, known = old.codes.get(name);
-      const own = known?.width === width ? known.tensors : await makeCodes(source, programs, call, weights);
+      const stays = known?.width === width && known.set === set;
+      const own = stays ? known.tensors : await makeCodes(source, programs, call, weights, set);
       if (own !== known?.tensors) made.push(own);
-      codes.set(name, { width, tensors: own });
+      codes.set(name, { width, set, tensors: own });
     }
     loaded = await source.load(call, missing);
   } catch (error) {
@@ -76,7 +91,6 @@ async function configure(
   }
   return {
     call,
-    widths,
     step,
     parameters: pick(all, (name) => names.includes(name)),
     switchTo: (next) => configure(source, programs, call, next, { codes, held }),
@@ -93,6 +107,7 @@ async function makeCodes(
   programs: ElasticPrograms,
   call: Call,
   weights: CodedWeights,
+  set: number | undefined,
 ): Promise<Tensors> {
   const { runner } = source, graph = programs.switch(call, weights), { outputs } = await runner.program(graph);
   // What stays is allocated before what is given back, so that nothing lies behind a gap.
@@ -100,11 +115,16 @@ async function makeCodes(
     Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type, "unset")]),
   );
   try {
-    const leaves = await source.load(call, earlyParameters(graph));
+    const held = await source.load(call, heldParameters(graph));
     try {
-      return await runner.call(graph, {}, leaves, codes);
+      const learned = await source.load(call, learnedParameters(graph), set);
+      try {
+        return await runner.call(graph, {}, { ...held, ...learned }, codes);
+      } finally {
+        source.release(call, learned);
+      }
     } finally {
-      source.release(call, leaves);
+      source.release(call, held);
     }
   } catch (error) {
     freeAll(source, codes);
@@ -112,13 +132,12 @@ async function makeCodes(
   }
 }
 
-/** Parameters that are known before the configuration: held of the checkpoint, or learned. */
-const earlyParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint", "calibration"]));
-const heldParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint"]));
+const heldParameters = memoOf((graph: Graph) => typesOf(graph, "checkpoint"));
+const learnedParameters = memoOf((graph: Graph) => typesOf(graph, "calibration"));
 
-const typesOf = (graph: Graph, times: readonly unknown[]): ReadonlyMap<string, TensorType> =>
+const typesOf = (graph: Graph, time: "checkpoint" | "calibration"): ReadonlyMap<string, TensorType> =>
   new Map(
-    leavesOf(graph, "param").filter(({ attrs }) => times.includes(attrs.time)).map((node) => [nameOf(node), node.type]),
+    leavesOf(graph, "param").filter(({ attrs }) => attrs.time === time).map((node) => [nameOf(node), node.type]),
   );
 
 const pick = (tensors: Tensors, wanted: (name: string) => boolean): Tensors =>

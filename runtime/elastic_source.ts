@@ -2,6 +2,7 @@
 import type { Tensor } from "../backends/backend.ts";
 import type { Runner, Tensors } from "../backends/runner.ts";
 import type { Frontier } from "../compiler/allocate/frontier.ts";
+import { learnedName, type RefinedWidths } from "../compiler/artifact/refined.ts";
 import type { ModelSite } from "../compiler/model_sites.ts";
 import type { Call, Module } from "../ir/module.ts";
 import type { QuantizationScheme } from "../ir/sites.ts";
@@ -23,14 +24,17 @@ export interface ElasticSource {
   /** The longest context, in tokens. */
   readonly contextLimit: number;
   readonly frontier?: Frontier;
+  /** Mixtures with learned values of their own. */
+  readonly refined?: readonly RefinedWidths[];
   /**
    * Values of checkpoint holds and learned parameters of a call, on the backend.
    *
    * @param leaves their types, by local name
+   * @param set the number of the refined mixture that they were learned for; undefined for all others
    * @returns tensors by local name, which the caller gives back to `release`
    * @throws {UserError} if one is missing, damaged or of another type
    */
-  load(call: Call, leaves: ReadonlyMap<string, TensorType>): Promise<Tensors>;
+  load(call: Call, leaves: ReadonlyMap<string, TensorType>, set?: number): Promise<Tensors>;
   /** Takes tensors of `load` back. */
   release(call: Call, tensors: Tensors): void;
 }
@@ -45,24 +49,29 @@ export function shareTensors(source: ElasticSource): ElasticSource {
     prefixes.map((prefix) => [prefix, prefixes.indexOf(prefix) === prefixes.lastIndexOf(prefix)]),
   );
   const shared = new Map<string, { holders: number; readonly tensors: Promise<Tensors>; readonly call: Call }>();
-  const load: ElasticSource["load"] = async (call, leaves) => {
-    if (isAlone.get(call.prefix)) return await source.load(call, leaves);
-    const entries = [...leaves].map(([name, type]) => {
-      const key = call.prefix + name, found = shared.get(key);
-      const entry = found ?? { holders: 0, call, tensors: source.load(call, new Map([[name, type]])) };
+  const keys = new WeakMap<Tensor, string>();
+  const load: ElasticSource["load"] = async (call, leaves, set) => {
+    if (isAlone.get(call.prefix)) return await source.load(call, leaves, set);
+    const entries = Array.from(leaves, async ([name, type]) => {
+      const key = learnedName(call.prefix + name, set), found = shared.get(key);
+      const entry = found ?? { holders: 0, call, tensors: source.load(call, new Map([[name, type]]), set) };
       entry.holders++;
       shared.set(key, entry);
-      return entry.tensors.catch((error) => {
+      try {
+        const tensors = await entry.tensors;
+        for (const tensor of Object.values(tensors)) keys.set(tensor, key);
+        return tensors;
+      } catch (error) {
         shared.delete(key);
         throw error;
-      });
+      }
     });
     return Object.assign({}, ...await Promise.all(entries));
   };
   const release: ElasticSource["release"] = (call, tensors) => {
     if (isAlone.get(call.prefix)) return source.release(call, tensors);
     for (const [name, tensor] of Object.entries(tensors)) {
-      const key = call.prefix + name, entry = shared.get(key);
+      const key = keys.get(tensor) ?? "", entry = shared.get(key);
       if (!entry || --entry.holders > 0) continue;
       shared.delete(key);
       source.release(entry.call, { [name]: tensor });
@@ -81,12 +90,13 @@ export interface KeptTensors {
 /** Keeps what a source loads. */
 export function keepTensors(source: ElasticSource): KeptTensors {
   const kept = new Map<string, { readonly call: Call; readonly name: string; readonly tensor: Tensor }>();
-  const load: ElasticSource["load"] = async (call, leaves) => {
-    const missing = new Map([...leaves].filter(([name]) => !kept.has(call.prefix + name)));
-    for (const [name, tensor] of Object.entries(await source.load(call, missing))) {
-      kept.set(call.prefix + name, { call, name, tensor });
+  const load: ElasticSource["load"] = async (call, leaves, set) => {
+    const keyOf = (name: string) => learnedName(call.prefix + name, set);
+    const missing = new Map([...leaves].filter(([name]) => !kept.has(keyOf(name))));
+    for (const [name, tensor] of Object.entries(await source.load(call, missing, set))) {
+      kept.set(keyOf(name), { call, name, tensor });
     }
-    return Object.fromEntries([...leaves.keys()].map((name) => [name, kept.get(call.prefix + name)?.tensor as Tensor]));
+    return Object.fromEntries([...leaves.keys()].map((name) => [name, kept.get(keyOf(name))?.tensor as Tensor]));
   };
   const free = () => {
     for (const { call, name, tensor } of kept.values()) source.release(call, { [name]: tensor });

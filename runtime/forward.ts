@@ -5,9 +5,9 @@
 import type { Backend, Tensor } from "../backends/backend.ts";
 import { runCalls } from "../backends/runner.ts";
 import type { Call } from "../ir/module.ts";
-import { type BitConfig, localWidths } from "../ir/sites.ts";
+import type { BitConfig } from "../ir/sites.ts";
 import { tensorType } from "../ir/types.ts";
-import { configureCall, type ConfiguredCall } from "./configured_call.ts";
+import { callPrecisions, configureCall, type ConfiguredCall } from "./configured_call.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import type { LengthBatch } from "./length_batches.ts";
 import { createPrograms, type ElasticPrograms } from "./programs.ts";
@@ -43,7 +43,7 @@ export async function withCall<T>(
   call: Call,
   use: (configured: ConfiguredCall) => Promise<T>,
 ): Promise<T> {
-  const configured = await configureCall(source, programs(source), call, localWidths(config, call.prefix));
+  const configured = await configureCall(source, programs(source), call, callPrecisions(source, config)(call));
   try {
     return await use(configured);
   } finally {

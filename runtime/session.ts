@@ -7,10 +7,10 @@ import { createRunner } from "../backends/runner.ts";
 import { openArtifact } from "../compiler/artifact/artifact.ts";
 import type { Folder } from "../compiler/frontends/source.ts";
 import { quote, UserError } from "../ir/errors.ts";
-import { type BitConfig, localWidths } from "../ir/sites.ts";
+import type { BitConfig } from "../ir/sites.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { configurationOf, type Precision } from "./configuration.ts";
-import { configureCall, type ConfiguredCall } from "./configured_call.ts";
+import { callPrecisions, configureCall, type ConfiguredCall } from "./configured_call.ts";
 import { type ElasticSource, keepTensors, shareTensors } from "./elastic_source.ts";
 import { type GenerateOptions, greedy } from "./generate.ts";
 import { createCache } from "./kv_cache.ts";
@@ -101,8 +101,9 @@ export async function createSession(
   const memory = length && await sessionMemory({ source, programs, heads, config, resident }, length);
   if (memory) planned?.(memory);
   let calls: readonly ConfiguredCall[] = [];
+  const precisionOf = callPrecisions(source, config);
   for (const call of module.calls) {
-    calls = [...calls, await configureCall(source, programs, call, localWidths(config, call.prefix))];
+    calls = [...calls, await configureCall(source, programs, call, precisionOf(call))];
   }
 
   if (length) await cache.reserve(length.tokens, calls.slice(0, -1).map(({ step }) => step));
@@ -121,9 +122,9 @@ export async function createSession(
       });
     }
     if (changed) cache.clear();
+    const precisionOf = callPrecisions(source, wanted);
     for (const [i, configured] of calls.entries()) {
-      const widths = localWidths(wanted, configured.call.prefix);
-      calls = calls.with(i, await configured.switchTo(widths));
+      calls = calls.with(i, await configured.switchTo(precisionOf(configured.call)));
     }
     config = wanted;
   };

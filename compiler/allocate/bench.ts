@@ -32,7 +32,7 @@ export interface MeasureInput {
   readonly elastic: Module;
   readonly recipe: Recipe;
   /** The calibrated tensors of every call. */
-  readonly store: CallStore;
+  readonly store: Pick<CallStore, "read">;
   readonly load: (name: string, type: TensorType) => Promise<HostArray>;
   readonly sequences: readonly Int32Array[];
   /** At most so many tokens, in sequences of at most 128. */

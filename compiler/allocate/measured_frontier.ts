@@ -77,25 +77,30 @@ export async function measureFrontier(input: MeasureInput, request: FrontierRequ
   };
 }
 
+/** Which parts of all sequences confirm, in lengths of the first, which the search measures on; that one where there are no others. */
+function confirmingParts(all: number, size: number): readonly number[] {
+  const others = Math.min(CONFIRMING_PARTS, Math.floor(all / size) - 1);
+  return others < 1 ? [0] : Array.from({ length: others }, (_, i) => i + 1);
+}
+
 /**
- * Finalists with their losses on tokens that the search has not seen: the least of many losses is partly luck, and would rank a
- * mixture before equal widths that are as good. Where there are no more tokens the losses stay.
+ * Allocations with their losses on tokens that the search has not seen: the least of many losses is partly luck, and would rank a
+ * mixture before equal widths that are as good. Where there are no more tokens it is those of the search.
  */
-async function confirm(
+export async function confirm(
   input: MeasureInput,
   sites: readonly string[],
   points: readonly FrontierPoint[],
 ): Promise<readonly FrontierPoint[]> {
   const size = measuredSequences(input).length, sums = points.map(() => 0);
-  let parts = 0;
-  while (parts < CONFIRMING_PARTS && (parts + 2) * size <= input.sequences.length) {
-    parts++;
-    const sequences = input.sequences.slice(parts * size, (parts + 1) * size);
-    const part = reportFrom({ ...input, sequences }, (parts - 1) * points.length);
-    const losses = await measureAllocations(part, sites, points.map(({ widths }) => widths));
+  const parts = confirmingParts(input.sequences.length, size);
+  for (const [done, part] of parts.entries()) {
+    const sequences = input.sequences.slice(part * size, (part + 1) * size);
+    const measured = reportFrom({ ...input, sequences }, done * points.length);
+    const losses = await measureAllocations(measured, sites, points.map(({ widths }) => widths));
     losses.forEach((loss, i) => sums[i] = (sums[i] ?? 0) + loss);
   }
-  return parts === 0 ? points : points.map((point, i) => ({ ...point, loss: (sums[i] ?? NaN) / parts }));
+  return points.map((point, i) => ({ ...point, loss: (sums[i] ?? NaN) / parts.length }));
 }
 
 /**

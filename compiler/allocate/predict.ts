@@ -10,10 +10,10 @@ import type { MixtureOfBits } from "../calibrate/draw.ts";
 import type { CalibrationSettings } from "../calibrate/settings.ts";
 import type { BitConfig } from "../../ir/sites.ts";
 import type { MeasureInput } from "./bench.ts";
-import { type AllocationItem, frontierOf, lookUp } from "./frontier.ts";
+import { type AllocationItem, lookUp } from "./frontier.ts";
 import type { FrontierRequest } from "./measured_frontier.ts";
 import { allocationItems, measureSensitivities } from "./sensitivity.ts";
-import { expandTies, tiedItems, untied } from "./ties.ts";
+import { tiedFrontier } from "./ties.ts";
 
 /** A rehearsal has this part of the epochs, but one at least. */
 const PART = 1 / 8;
@@ -52,12 +52,11 @@ export async function predictMixtures(
 /** The knapsack's solutions as widths by site. */
 function mixturesOf(
   items: readonly AllocationItem[],
-  { weighting = "parameters", ties }: Pick<FrontierRequest, "weighting" | "ties"> = {},
+  request: Pick<FrontierRequest, "weighting" | "ties">,
 ): MixtureOfBits {
-  const sites = items.map(({ site }) => site), groups = ties ?? untied(sites);
-  const frontier = frontierOf(tiedItems(items, groups), { weighting });
+  const frontier = tiedFrontier(items, request), { sites, points } = frontier;
   return (bits): BitConfig => {
-    const digits = expandTies((lookUp(frontier, bits) ?? frontier.points[0])?.widths ?? "", groups);
+    const digits = (lookUp(frontier, bits) ?? points[0])?.widths ?? "";
     return Object.fromEntries(sites.map((site, i) => [site, Number(digits[i])]));
   };
 }

@@ -5,7 +5,7 @@
 import { functionOf, type Module } from "../../ir/module.ts";
 import type { Node } from "../../ir/node.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
-import type { AllocationItem } from "./frontier.ts";
+import { type AllocationItem, type Frontier, frontierOf, type FrontierOptions } from "./frontier.ts";
 
 /** Groups of sites by index; a site on its own is a group of one. */
 export type Ties = readonly (readonly number[])[];
@@ -44,6 +44,20 @@ export const tiedItems = (items: readonly AllocationItem[], ties: Ties): Allocat
       ),
     };
   });
+
+/** The knapsack's solutions for all budgets, sites that are tied together; see `frontierOf`. */
+export function tiedFrontier(
+  items: readonly AllocationItem[],
+  { ties, ...options }: FrontierOptions & { readonly ties?: Ties } = {},
+): Frontier {
+  const sites = items.map(({ site }) => site), groups = ties ?? untied(sites);
+  const { points } = frontierOf(tiedItems(items, groups), options);
+  return {
+    sites,
+    parameters: items.map(({ parameters }) => parameters),
+    points: points.map((point) => ({ ...point, widths: expandTies(point.widths, groups) })),
+  };
+}
 
 /** One digit per group -> one digit per site. */
 export function expandTies(digits: string, ties: Ties): string {

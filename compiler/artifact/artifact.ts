@@ -104,9 +104,9 @@ export async function openArtifact(folder: Folder): Promise<Artifact> {
 }
 
 /** The tensors that the module needs; a module or recipe that no program can be made of is the file's fault. */
-function neededTypes({ module, recipe }: ArtifactDescription, file: string): ReadonlyMap<string, TensorType> {
+function neededTypes({ module, recipe, refined }: ArtifactDescription, file: string): ReadonlyMap<string, TensorType> {
   try {
-    return storedTypes(module, recipe);
+    return storedTypes(module, recipe, refined);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw damaged(file, `Cannot make programs of the module: ${reason}`);

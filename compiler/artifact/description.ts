@@ -11,6 +11,7 @@ import {
   type AdapterScheme,
   type AdapterUse,
   eachWidth,
+  FULL_WIDTH,
   MASTER_KINDS,
   type MasterScheme,
   type QuantizationScheme,
@@ -22,6 +23,7 @@ import { type Fields, fieldsOf } from "../frontends/fields.ts";
 import { isJsonObject, type JsonObject, parseJsonObject } from "../frontends/json.ts";
 import { type ModelSite, modelSites } from "../model_sites.ts";
 import { type Recipe, TRACKS } from "../recipe.ts";
+import { refinedSites, type RefinedWidths } from "./refined.ts";
 
 /** Metadata key of the description in the file. */
 export const METADATA_KEY = "vernier";
@@ -53,6 +55,8 @@ export interface ArtifactDescription {
   readonly provenance: Provenance;
   readonly sensitivities?: Sensitivities;
   readonly frontier?: Frontier;
+  /** Mixtures with learned values of their own, by their numbers. */
+  readonly refined?: readonly RefinedWidths[];
 }
 
 /**
@@ -60,7 +64,7 @@ export interface ArtifactDescription {
  * module become ordinary ones, since what is computed from them is stored.
  */
 export function printDescription(description: ArtifactDescription): string {
-  const { module, recipe, config, provenance, sensitivities, frontier } = description;
+  const { module, recipe, config, provenance, sensitivities, frontier, refined } = description;
   return JSON.stringify({
     version: ARTIFACT_VERSION,
     generator: `vernier ${provenance.version}`,
@@ -71,6 +75,7 @@ export function printDescription(description: ArtifactDescription): string {
     provenance,
     ...(sensitivities ? { sensitivities } : {}),
     ...(frontier ? { frontier } : {}),
+    ...(refined ? { refined } : {}),
   });
 }
 
@@ -92,7 +97,7 @@ export function parseDescription(text: string, file: string): ArtifactDescriptio
     });
   }
   const module = readModule(fields.string("module"), where), sites = modelSites(module);
-  const frontier = fields.object("frontier"), sensitivities = fields.raw("sensitivities");
+  const frontier = fields.object("frontier"), [sensitivities, refined] = ["sensitivities", "refined"].map(fields.raw);
   return {
     module,
     recipe: readRecipe(required(fields, "recipe")),
@@ -100,6 +105,7 @@ export function parseDescription(text: string, file: string): ArtifactDescriptio
     provenance: readProvenance(required(fields, "provenance")),
     ...(sensitivities === undefined ? {} : { sensitivities: readSensitivities(fields, sites) }),
     ...(frontier ? { frontier: readFrontier(frontier, sites) } : {}),
+    ...(refined === undefined ? {} : { refined: readRefined(fields, sites) }),
   };
 }
 
@@ -221,6 +227,15 @@ function readFrontier(fields: Fields, modelSites: readonly ModelSite[]): Frontie
     list.every(({ meanBits }, i) => meanBits >= (list[i - 1]?.meanBits ?? 0));
   if (!isPoints(points)) throw fields.error("points", `points of ${sites.length} widths, sorted by mean bits`);
   return { sites, parameters, points };
+}
+
+function readRefined(fields: Fields, sites: readonly ModelSite[]): readonly RefinedWidths[] {
+  const value = fields.raw("refined"), { length } = refinedSites(sites);
+  const isMixture = (widths: unknown): widths is number[] =>
+    Array.isArray(widths) && widths.length === length &&
+    widths.every((width) => width === FULL_WIDTH || isWidth(width));
+  if (Array.isArray(value) && value.every(isMixture)) return value;
+  throw fields.error("refined", `lists of ${length} widths, one per weight and activation`);
 }
 
 const weightNames = (sites: readonly ModelSite[]): readonly string[] =>

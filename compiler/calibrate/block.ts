@@ -24,6 +24,8 @@ export interface BlockInput extends BlockFunction {
   readonly inputs: Readonly<Record<string, string>>;
   /** Mixtures of the block's sites by mean bits of the model; none are drawn without it. */
   readonly mixtureOf?: (bits: number) => LocalWidths;
+  /** What every draw gives, where one configuration is learned. */
+  readonly only?: LocalWidths;
   /** Checkpoint holds by local name. */
   readonly held: Readonly<Record<string, Tensor>>;
 }
@@ -159,7 +161,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   };
 
   const { mixtureOf } = block, drawn = { sites, recipe, uniform, ...settings, ...(mixtureOf ? { mixtureOf } : {}) };
-  const draw: ElasticBlock["draw"] = (widths, rng) => drawWidths({ widths, ...drawn }, rng);
+  const draw: ElasticBlock["draw"] = (widths, rng) => block.only ?? drawWidths({ widths, ...drawn }, rng);
 
   const forward: ElasticBlock["forward"] = async (input, widths) => {
     const { run, leaves } = await program("forward", widths);

@@ -5,7 +5,8 @@
 import type { HostArray } from "../../backends/backend.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { random } from "../../ir/random.ts";
-import { localWidths, sitesOf } from "../../ir/sites.ts";
+import { type BitConfig, type LocalWidths, localWidths, sitesOf, WIDTHS } from "../../ir/sites.ts";
+import type { Width } from "../../ir/types.ts";
 import type { Recipe } from "../recipe.ts";
 import { advanceTracks, type Track } from "./advance_tracks.ts";
 import { asFloats, batchesOf, type Values } from "./batches.ts";
@@ -49,6 +50,11 @@ export interface CalibrationInput {
   readonly mixtureOf?: MixtureOfBits;
   /** An earlier calibration whose scales and learned values this one starts from, and searches for none. */
   readonly begun?: CallStore;
+  /**
+   * The one configuration to learn, from what `begun` has learned for its widths: the recipe's one bit group names them, and the
+   * store gets what is learned and nothing else.
+   */
+  readonly only?: BitConfig;
   readonly report?: (progress: CalibrationProgress) => void;
 }
 
@@ -58,7 +64,7 @@ export interface CalibrationInput {
  * @returns how parameters are read from now on: scales of columns are as they were found
  */
 export async function calibrate(given: CalibrationInput): Promise<LoadParameter> {
-  const { programs, structure, elastic, recipe, settings, sequences, report } = given;
+  const { programs, structure, elastic, recipe, settings, sequences, only, report } = given;
   const scales = columnScales(structure, given.load), input = { ...given, load: scales.load };
   const batches = batchesOf(sequences.slice(0, settings.sequences), settings.batch, settings.tokens);
   const symbols = { B: batches.batch, T: batches.tokens };
@@ -73,9 +79,11 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
 
   for (const [index, call] of elastic.calls.entries()) {
     if (!quantized[index]) {
-      const held = await openHolds(input, elastic, call);
-      await input.store.save(index, held.stored);
-      held.release();
+      if (!only) {
+        const held = await openHolds(input, elastic, call);
+        await input.store.save(index, held.stored);
+        held.release();
+      }
       if (index > last) continue;
       const exact = await openExact(input, structure, structure.calls[index] as Call);
       for (const track of [full, ...tracks]) await advanceTrack(track, (values) => exact.run(values, symbols));
@@ -89,7 +97,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     if (output === undefined || Object.keys(call.outputs).length > 1) {
       throw new TypeError(`Cannot calibrate "${call.function}": expected a function with one output`);
     }
-    const saved = await input.store.load(index), before = saved ?? await input.begun?.load(index);
+    const saved = await input.store.load(index), begun = await input.begun?.load(index), before = saved ?? begun;
     const statistics = (recipe.scaleColumns || settings.clipSearch) && !before
       ? await inputStatistics(exact, functionOf(structure, call), call.function, batches, full)
       : new Map<string, InputStatistics>();
@@ -100,18 +108,27 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     });
     exact.release();
 
-    const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, recipe.bitGroups.flat());
+    const graph = functionOf(elastic, call), local = only && localWidths(only, call.prefix);
+    const layout = learnedLayout(graph, recipe.scheme, local ? learnedWidths(local) : recipe.bitGroups.flat());
     const rng = (what: string) => random(input.seed, `calibration.${call.prefix}${what}`);
     const learned = before
       ? restoredLearned(layout, call.prefix, before)
       : initialLearned(layout, settings.clipStart, rng("start"));
-    const common = { graph, name: call.function, recipe, settings, layout, batches, inputs: call.inputs };
     const { mixtureOf } = input,
-      bound = mixtureOf
-        ? { ...common, mixtureOf: (bits: number) => localWidths(mixtureOf(bits), call.prefix) }
-        : common;
+      bound = {
+        graph,
+        name: call.function,
+        recipe,
+        settings,
+        layout,
+        batches,
+        inputs: call.inputs,
+        ...(mixtureOf ? { mixtureOf: (bits: number) => localWidths(mixtureOf(bits), call.prefix) } : {}),
+        ...(local ? { only: local } : {}),
+      };
     const beginning: BlockStart = { programs, elastic, call, block: bound, tracks, targets, statistics };
-    if (before) scales.restore(call, before);
+    const found = begun ?? saved;
+    if (found) scales.restore(call, found);
     else await findScales(beginning, scales, learned);
     const held = await openHolds(input, elastic, call);
     if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);
@@ -125,7 +142,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
       );
       const learnt = storedLearned(layout, call.prefix, await opened.learned());
-      await input.store.save(index, [...held.stored, ...scales.stored(call), ...learnt]);
+      await input.store.save(index, only ? learnt : [...held.stored, ...scales.stored(call), ...learnt]);
       // What goes on to the next block is what is stored.
       opened.restore(restoredLearned(layout, call.prefix, learnt));
     }
@@ -138,6 +155,10 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
   }
   return scales.load;
 }
+
+/** The width that each site learns for: its own, none in full precision. */
+const learnedWidths = (widths: LocalWidths) => (site: string): readonly Width[] =>
+  WIDTHS.filter((width) => width === widths[site]);
 
 async function advanceTrack(track: Track, change: (values: Values) => Promise<Values>): Promise<void> {
   for (const [i, values] of track.entries()) track[i] = await change(values);

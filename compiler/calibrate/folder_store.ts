@@ -2,7 +2,6 @@
  * @file Finished calls in a folder, one safetensors file each, so that a calibration that was killed goes on where it was. A
  * file is there in full or not at all, and a folder of another calibration is refused rather than mixed with this one.
  */
-import type { HostArray } from "../../backends/backend.ts";
 import { fromStored, toStored } from "../../backends/stored.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { writeAtomically } from "../artifact/atomic_write.ts";
@@ -12,21 +11,14 @@ import { concreteShape, type TensorType } from "../../ir/types.ts";
 import { type JsonObject, parseJsonObject } from "../frontends/json.ts";
 import { openSafetensors, type SafetensorsFile } from "../frontends/safetensors.ts";
 import { explain, fileSource, localFolder } from "../frontends/source.ts";
-import type { CallStore, StoredTensor } from "./store.ts";
+import type { CallStore } from "./store.ts";
 
 /** A store on disk. */
 export interface FolderStore extends CallStore {
   /** How many calls were finished when the store was opened. */
   readonly finished: number;
-  /** The tensors of a finished call, whose values are read one by one when they are asked for. */
-  tensors(call: number): Promise<readonly LazyTensor[]>;
   /** Deletes the folder; the store must not be used afterwards. */
   remove(): Promise<void>;
-}
-
-/** A tensor that still lies in its file. */
-export interface LazyTensor extends Omit<StoredTensor, "values"> {
-  readonly values: () => Promise<HostArray>;
 }
 
 const FINGERPRINT = "fingerprint.json";
@@ -77,7 +69,9 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
       return await readTensors(file, new Map([...types].filter(([name]) => wanted.has(name))));
     },
     tensors: async (call) => {
-      const { file, types } = await openCall(fileOf(call));
+      const found = await open(call);
+      if (!found) return [];
+      const { file, types } = found;
       return Array.from(types, ([name, type]) => ({
         name,
         dtype: type.dtype,

@@ -45,8 +45,17 @@ export interface LearnedLayout {
 const ALIGNMENT = 64;
 const aligned = (n: number) => Math.ceil(n / ALIGNMENT) * ALIGNMENT;
 
-/** Lays out what the sites of an elastic function learn for the given widths: clips, then the adapters pair by pair. */
-export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: readonly Width[]): LearnedLayout {
+/**
+ * Lays out what the sites of an elastic function learn: clips, then the adapters pair by pair.
+ *
+ * @param widths the widths that a site learns for, or those that every one does
+ */
+export function learnedLayout(
+  graph: Graph,
+  scheme: QuantizationScheme,
+  widths: readonly Width[] | ((site: string) => readonly Width[]),
+): LearnedLayout {
+  const widthsOf = typeof widths === "function" ? widths : () => widths;
   const weights = sitesOf(graph).filter(({ role }) => role === "weight");
   const adapted = new Set(sitesOf(graph).filter(({ role }) => role === "adapter").map(({ name }) => name));
   const tensors: LearnedTensor[] = [];
@@ -57,7 +66,7 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
   };
   for (const { name, type } of weights) {
     const [rows = 1, columns = 1] = type.shape.map(Number);
-    for (const width of widths) {
+    for (const width of widthsOf(name)) {
       const size = scheme.groupSizes[width], groups = size === -1 || size >= columns ? 1 : Math.ceil(columns / size);
       for (const end of ["high", "low"]) {
         add({ name: `${name}.clip.${end}.${width}`, kind: "clip", shape: [rows, groups, 1], width });
@@ -65,16 +74,16 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
     }
   }
   const clips = offset;
-  const used = new Set(widths.flatMap((width) => {
-    const { pair, rank } = scheme.adapters.uses[width];
-    return rank > 0 ? [pair] : [];
-  }));
+  const uses = (name: string, wanted: string) =>
+    widthsOf(name).some((width) => {
+      const { pair, rank } = scheme.adapters.uses[width];
+      return rank > 0 && pair === wanted;
+    });
   const pairs: { pair: string; offset: number; length: number }[] = [];
   for (const [pair, rank] of Object.entries(scheme.adapters.pairs)) {
-    if (!used.has(pair)) continue;
     const start = offset;
     for (const { name, type } of weights) {
-      if (!adapted.has(name)) continue;
+      if (!adapted.has(name) || !uses(name, pair)) continue;
       const [rows = 1, columns = 1] = type.shape.map(Number);
       const factor = (part: "a" | "b", side: FactorLayout["side"], n: number) =>
         add({
@@ -86,9 +95,11 @@ export function learnedLayout(graph: Graph, scheme: QuantizationScheme, widths: 
       factor("a", "right", columns);
       factor("b", "left", rows);
     }
-    pairs.push({ pair, offset: start, length: offset - start });
+    if (offset > start) pairs.push({ pair, offset: start, length: offset - start });
   }
-  return { tensors, byName: new Map(tensors.map((tensor) => [tensor.name, tensor])), clips, pairs, length: offset };
+  // Backends' tensors are not empty, even where all sites are in full precision.
+  const length = Math.max(offset, ALIGNMENT);
+  return { tensors, byName: new Map(tensors.map((tensor) => [tensor.name, tensor])), clips, pairs, length };
 }
 
 /** Start values: clips at their logits, A Xavier-uniform, B zero, so that the adapter starts at exactly zero (4.3). */

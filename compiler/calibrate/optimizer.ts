@@ -102,7 +102,7 @@ export async function openOptimizer(
     };
     return { run, leaves, start };
   };
-  const parts = [await part(0, layout.clips, settings.clipRate)];
+  const parts = layout.clips > 0 ? [await part(0, layout.clips, settings.clipRate)] : [];
   for (const { pair, offset, length } of layout.pairs) {
     parts.push(await part(offset, length, adapterRateOf({ settings, recipe }, pair)));
   }

@@ -35,6 +35,8 @@ export interface CalibrationSettings {
   readonly inputs: "fused" | "tracks";
   /** Part of the steps whose sites take mixed widths; see draw.ts. 0, or a single epoch: one width per step, as published. */
   readonly mixtures: number;
+  /** Every mixture that is asked for learns alone for this part of the epochs, once all widths have learned; 0: none, as published. */
+  readonly refine: number;
   /** A bit group of several widths takes part in one of so many steps, by its narrowest: fine grids need few; 1: in all, as published. */
   readonly every: Readonly<Record<Width, number>>;
   /**
@@ -77,6 +79,7 @@ export function publishedSettings(track: Exclude<Track, "both">): CalibrationSet
     lossPower: 1,
     inputs: "fused",
     mixtures: 0,
+    refine: 0,
     every: eachWidth(() => 1),
     weightOnly: 0,
     balance: false,
@@ -113,6 +116,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     inputs: "tracks",
     // Widths of quantized activations have few mixtures, and a rehearsal of theirs costs W4A4 a tenth of its divergence.
     mixtures: track === "activations" ? 0 : 0.3,
+    refine: 0.75,
     // As many steps as one for all four in every third (docs/quality.md); in every step 5 to 8 bits would gain little for much time.
     every: { ...eachWidth(() => 1), ...(track === "weights" ? { 5: 4, 7: 12 } : {}) },
     weightOnly: 0.5,

@@ -17,8 +17,20 @@ export interface CallStore {
   load(call: number): Promise<readonly StoredTensor[] | undefined>;
   /** Some tensors of a finished call, by name, as files hold them; those that it lacks are left out. */
   read(call: number, names: readonly string[]): Promise<ReadonlyMap<string, StoredBytes>>;
+  /** The tensors of a call, whose values are read one by one when they are asked for; none of a call that was not saved. */
+  tensors(call: number): Promise<readonly LazyTensor[]>;
   save(call: number, tensors: readonly StoredTensor[]): Promise<void>;
 }
+
+/** A tensor whose values may still lie in a file. */
+export interface LazyTensor extends Omit<StoredTensor, "values"> {
+  readonly values: () => HostArray | Promise<HostArray>;
+}
+
+/** What one store holds, with what another holds of the same calls in its place; nothing is saved to it. */
+export const overlaid = (below: CallStore, above: CallStore): Pick<CallStore, "read"> => ({
+  read: async (call, names) => new Map([...await below.read(call, names), ...await above.read(call, names)]),
+});
 
 /** A store that lasts as long as the process. */
 export function memoryStore(): CallStore {
@@ -32,6 +44,8 @@ export function memoryStore(): CallStore {
       );
       return Promise.resolve(new Map(stored));
     },
+    tensors: (call) =>
+      Promise.resolve((calls.get(call) ?? []).map(({ values, ...tensor }) => ({ ...tensor, values: () => values }))),
     save: (call, tensors) => {
       calls.set(call, tensors);
       return Promise.resolve();

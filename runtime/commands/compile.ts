@@ -76,7 +76,7 @@ function reporter(
   { line, status, end }: Progress,
   title: () => string,
 ): (event: Exclude<CompileEvent, { kind: "result" }>) => void {
-  const rehearsing = createClock(), calibrating = createClock();
+  const rehearsing = createClock(), calibrating = createClock(), refining = createClock();
   let measuring = createClock();
   return (event) => {
     switch (event.kind) {
@@ -87,12 +87,20 @@ function reporter(
       case "memory":
         return line(compilationMemoryText(event.memory));
       case "rehearsal":
-      case "calibration": {
-        const { block, blocks, step, steps, loss } = event.progress, isRehearsal = event.kind === "rehearsal";
-        const left = (isRehearsal ? rehearsing : calibrating)((block + step / steps) / blocks);
+      case "calibration":
+      case "refinement": {
+        const { block, blocks, step, steps, loss } = event.progress, done = (block + step / steps) / blocks;
+        const [what, left] = event.kind === "refinement"
+          ? [
+            `Refining mixture ${event.mixture + 1} of ${event.mixtures},`,
+            refining((event.mixture + done) / event.mixtures),
+          ]
+          : event.kind === "rehearsal"
+          ? ["Rehearsing", rehearsing(done)]
+          : ["Calibrating", calibrating(done)];
         return status(
           [
-            `${isRehearsal ? "Rehearsing" : "Calibrating"} block ${block + 1} of ${blocks}`,
+            `${what} block ${block + 1} of ${blocks}`,
             `step ${step} of ${steps}`,
             `loss ${loss.toPrecision(4)}`,
             left,

@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { openWasm } from "../../backends/wasm/backend.ts";
 import { readTexts } from "../../compiler/frontends/dataset.ts";
+import { openArtifact } from "../../compiler/artifact/artifact.ts";
 import { localFolder } from "../../compiler/frontends/source.ts";
 import { UserError } from "../../ir/errors.ts";
 import { type CompileEvent, compileModel, type CompileModelOptions } from "../../runtime/compile_model.ts";
@@ -65,6 +66,29 @@ Deno.test("a stopped compilation goes on from its finished blocks to the same by
     );
   }
   assertEquals((await namesIn(`${place.root}/stopped`)).includes(".calibration"), false);
+});
+
+Deno.test("a mixture that was being refined goes on from its finished blocks to the same bytes, whatever was asked before", async () => {
+  await using place = await tinyModel();
+  const settings = { epochs: 2, refine: 2 };
+  await compileTo(place, "whole", { bits: "mixed@3", settings });
+  const { description, names } = await openArtifact(await localFolder(`${place.root}/whole`));
+  assert((description.refined?.length ?? 0) > 0, "a refined mixture");
+  assert(names.some((name) => name.startsWith("refined.0.layers.1.")), names.join("\n"));
+  for (const bits of ["mixed@2.5", "mixed@3"]) {
+    const stop = () => compileTo(place, "stopped", { bits, settings, report: stopAt(1, "refinement") });
+    await assertRejects(stop, Error, "stopped");
+  }
+  const blocks: number[] = [];
+  await compileTo(place, "stopped", {
+    bits: "mixed@3",
+    settings,
+    report: (event) => {
+      if (event.kind === "refinement" && event.mixture === 0) blocks.push(event.progress.block);
+    },
+  });
+  assertEquals(new Set(blocks), new Set([1]));
+  assertEquals(await bytesOf(place, "stopped"), await bytesOf(place, "whole"));
 });
 
 Deno.test("a stopped calibration of rotated blocks with scaled columns goes on to the same bytes", async () => {

@@ -3,6 +3,7 @@ import type { Backend } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/backend.ts";
 import { openWasm } from "../../backends/wasm/backend.ts";
 import { artifactBytes } from "../../compiler/artifact/artifact.ts";
+import { refinedWidths } from "../../compiler/artifact/refined.ts";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
 import { memoryFolder } from "../../compiler/frontends/source.ts";
 import { modelSites } from "../../compiler/model_sites.ts";
@@ -140,6 +141,46 @@ for (const [name, openBackend] of Object.entries(KINDS)) {
     // 8 bits and 2 are new once; the mixture is made of 2 bits and the 4 that the session began with.
     assertEquals(kept.reads.map((count) => count > 0), [true, true, false, false, false, false]);
     assertEquals(alive.size, 0);
+  });
+
+  Deno.test(`session on ${name}: a refined mixture takes what it has learned alone, all else what widths share`, async () => {
+    await using backend = await openBackend();
+    const plain = await open("weights"), { frontier } = plain.truth.description;
+    const mixture = configOf(parseBitSpec("mixed@2.5"), plain.sites, frontier),
+      again = refinedWidths(mixture, plain.sites);
+    const parts = await tinyArtifactParts("weights", undefined, undefined, undefined, [
+      again.map(() => 5),
+      again,
+    ]);
+    const folder = memoryFolder(
+      "refined",
+      new Map([["model.safetensors", await artifactBytes(parts.description, parts.tensors)]]),
+    );
+    // Where the mixture's values are those that its widths share, the same artifact without any refined mixture must agree.
+    const own = new Map(parts.tensors.map((tensor) => [tensor.name, tensor]));
+    const swapped = parts.tensors.map((tensor) => ({
+      ...tensor,
+      values: (own.get(`refined.1.${tensor.name}`) ?? tensor).values,
+    }));
+    const truth = { ...parts, load: randomParameters(7) };
+    const expected = await trueLogits({ ...truth, tensors: swapped }, mixture, IDS),
+      shared = await trueLogits(truth, mixture, IDS);
+    const cost = maxDifference(expected[11] ?? [], shared[11] ?? []);
+    assert(cost > 1e-2, `what it has learned alone makes a difference: ${cost}`);
+    for (const resident of [false, true]) {
+      await using session = await openSession({ folder, backend, precision: "mixed@2.5", resident });
+      const last = async (precision: string): Promise<Float32Array> => {
+        await session.use(precision);
+        session.clear();
+        return await session.prefill(IDS);
+      };
+      const first = await last("mixed@2.5"), uniform = await last("2");
+      assert(maxDifference(first, expected[11] ?? []) < 1e-4 + cost / 20, "the mixture");
+      assertEquals(await last("mixed@2.5"), first);
+      assertEquals(await last("2"), uniform);
+      await using simple = await openSession({ folder: plain.folder, backend, precision: "2" });
+      assertEquals(await simple.prefill(IDS), uniform);
+    }
   });
 
   Deno.test(`session on ${name}: long texts in any pieces give the same, and the cache grows without loss`, async () => {

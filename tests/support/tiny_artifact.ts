@@ -7,6 +7,7 @@ import { type Artifact, artifactBytes, type ArtifactTensor, openArtifact } from 
 import { storedTypes } from "../../compiler/artifact/contents.ts";
 import type { Frontier } from "../../compiler/allocate/frontier.ts";
 import type { ArtifactDescription } from "../../compiler/artifact/description.ts";
+import type { RefinedWidths } from "../../compiler/artifact/refined.ts";
 import type { DecoderConfig } from "../../compiler/frontends/config.ts";
 import { decoderModule } from "../../compiler/frontends/decoder.ts";
 import { type Folder, memoryFolder } from "../../compiler/frontends/source.ts";
@@ -57,6 +58,7 @@ export async function tinyArtifactParts(
   config: DecoderConfig = VARIANTS["tied, grouped queries"],
   seed = 7,
   recipe: Recipe = tinyRecipe(track),
+  refined?: readonly RefinedWidths[],
 ): Promise<{ description: ArtifactDescription; tensors: readonly ArtifactTensor[] }> {
   const module = elasticModule(decoderModule(config), recipe),
     load = randomParameters(seed);
@@ -81,7 +83,7 @@ export async function tinyArtifactParts(
     }
   }
   const known = new Set(tensors.map(({ name }) => name));
-  for (const [name, { dtype, shape }] of storedTypes(module, recipe)) {
+  for (const [name, { dtype, shape }] of storedTypes(module, recipe, refined)) {
     if (known.has(name)) continue;
     const stream = random(seed, name);
     const value = name.includes(".clip.")
@@ -93,7 +95,7 @@ export async function tinyArtifactParts(
     tensors.push({ name, dtype, shape: concreteShape(shape), values: () => values });
   }
   const provenance = { seed, dataSha256: null, version: "0.1.0", settings: { epochs: 0 } };
-  const description = { module, recipe, config: configJson(config), provenance };
+  const description = { module, recipe, config: configJson(config), provenance, ...(refined ? { refined } : {}) };
   return {
     description: track === "weights" ? { ...description, frontier: tinyFrontier(description) } : description,
     tensors,

@@ -192,6 +192,14 @@ Deno.test("damaged descriptions are refused by name of what is wrong", async () 
       (json) => Object.assign(json.frontier ?? {}, { parameters: [1] }),
       /^Expected "frontier\.parameters" to be 14 positive integers/,
     ],
+    [
+      (json) => Object.assign(json, { refined: [[2, 3]] }),
+      /^Expected "refined" to be lists of 14 widths, one per weight and activation/,
+    ],
+    [
+      (json) => Object.assign(json, { refined: [Array(14).fill(3)] }),
+      /^Expected a tensor "refined\.0\.layers\.0\.\S+" but found none of that name/,
+    ],
   ];
   for (const [change, message] of cases) {
     await assertUserError(() => openArtifact(folder(withDescription(change))), message);

@@ -2,7 +2,8 @@ import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import type { HostArray, Tensor } from "../../../backends/backend.ts";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
-import { lookUp } from "../../../compiler/allocate/frontier.ts";
+import { type FrontierPoint, lookUp } from "../../../compiler/allocate/frontier.ts";
+import { refineFrontier } from "../../../compiler/allocate/refine_frontier.ts";
 import { createRunner, runCalls } from "../../../backends/runner.ts";
 import { measuredSequences, openBench } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
@@ -12,7 +13,7 @@ import { calibrate, type CalibrationInput, type CalibrationProgress } from "../.
 import { type LoadParameter, prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
 import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { type CalibrationSettings, defaultSettings } from "../../../compiler/calibrate/settings.ts";
-import { type CallStore, memoryStore, type StoredTensor } from "../../../compiler/calibrate/store.ts";
+import { type CallStore, memoryStore, overlaid, type StoredTensor } from "../../../compiler/calibrate/store.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { meanBits, modelSites } from "../../../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
@@ -69,6 +70,9 @@ const bytesOf = (tensors: readonly StoredTensor[] | undefined) =>
   (tensors ?? []).map(({ name, values }) =>
     `${name} ${[...new Uint8Array(values.buffer, values.byteOffset, values.byteLength)].join()}`
   );
+
+const bytesOfAll = async (store: CallStore) =>
+  await Promise.all([0, 1, 2, 3].map(async (call) => bytesOf(await store.load(call))));
 
 for (const track of ["weights", "activations"] as const) {
   Deno.test(`calibrate() stores masters, clips and adapters of every block (${track})`, async () => {
@@ -190,6 +194,48 @@ Deno.test("measureFrontier() keeps allocations measured as a whole: never worse 
   points.slice(1).forEach(({ meanBits, loss }, i) => {
     assert(meanBits > (points[i]?.meanBits ?? 0) && loss < (points[i]?.loss ?? 0));
   });
+});
+
+Deno.test("refineFrontier() learns a mixture on its own, measures it, and keeps it where nothing cheaper is as good", async () => {
+  const input = inputFor("weights", { epochs: 8, refine: 1 }), load = await calibrate(input);
+  const { store: begun, report: _, ...given } = { ...input, load },
+    sites = modelSites(input.elastic).map(({ name }) => name);
+  const before = await bytesOfAll(begun), widths = sites.map((_, i) => i % 3 === 0 ? 4 : 2);
+  const mixture = Object.fromEntries(sites.map((site, i) => [site, widths[i] ?? 0]));
+  const measuring = { ...given, store: begun, tokens: 16, sequences: input.sequences.slice(2) };
+  const [shared = NaN] = await measureAllocations(measuring, sites, [widths.join("")]);
+  const point = { meanBits: 2.7, loss: shared, widths: widths.join("") }, parameters = sites.map(() => 64);
+  const cheap = { meanBits: 2.1, loss: 1e-9, widths: "2".repeat(sites.length) };
+  const refine = async (points: readonly FrontierPoint[]) => {
+    const store = memoryStore(), steps: number[] = [];
+    const found = await refineFrontier(
+      { ...given, settings: { ...input.settings, measureTokens: 16 }, begun, report: (i) => steps.push(i) },
+      { sites, parameters, points },
+      [[{ mixture, point, store }]],
+    );
+    assertEquals(new Set(steps), new Set([0]));
+    return { ...found, store };
+  };
+  const { frontier, kept, store } = await refine([point]);
+  assertEquals(kept.map((candidate) => candidate.mixture), [mixture]);
+  assertEquals(frontier.points.map((own) => own.widths), [point.widths]);
+  const [alone = NaN] = frontier.points.map(({ loss }) => loss);
+  assert(alone < shared, `${alone} after, ${shared} before`);
+  const measured = await measureAllocations({ ...measuring, store: overlaid(begun, store) }, sites, [point.widths]);
+  assertEquals(measured, [alone]);
+  // It has clips and adapters of its own widths alone, and what all widths share is as it was.
+  for (const [index, { prefix }] of input.elastic.calls.entries()) {
+    const names = (await store.load(index) ?? []).map(({ name }) => name);
+    for (const name of names) {
+      const [, site = "", width = ""] = /^(.*)\.(?:clip\.(?:high|low)\.|adapter\.)(\d)/.exec(name) ?? [];
+      assertEquals([name.startsWith(prefix), String(mixture[site])], [true, width], name);
+    }
+    assertEquals(names.length > 0, index === 1 || index === 2);
+  }
+  assertEquals(await bytesOfAll(begun), before);
+
+  const beaten = await refine([cheap, point]);
+  assertEquals([beaten.kept, beaten.frontier.points], [[], [cheap]]);
 });
 
 Deno.test("measureAllocations() quantizes activations as wide as the widest weight that reads them, as deployed models do", async () => {
