@@ -6,7 +6,7 @@ import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
 import { measureFrontier } from "../compiler/allocate/measured_frontier.ts";
 import { tiedFrontier, tiesOf } from "../compiler/allocate/ties.ts";
-import { isRehearsed, predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
+import { isRehearsed, mixturesOf, predictMixtures, rehearsalSettings } from "../compiler/allocate/predict.ts";
 import { allocationItems, measureSensitivities } from "../compiler/allocate/sensitivity.ts";
 import { type Artifact, type ArtifactTensor, isArtifact, openArtifact } from "../compiler/artifact/artifact.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
@@ -289,18 +289,15 @@ async function learn(learning: Learning): Promise<Learned> {
   const measured = (done: number, all: number) => report({ kind: "sensitivity", done, all });
   report({ kind: "memory", memory: await compilationMemory(given, rehearsal !== undefined) });
   const [first, rest] = rehearsalSettings(settings);
-  const rehearsed = rehearsal && {
-    settings: rest,
-    begun: rehearsal,
-    mixtureOf: await predictMixtures({
-      ...given,
-      settings: first,
-      load: read,
-      store: rehearsal,
-      report: (progress) => report({ kind: "rehearsal", progress }),
-      measured,
-    }, request),
-  };
+  const predicted = rehearsal && await predictMixtures({
+    ...given,
+    settings: first,
+    load: read,
+    store: rehearsal,
+    report: (progress) => report({ kind: "rehearsal", progress }),
+    measured,
+  }, request);
+  const rehearsed = predicted && { settings: rest, begun: rehearsal, mixtureOf: mixturesOf(predicted) };
   const load = await calibrate({
     ...given,
     ...rehearsed,
@@ -321,7 +318,7 @@ async function learn(learning: Learning): Promise<Learned> {
     begun: store,
     specs: settings.refine > 0 ? specs : [],
     frontier: searched,
-    others: [tiedFrontier(items, request)],
+    others: [tiedFrontier(items, request), ...(predicted ? [predicted] : [])],
     partStore,
   };
   const { frontier, refined } = await refineAsked({

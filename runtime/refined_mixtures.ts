@@ -21,7 +21,7 @@ export interface RefineAskedInput extends Omit<RefineInput, "mixture" | "store" 
   readonly specs: readonly BitSpec[];
   /** The allocations of the artifact so far. */
   readonly frontier: Frontier;
-  /** Other allocations, the best by other measures. */
+  /** Other allocations, the best by other measures; the first ones come first. */
   readonly others: readonly Frontier[];
   readonly partStore: PartStore;
   /** Hears which of how many mixtures is learning. */
@@ -33,6 +33,9 @@ export interface RefinedMixture {
   readonly widths: RefinedWidths;
   readonly store: CallStore;
 }
+
+/** So many mixtures compete for a budget. */
+const COMPETING = 2;
 
 /**
  * Refines the mixtures that were asked for. Those that frontiers measure compete for their budgets: the best that was found so far and
@@ -60,6 +63,7 @@ export async function refineAsked(
   for (const spec of measured ?? []) {
     const own = new Set<Candidate>();
     for (const from of [frontier, ...others]) {
+      if (own.size === COMPETING) break;
       const widths = widthsFor(spec, from), mixture = refinedConfig(widths ?? [], sites);
       const point = from.points.find((one) => one.widths === from.sites.map((site) => mixture[site]).join(""));
       if (!widths || !point) continue;

@@ -10,7 +10,7 @@ import type { MixtureOfBits } from "../calibrate/draw.ts";
 import type { CalibrationSettings } from "../calibrate/settings.ts";
 import type { BitConfig } from "../../ir/sites.ts";
 import type { MeasureInput } from "./bench.ts";
-import { type AllocationItem, lookUp } from "./frontier.ts";
+import { type Frontier, lookUp } from "./frontier.ts";
 import type { FrontierRequest } from "./measured_frontier.ts";
 import { allocationItems, measureSensitivities } from "./sensitivity.ts";
 import { tiedFrontier } from "./ties.ts";
@@ -33,11 +33,11 @@ export interface RehearsalInput extends Omit<CalibrationInput, "mixtureOf" | "be
   readonly measured?: MeasureInput["report"];
 }
 
-/** Rehearses, and predicts the best mixture of every budget. */
+/** Rehearses, and predicts the best mixture of every budget: the knapsack's. */
 export async function predictMixtures(
   { measured, ...input }: RehearsalInput,
   request: Pick<FrontierRequest, "weighting" | "ties"> = {},
-): Promise<MixtureOfBits> {
+): Promise<Frontier> {
   const load = await calibrate(input), { report: _, ...common } = input, { elastic, settings } = input;
   const tokens = settings.measureTokens;
   const sensitivities = await measureSensitivities({
@@ -46,17 +46,11 @@ export async function predictMixtures(
     tokens,
     ...(measured ? { report: measured } : {}),
   });
-  return mixturesOf(allocationItems(elastic, sensitivities), request);
+  return tiedFrontier(allocationItems(elastic, sensitivities), request);
 }
 
-/** The knapsack's solutions as widths by site. */
-function mixturesOf(
-  items: readonly AllocationItem[],
-  request: Pick<FrontierRequest, "weighting" | "ties">,
-): MixtureOfBits {
-  const frontier = tiedFrontier(items, request), { sites, points } = frontier;
-  return (bits): BitConfig => {
-    const digits = (lookUp(frontier, bits) ?? points[0])?.widths ?? "";
-    return Object.fromEntries(sites.map((site, i) => [site, Number(digits[i])]));
-  };
-}
+/** A frontier's mixtures as widths by site; those of the least budget for lower ones. */
+export const mixturesOf = (frontier: Frontier): MixtureOfBits => (bits): BitConfig => {
+  const { sites, points } = frontier, digits = (lookUp(frontier, bits) ?? points[0])?.widths ?? "";
+  return Object.fromEntries(sites.map((site, i) => [site, Number(digits[i])]));
+};

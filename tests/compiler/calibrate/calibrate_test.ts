@@ -7,7 +7,7 @@ import { refineFrontier } from "../../../compiler/allocate/refine_frontier.ts";
 import { createRunner, runCalls } from "../../../backends/runner.ts";
 import { measuredSequences, openBench } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
-import { isRehearsed, predictMixtures, rehearsalSettings } from "../../../compiler/allocate/predict.ts";
+import { isRehearsed, mixturesOf, predictMixtures, rehearsalSettings } from "../../../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
 import { calibrate, type CalibrationInput, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
 import { type LoadParameter, prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
@@ -315,7 +315,7 @@ Deno.test("predictMixtures() keeps to every budget, gives sensitive sites more, 
   const [first, rest] = rehearsalSettings(input.settings);
   assertEquals([first.epochs, rest.epochs, first.mixtures], [1, 5, 0]);
   assertEquals([isRehearsed(input.settings), isRehearsed({ ...input.settings, epochs: 1 })], [true, false]);
-  const predicted = await predictMixtures({ ...input, settings: first, store: rehearsal });
+  const predicted = mixturesOf(await predictMixtures({ ...input, settings: first, store: rehearsal }));
   const sites = modelSites(input.elastic), weights = sites.filter(({ role }) => role === "weight");
   for (const bits of [2, 2.5, 3, 4.25, 8]) {
     const config = predicted(bits);

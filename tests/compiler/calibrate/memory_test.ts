@@ -4,8 +4,10 @@ import { calibrate } from "../../../compiler/calibrate/calibrate.ts";
 import { calibrationMemory } from "../../../compiler/calibrate/memory.ts";
 import { createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { type CalibrationSettings, defaultSettings } from "../../../compiler/calibrate/settings.ts";
+import { refineMixture } from "../../../compiler/calibrate/refine.ts";
 import { memoryStore } from "../../../compiler/calibrate/store.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
+import { modelSites } from "../../../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
 import { defaultRecipe, type Track } from "../../../compiler/recipe.ts";
 import { random } from "../../../ir/random.ts";
@@ -42,15 +44,29 @@ async function memoryOf(
     sequences,
   };
   const planned = await calibrationMemory(input), store = memoryStore();
-  await calibrate({
+  const load = await calibrate({
     ...input,
     load: async (name, type) => Float32Array.from(await parameters(name, type)),
     seed: 5,
     store,
   });
-  const taken = backend.memory?.();
-  if (!taken) throw new Error("Expected the backend to count its memory");
-  return { planned, taken: taken.allocated, store };
+  const allocated = () => {
+    const taken = backend.memory?.();
+    if (!taken) throw new Error("Expected the backend to count its memory");
+    return taken.allocated;
+  };
+  const taken = allocated(), sites = modelSites(input.elastic), widths = recipe.bitGroups.flat();
+  const mixture = Object.fromEntries(sites.map(({ name }, i) => [name, widths[i % widths.length] ?? 8]));
+  await refineMixture({
+    ...input,
+    settings: { ...input.settings, refine: 1 },
+    load,
+    seed: 5,
+    begun: store,
+    mixture,
+    store: memoryStore(),
+  });
+  return { planned, taken, refined: allocated(), store };
 }
 
 const CASES: readonly (readonly [name: string, sizes: Omit<Sizes, "layers">, Track, Partial<CalibrationSettings>])[] = [
@@ -66,7 +82,8 @@ for (const [name, sizes, track, changes] of CASES) {
     const two = await memoryOf({ ...sizes, layers: 2 }, track, changes),
       four = await memoryOf({ ...sizes, layers: 4 }, track, changes);
     assertEquals(two.planned, four.planned, "no part depends on depth");
-    for (const { planned: { peak, phases, host, total }, taken } of [two, four]) {
+    for (const { planned: { peak, phases, host, total }, taken, refined } of [two, four]) {
+      assert(refined <= 1.05 * peak.total, `planned ${peak.total}, taken ${refined} by refining a mixture`);
       assert(Math.abs(taken - peak.total) <= 0.05 * peak.total, `planned ${peak.total}, taken ${taken}`);
       assertEquals(peak.total, Math.max(...phases.map((phase) => phase.total)));
       assertEquals(peak.total, peak.weights + peak.learned + peak.batch + peak.arena + peak.scratch);
