@@ -97,8 +97,9 @@ export type CompileEvent =
   /** A mixture learns on its own. */
   | {
     readonly kind: "refinement";
-    readonly mixture: number;
-    readonly mixtures: number;
+    /** Which of how many times that a mixture learns this is. */
+    readonly done: number;
+    readonly all: number;
     readonly progress: CalibrationProgress;
   }
   /** How many of all (site, width) pairs have been measured. */
@@ -323,7 +324,7 @@ async function learn(learning: Learning): Promise<Learned> {
   };
   const { frontier, refined } = await refineAsked({
     ...asked,
-    report: (mixture, mixtures, progress) => report({ kind: "refinement", mixture, mixtures, progress }),
+    report: (done, all, progress) => report({ kind: "refinement", done, all, progress }),
   });
   return { module: elastic, sensitivities, frontier, refined };
 }

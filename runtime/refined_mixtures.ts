@@ -21,11 +21,11 @@ export interface RefineAskedInput extends Omit<RefineInput, "mixture" | "store" 
   readonly specs: readonly BitSpec[];
   /** The allocations of the artifact so far. */
   readonly frontier: Frontier;
-  /** Other allocations, the best by other measures; the first ones come first. */
+  /** Other allocations, the best by other measures. */
   readonly others: readonly Frontier[];
   readonly partStore: PartStore;
-  /** Hears which of how many mixtures is learning. */
-  readonly report?: (mixture: number, mixtures: number, progress: CalibrationProgress) => void;
+  /** Hears which of how many times that a mixture learns this is. */
+  readonly report?: (done: number, all: number, progress: CalibrationProgress) => void;
 }
 
 /** A mixture that has learned on its own. */
@@ -33,9 +33,6 @@ export interface RefinedMixture {
   readonly widths: RefinedWidths;
   readonly store: CallStore;
 }
-
-/** So many mixtures compete for a budget. */
-const COMPETING = 2;
 
 /**
  * Refines the mixtures that were asked for. Those that frontiers measure compete for their budgets: the best that was found so far and
@@ -54,28 +51,34 @@ export async function refineAsked(
     const config = configOf(spec, sites, from, size), weights = new Set(from.sites.map((site) => config[site]));
     return weights.size > 1 ? refinedWidths(config, sites) : undefined;
   };
-  const storeOf = async (widths: RefinedWidths): Promise<CallStore> => {
+  const storeOf = async (widths: RefinedWidths, kind: "refined" | "tried" = "refined"): Promise<CallStore> => {
     const mixture = widths.join(), name = (await sha256(new TextEncoder().encode(mixture))).slice(0, 16);
-    return await partStore(`refined-${name}`, { mixture });
+    return await partStore(`${kind}-${name}`, { mixture });
   };
 
   const known = new Map<string, Candidate>(), budgets: (readonly Candidate[])[] = [];
   for (const spec of measured ?? []) {
     const own = new Set<Candidate>();
     for (const from of [frontier, ...others]) {
-      if (own.size === COMPETING) break;
       const widths = widthsFor(spec, from), mixture = refinedConfig(widths ?? [], sites);
       const point = from.points.find((one) => one.widths === from.sites.map((site) => mixture[site]).join(""));
       if (!widths || !point) continue;
-      const candidate = known.get(point.widths) ?? { mixture, point, store: await storeOf(widths) };
+      const candidate = known.get(point.widths) ??
+        { mixture, point, store: await storeOf(widths), trial: await storeOf(widths, "tried") };
       known.set(point.widths, candidate);
       own.add(candidate);
     }
     budgets.push([...own]);
   }
-  const all = known.size + (unmeasured?.length ?? 0);
+  let before = 0;
   const found = await refineFrontier(
-    { ...input, report: (mixture, progress) => report?.(mixture, all, progress) },
+    {
+      ...input,
+      report: (done, all, progress) => {
+        before = all;
+        report?.(done, all + (unmeasured?.length ?? 0), progress);
+      },
+    },
     frontier,
     budgets,
   );
@@ -86,7 +89,8 @@ export async function refineAsked(
     const widths = widthsFor(spec, found.frontier);
     if (!widths || refined.some((one) => one.widths.join() === widths.join())) continue;
     const store = await storeOf(widths), mixture = refinedConfig(widths, sites);
-    await refineMixture({ ...input, mixture, store, report: (progress) => report?.(known.size + i, all, progress) });
+    const all = before + (unmeasured?.length ?? 0);
+    await refineMixture({ ...input, mixture, store, report: (progress) => report?.(before + i, all, progress) });
     refined.push({ widths, store });
   }
   return { frontier: found.frontier, refined };

@@ -19,14 +19,13 @@ import { type Arrangement, BATCH, COLUMN, outerAxes, ROW } from "./contraction.t
 import type { Emitter } from "./emitter.ts";
 import { createGroupTotals, type GroupTerm, termOfOperand } from "./group_totals.ts";
 import { sumLanes } from "./lanes.ts";
+import { LEAST_PAGES, PAGE_BYTES } from "./layout.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll, withinNeighbours } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
 
 /** Bytes of a vector. */
 const VECTOR = 16;
-/** Static offsets below this take one check of an address less. */
-const PAGE_BYTES = 65536;
 
 /** A product with a coded right operand. */
 export interface CodedProduct extends Arrangement {
@@ -79,7 +78,7 @@ function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => 
   const plan = planColumns(contraction, operand, left, code), { atOnce } = plan;
   // Columns that are all there, and near each other, differ by static offsets: one address for all of them.
   const apart = n % COLUMNS === 0 ? bytesApart(operand, extents) : undefined;
-  const near = apart !== undefined && COLUMNS * apart <= PAGE_BYTES ? apart : undefined;
+  const near = apart !== undefined && COLUMNS * apart <= LEAST_PAGES * PAGE_BYTES ? apart : undefined;
   // What is kept per row: totals of groups, or the one sum of each digit.
   const kept = term ? 1 : digits, at = reserve(COLUMNS * rows * kept * VECTOR);
   const slot = (row: number, digit: number, column: number) => VECTOR * (COLUMNS * (row * kept + digit) + column);

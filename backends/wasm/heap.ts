@@ -1,8 +1,6 @@
 /** Memory for tensors: one WebAssembly memory that grows, and a list of its free ranges. */
-import { ALIGNMENT } from "./layout.ts";
+import { ALIGNMENT, PAGE_BYTES } from "./layout.ts";
 
-/** Bytes of a page. */
-const PAGE = 65536;
 /** Bytes at the start that stay free: guarded loads may read a little in front of a buffer. */
 const START = 1024;
 /** Bytes the memory starts with and grows by at least: growing is slow. */
@@ -27,7 +25,7 @@ export interface Heap {
 export function createHeap(
   { shared, limit = MOST_BYTES }: { readonly shared: boolean; readonly limit?: number },
 ): Heap {
-  const memory = new WebAssembly.Memory({ initial: GROWTH / PAGE, maximum: limit / PAGE, shared });
+  const memory = new WebAssembly.Memory({ initial: GROWTH / PAGE_BYTES, maximum: limit / PAGE_BYTES, shared });
   const sizes = new Map<number, { readonly bytes: number; readonly wanted: number }>();
   let ranges: { from: number; to: number }[] = [{ from: START, to: GROWTH }];
   let used = 0, asked = 0;
@@ -37,10 +35,10 @@ export function createHeap(
   function grow(bytes: number): boolean {
     const size = memory.buffer.byteLength, last = ranges.at(-1);
     const missing = bytes - (last?.to === size ? last.to - last.from : 0);
-    const wanted = Math.min(Math.max(missing, GROWTH, size / 4), limit - size), pages = Math.ceil(wanted / PAGE);
+    const wanted = Math.min(Math.max(missing, GROWTH, size / 4), limit - size), pages = Math.ceil(wanted / PAGE_BYTES);
     if (missing > limit - size) return false;
     memory.grow(pages);
-    const to = size + pages * PAGE;
+    const to = size + pages * PAGE_BYTES;
     if (last?.to === size) last.to = to;
     else ranges.push({ from: size, to });
     return true;

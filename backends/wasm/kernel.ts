@@ -13,7 +13,7 @@ import {
 import { emitAttention } from "./attention.ts";
 import { emitDot } from "./dot.ts";
 import { type Emitter, ENTRY, type Preparation, type Table, TABLES, type Walk } from "./emitter.ts";
-import { layoutOf } from "./layout.ts";
+import { layoutOf, LEAST_PAGES } from "./layout.ts";
 import { emitMap } from "./map.ts";
 import { createMath } from "./math.ts";
 import { emitRow } from "./row.ts";
@@ -34,12 +34,6 @@ export interface GeneratedKernel {
   /** How chunks walk through buffers, by index; of those that are not walked through in order, nothing. */
   readonly walks: ReadonlyMap<number, Walk>;
 }
-
-/**
- * Pages that memories have at least. Where engines check addresses by instructions, as Deno's does, they check offsets within these
- * pages once less.
- */
-const PAGES = 1;
 
 /** How to generate; products of fours are taken to be there with relaxed SIMD, of unsigned bytes not. */
 export interface GenerateOptions extends Partial<ByteProducts> {
@@ -67,7 +61,7 @@ function build(
   { relaxed, fours = relaxed, unsigned = false, shared, small = 2048 }: GenerateOptions,
 ): Built {
   const module = createModule({ comment: header(spec) });
-  module.memory("memory", { shared, minimum: PAGES });
+  module.memory("memory", { shared, minimum: LEAST_PAGES });
   const layouts = spec.buffers.map(({ type }) => layoutOf(type)), tables: Table[] = [], walks = new Map<number, Walk>();
   const names = spec.buffers.map(({ name }, i) => `${name}_${i}`);
   const tableNames = Array.from({ length: TABLES }, (_, i) => `table_${i}`);

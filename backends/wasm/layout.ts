@@ -18,6 +18,13 @@ export const PLANES = [16, 8, 4] as const;
 export const SLACK = 64;
 /** Every buffer starts at a multiple of this many bytes. */
 export const ALIGNMENT = 64;
+/** Memories grow by pages of so many bytes. */
+export const PAGE_BYTES = 65536;
+/**
+ * Pages that memories have at least. Where engines check addresses by instructions, as Deno's does, they check static offsets within
+ * these pages once less.
+ */
+export const LEAST_PAGES = 1;
 
 /** Where the elements of a tensor lie. */
 export interface Layout {

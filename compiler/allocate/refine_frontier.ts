@@ -1,7 +1,8 @@
 /**
  * The frontier with refined mixtures in it: mixtures that have learned on their own (calibrate/refine.ts) are measured on the tokens
- * that confirmed all others. What a mixture gains by it is not known before, so several compete for a budget. The best one takes its
- * place among the other allocations, unless something cheaper is as good.
+ * that confirmed all others. What a mixture gains by it is not known before, so several compete for a budget: each learns for a while,
+ * and the one that is best by then learns to the end. It takes its place among the other allocations, unless something cheaper is as
+ * good.
  */
 import type { BitConfig } from "../../ir/sites.ts";
 import type { CalibrationProgress } from "../calibrate/calibrate.ts";
@@ -18,6 +19,8 @@ export interface Candidate {
   readonly point: FrontierPoint;
   /** Where it learns to. */
   readonly store: CallStore;
+  /** Where it learns to while it competes. */
+  readonly trial: CallStore;
 }
 
 /** What came of it. */
@@ -29,12 +32,15 @@ export interface RefinedFrontier {
 
 /** Everything that refining is given but what differs from mixture to mixture. */
 export interface RefineFrontierInput extends Omit<RefineInput, "mixture" | "store" | "report"> {
-  /** Hears which of all candidates, counted through, is learning. */
-  readonly report?: (candidate: number, progress: CalibrationProgress) => void;
+  /** Hears which of how many times that a mixture learns this is. */
+  readonly report?: (done: number, all: number, progress: CalibrationProgress) => void;
 }
 
+/** While mixtures compete they learn for this part of the steps: who leads then mostly does so at the end. */
+const TRIAL = 1 / 3;
+
 /**
- * Refines candidates one after the other.
+ * Refines the best candidate of every budget.
  *
  * @param budgets the candidates of every budget; a mixture may stand for several
  */
@@ -43,20 +49,26 @@ export async function refineFrontier(
   frontier: Frontier,
   budgets: readonly (readonly Candidate[])[],
 ): Promise<RefinedFrontier> {
+  const tried = [...new Set(budgets.filter(({ length }) => length > 1).flat())];
+  const all = tried.length + budgets.filter(({ length }) => length > 0).length;
+  let done = 0;
+  const learn = async ({ mixture, point }: Candidate, store: CallStore, part: number): Promise<FrontierPoint> => {
+    const settings = { ...input.settings, refine: input.settings.refine * part };
+    await refineMixture({ ...input, settings, mixture, store, report: (progress) => report?.(done, all, progress) });
+    done++;
+    const measuring = { ...input, store: overlaid(input.begun, store), tokens: settings.measureTokens };
+    return (await confirm(measuring, frontier.sites, [point]))[0] ?? point;
+  };
+
+  const losses = new Map<Candidate, number>();
+  for (const candidate of tried) losses.set(candidate, (await learn(candidate, candidate.trial, TRIAL)).loss);
+  const lossOf = (candidate: Candidate) => losses.get(candidate) ?? 0;
+  const winners = new Set(budgets.flatMap((own) => own.toSorted((a, b) => lossOf(a) - lossOf(b)).slice(0, 1)));
   const points = new Map<Candidate, FrontierPoint>();
-  for (const [i, candidate] of [...new Set(budgets.flat())].entries()) {
-    const { mixture, store, point } = candidate;
-    await refineMixture({ ...input, mixture, store, report: (progress) => report?.(i, progress) });
-    const measuring = { ...input, store: overlaid(input.begun, store), tokens: input.settings.measureTokens };
-    const [measured] = await confirm(measuring, frontier.sites, [point]);
-    if (measured) points.set(candidate, measured);
-  }
-  const lossOf = (candidate: Candidate) => points.get(candidate)?.loss ?? Infinity;
-  const winners = budgets.flatMap((own) => own.toSorted((a, b) => lossOf(a) - lossOf(b)).slice(0, 1));
-  const placed = new Map(winners.map((winner) => [winner, points.get(winner) as FrontierPoint]));
-  const best = undominated([...frontier.points, ...placed.values()]), alive = new Set(best);
+  for (const winner of winners) points.set(winner, await learn(winner, winner.store, 1));
+  const best = undominated([...frontier.points, ...points.values()]), alive = new Set(best);
   return {
     frontier: { ...frontier, points: best },
-    kept: [...placed].flatMap(([candidate, point]) => alive.has(point) ? [candidate] : []),
+    kept: [...points].flatMap(([candidate, point]) => alive.has(point) ? [candidate] : []),
   };
 }

@@ -92,8 +92,8 @@ function reporter(
         const { block, blocks, step, steps, loss } = event.progress, done = (block + step / steps) / blocks;
         const [what, left] = event.kind === "refinement"
           ? [
-            `Refining mixture ${event.mixture + 1} of ${event.mixtures},`,
-            refining((event.mixture + done) / event.mixtures),
+            `Refining mixtures, ${event.done + 1} of ${event.all},`,
+            refining((event.done + done) / event.all),
           ]
           : event.kind === "rehearsal"
           ? ["Rehearsing", rehearsing(done)]

@@ -84,7 +84,7 @@ Deno.test("a mixture that was being refined goes on from its finished blocks to 
     bits: "mixed@3",
     settings,
     report: (event) => {
-      if (event.kind === "refinement" && event.mixture === 0) blocks.push(event.progress.block);
+      if (event.kind === "refinement" && event.done === 0) blocks.push(event.progress.block);
     },
   });
   assertEquals(new Set(blocks), new Set([1]));

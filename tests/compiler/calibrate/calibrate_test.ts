@@ -211,7 +211,7 @@ Deno.test("refineFrontier() learns a mixture on its own, measures it, and keeps 
     const found = await refineFrontier(
       { ...given, settings: { ...input.settings, measureTokens: 16 }, begun, report: (i) => steps.push(i) },
       { sites, parameters, points },
-      [[{ mixture, point, store }]],
+      [[{ mixture, point, store, trial: memoryStore() }]],
     );
     assertEquals(new Set(steps), new Set([0]));
     return { ...found, store };
@@ -233,6 +233,32 @@ Deno.test("refineFrontier() learns a mixture on its own, measures it, and keeps 
     assertEquals(names.length > 0, index === 1 || index === 2);
   }
   assertEquals(await bytesOfAll(begun), before);
+
+  // Of two candidates both learn for a while, and one of them to the end.
+  const other = { ...point, widths: widths.map((width) => 6 - width).join("") }, wide = "8".repeat(sites.length);
+  const [first, second] = [point, other].map((own) => ({
+    mixture: Object.fromEntries(sites.map((site, i) => [site, Number(own.widths[i])])),
+    point: own,
+    store: memoryStore(),
+    trial: memoryStore(),
+  }));
+  if (!first || !second) throw new RangeError("Expected two candidates");
+  const steps: number[] = [];
+  const race = await refineFrontier(
+    { ...given, settings: { ...input.settings, measureTokens: 16 }, begun, report: (i, all) => steps.push(i / all) },
+    { sites, parameters, points: [{ meanBits: 8, loss: 0, widths: wide }] },
+    [[first, second]],
+  );
+  assertEquals(new Set(steps), new Set([0, 1 / 3, 2 / 3]));
+  assertEquals(race.kept.length, 1);
+  const [winner, loser] = race.kept.includes(first) ? [first, second] : [second, first];
+  assertEquals(race.frontier.points.map((own) => own.widths), [winner.point.widths, wide]);
+  const trials = await Promise.all([winner, loser].map(async ({ point: own, trial }) => {
+    const measured = { ...measuring, store: overlaid(begun, trial) };
+    return (await measureAllocations(measured, sites, [own.widths]))[0] ?? NaN;
+  }));
+  assert((trials[0] ?? NaN) <= (trials[1] ?? NaN), `${trials}`);
+  assertEquals(await bytesOfAll(loser.store), [[], [], [], []]);
 
   const beaten = await refine([cheap, point]);
   assertEquals([beaten.kept, beaten.frontier.points], [[], [cheap]]);
