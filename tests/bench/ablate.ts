@@ -18,7 +18,7 @@ import { score } from "../../runtime/evaluate.ts";
 import { configurationOf } from "../../runtime/configuration.ts";
 import { EVALUATION_TOKENS } from "../../runtime/result_row.ts";
 import { ablationChart } from "./ablate/chart.ts";
-import { PARTS } from "./ablate/parts.ts";
+import { COMMON, PARTS } from "./ablate/parts.ts";
 import { measureInputOf, traceItems } from "./ablate/traces.ts";
 import { medianOf, openRows } from "./report.ts";
 
@@ -95,7 +95,7 @@ for (const [i, { part, name, changes, seed }] of runs.entries()) {
     evaluation,
     bits: ["2-8", ...BUDGETS.map((budget) => `mixed@${budget}`)].join(","),
     seed,
-    changes,
+    changes: [...COMMON, ...changes],
     settings: options.epochs === undefined ? {} : { epochs: Number(options.epochs) },
   });
   const found = [

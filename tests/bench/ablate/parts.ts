@@ -7,10 +7,13 @@ export interface Variant {
   readonly changes: readonly string[];
 }
 
+/** What every run changes: mixtures are not refined, which costs more than all widths together, but where that is the part. */
+export const COMMON = ["refine=0"] as const;
+
 const each = (name: string, values: readonly string[], ...also: readonly string[]): readonly Variant[] =>
   values.map((value) => ({ name: `${name}=${value}`, changes: [...also, `${name}=${value}`] }));
 
-/** Runs by part. `default` stands for the recipe as it is, which every part is compared with. */
+/** Runs by part. `default` stands for the recipe as it is but for `COMMON`, which every part is compared with. */
 export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
   default: [{ name: "default", changes: [] }],
   adapters: each("adapters", ["cascaded", "protected", "shared", "off"]),
@@ -21,7 +24,8 @@ export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
     ...each("top", ["0", "0.25", "0.75", "1"], "inputs=fused", "merge=selective"),
   ],
   groups: each("groups", ["8,7/6,5/4,3/2", "8,7,6,5/4/3/2", "8/7/6/5/4/3/2"]),
-  draws: [...each("mixtures", ["0", "0.5"]), ...each("every", ["1"])],
+  draws: [...each("mixtures", ["0", "0.6"]), ...each("every", ["1"])],
+  refine: each("refine", ["0.75"]),
   loss: each("loss", ["2"]),
   optimiser: [
     ...each("average", ["0"]),
