@@ -43,9 +43,9 @@ export async function refineAsked(
   { specs, frontier, others, partStore, report, ...input }: RefineAskedInput,
 ): Promise<{ readonly frontier: Frontier; readonly refined: readonly RefinedMixture[] }> {
   const sites = modelSites(input.elastic), size = sizeModelOf(input.elastic, input.recipe.scheme);
-  const mixed = specs.filter(({ kind }) => kind === "mixed");
-  const [measured, unmeasured] = [true, false].map((is) =>
-    mixed.filter((spec) => isMeasured(spec, input.recipe) === is)
+  const { measured = [], others: rest = [] } = Object.groupBy(
+    specs.filter(({ kind }) => kind === "mixed"),
+    (spec) => isMeasured(spec, input.recipe) ? "measured" : "others",
   );
   const widthsFor = (spec: BitSpec, from: Frontier): RefinedWidths | undefined => {
     const config = configOf(spec, sites, from, size), weights = new Set(from.sites.map((site) => config[site]));
@@ -57,7 +57,7 @@ export async function refineAsked(
   };
 
   const known = new Map<string, Candidate>(), budgets: (readonly Candidate[])[] = [];
-  for (const spec of measured ?? []) {
+  for (const spec of measured) {
     const own = new Set<Candidate>();
     for (const from of [frontier, ...others]) {
       const widths = widthsFor(spec, from), mixture = refinedConfig(widths ?? [], sites);
@@ -70,27 +70,20 @@ export async function refineAsked(
     }
     budgets.push([...own]);
   }
-  let before = 0;
   const found = await refineFrontier(
-    {
-      ...input,
-      report: (done, all, progress) => {
-        before = all;
-        report?.(done, all + (unmeasured?.length ?? 0), progress);
-      },
-    },
+    { ...input, report: (done, all, progress) => report?.(done, all + rest.length, progress) },
     frontier,
     budgets,
   );
   const refined = found.kept.map(({ mixture, store }): RefinedMixture => {
     return { widths: refinedWidths(mixture, sites), store };
   });
-  for (const [i, spec] of (unmeasured ?? []).entries()) {
+  for (const [i, spec] of rest.entries()) {
     const widths = widthsFor(spec, found.frontier);
     if (!widths || refined.some((one) => one.widths.join() === widths.join())) continue;
     const store = await storeOf(widths), mixture = refinedConfig(widths, sites);
-    const all = before + (unmeasured?.length ?? 0);
-    await refineMixture({ ...input, mixture, store, report: (progress) => report?.(before + i, all, progress) });
+    const done = found.learned + i, all = found.learned + rest.length;
+    await refineMixture({ ...input, mixture, store, report: (progress) => report?.(done, all, progress) });
     refined.push({ widths, store });
   }
   return { frontier: found.frontier, refined };

@@ -28,6 +28,8 @@ export interface RefinedFrontier {
   readonly frontier: Frontier;
   /** The candidates that are part of it. */
   readonly kept: readonly Candidate[];
+  /** How many times a mixture has learned. */
+  readonly learned: number;
 }
 
 /** Everything that refining is given but what differs from mixture to mixture. */
@@ -70,5 +72,6 @@ export async function refineFrontier(
   return {
     frontier: { ...frontier, points: best },
     kept: [...points].flatMap(([candidate, point]) => alive.has(point) ? [candidate] : []),
+    learned: done,
   };
 }
