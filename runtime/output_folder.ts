@@ -2,6 +2,7 @@
 import { ARTIFACT_FILE, type ArtifactTensor, isArtifact, writeArtifact } from "../compiler/artifact/artifact.ts";
 import { writeAtomically } from "../compiler/artifact/atomic_write.ts";
 import type { ArtifactDescription } from "../compiler/artifact/description.ts";
+import { refinedSet } from "../compiler/artifact/refined.ts";
 import { type BitSpec, configOf } from "../compiler/bit_spec.ts";
 import { sizeModelOf, weightBytes } from "../compiler/budget.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
@@ -70,9 +71,9 @@ export async function openOutput(path: string): Promise<OutputFolder> {
   return { path, calibration: `${path}/.calibration`, save };
 }
 
-/** What `plan.json` holds: widths, memory and kernels of every setting; fills the catalogue. */
+/** What `plan.json` holds: widths, learned values of its own if it has any, memory and kernels of every setting; fills the catalogue. */
 function planFile(
-  { module, recipe, frontier, config }: ArtifactDescription,
+  { module, recipe, frontier, config, refined }: ArtifactDescription,
   specs: readonly BitSpec[],
   catalogue: KernelCatalogue,
 ): unknown {
@@ -80,9 +81,10 @@ function planFile(
     limit = contextLimit(parseDecoderConfig(utf8(JSON.stringify(config)), "config.json"));
   const size = sizeModelOf(module, recipe.scheme);
   const settings = specs.map((spec) => {
-    const widths = configOf(spec, sites, frontier, size);
+    const widths = configOf(spec, sites, frontier, size), set = refinedSet(widths, sites, refined);
     return {
       bits: spec.text,
+      ...(set === undefined ? {} : { refined: set }),
       meanBits: meanBits(widths, sites),
       bytes: weightBytes(widths, sites, recipe.scheme),
       sites: sites.map(({ name, role, parameters }) => ({ name, role, parameters, bits: widths[name] ?? 16 })),

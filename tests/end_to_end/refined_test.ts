@@ -45,6 +45,8 @@ for (const [name, { bits, pins, sure }] of Object.entries(CASES)) {
     // Opening it checks that every set has all its tensors.
     const source = artifactSource(await openArtifact(await localFolder(out)), createRunner(backend));
     const [spec] = withPins(parseBitSpecs(sure), pins.map(parsePin));
+    const { settings } = JSON.parse(await Deno.readTextFile(`${out}/plan.json`));
+    assert(settings.some(({ refined }: { refined?: number }) => refined === 0), "the plan says what is refined");
     if (!spec) throw new RangeError("Expected a setting");
     assert(refinedSet(configurationOf(source, spec), source.sites, source.refined) !== undefined, sure);
     assertEquals(refinedSet(configurationOf(source, "16"), source.sites, source.refined), undefined);
