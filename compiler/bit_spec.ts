@@ -3,7 +3,7 @@ import { quote, UserError } from "../ir/errors.ts";
 import type { SiteRole } from "../ir/ops/state.ts";
 import { type BitConfig, FULL_WIDTH, WIDTHS } from "../ir/sites.ts";
 import type { Width } from "../ir/types.ts";
-import type { Frontier } from "./allocate/frontier.ts";
+import { type Frontier, undominated } from "./allocate/frontier.ts";
 import { type Budget, chooseMixture, parseBudget, type SizeModel } from "./budget.ts";
 import { type ModelSite, widthOfReaders } from "./model_sites.ts";
 import { type Pin, pinnedWidths } from "./pins.ts";
@@ -162,20 +162,29 @@ export function configOf(
   return { ...Object.fromEntries(sites.map((site) => [site.name, widthOf(site)])), ...pinned };
 }
 
+/** Whether a frontier has measured what a setting is: no pins, and activations as they were then. */
+export const isMeasured = ({ pins = [], activations = FULL_WIDTH }: BitSpec, frontier: Frontier): boolean =>
+  pins.length === 0 && activations === (frontier.activations ? "weights" : FULL_WIDTH);
+
 function mixedWidths(
-  { text, budget }: MixedSpec,
+  spec: MixedSpec,
   sites: readonly ModelSite[],
   pinned: BitConfig,
   frontier?: Frontier,
   size?: SizeModel,
 ): BitConfig {
+  const { text, budget } = spec;
   if (!frontier) {
     throw new UserError({
       what: `Expected a model with allocated bits for ${quote(text)} but found none`,
       mend: "compile the model with --bits mixed",
     });
   }
-  const { best, least } = chooseMixture(budget, frontier, pinned, sites, size);
+  // What mixtures have learned on their own serves no other widths.
+  const points = isMeasured(spec, frontier)
+    ? undominated([...frontier.points, ...frontier.refined ?? []])
+    : frontier.points;
+  const { best, least } = chooseMixture(budget, { sites: frontier.sites, points }, pinned, sites, size);
   if (best) return best.config;
   const most = budget.kind === "bits" ? `${least.toFixed(2)} mean bits` : `${Math.ceil(least)} bytes`;
   const cheapest = budget.kind === "bits" ? (Math.ceil(least * 100) / 100).toFixed(2) : `${Math.ceil(least)}B`;

@@ -82,7 +82,7 @@ const TOLERANCE = 1e-6;
  */
 export function chooseMixture(
   budget: Budget,
-  { sites: names, points }: Frontier,
+  { sites: names, points }: Pick<Frontier, "sites" | "points">,
   pinned: BitConfig,
   sites: readonly ModelSite[],
   size?: SizeModel,

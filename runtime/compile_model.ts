@@ -155,11 +155,13 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const recipe = plan.chooseRotation
     ? await chosenBasis({ checkpoint, sequences, settings, backend, report }, plan.recipe)
     : plan.recipe;
+  // What mixtures learn on their own is no matter of what all widths learn.
+  const { refine: _, ...common } = settings;
   const fingerprint = {
     version: VERSION,
     model: modelSha256,
     data: dataSha256,
-    settings,
+    settings: common,
     recipe,
     seed,
     backend: backend.name,
@@ -336,10 +338,13 @@ async function artifactTensors(
   refined: readonly RefinedMixture[],
 ): Promise<readonly ArtifactTensor[]> {
   const all: ArtifactTensor[] = [];
-  for (const index of calls.keys()) {
-    all.push(...await store.tensors(index));
+  for (const [index, { prefix }] of calls.entries()) {
+    const common = await store.tensors(index);
+    if (!common) throw new Error(`Internal error in compileModel: the call "${prefix}" is not calibrated`);
+    all.push(...common);
     for (const [set, mixture] of refined.entries()) {
-      const own = await mixture.store.tensors(index);
+      // Calls that learn nothing are not in there.
+      const own = await mixture.store.tensors(index) ?? [];
       all.push(...own.map((tensor) => ({ ...tensor, name: learnedName(tensor.name, set) })));
     }
   }

@@ -115,16 +115,11 @@ async function makeCodes(
     Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type, "unset")]),
   );
   try {
-    const held = await source.load(call, heldParameters(graph));
+    const leaves = await loadEarly(source, call, graph, set);
     try {
-      const learned = await source.load(call, learnedParameters(graph), set);
-      try {
-        return await runner.call(graph, {}, { ...held, ...learned }, codes);
-      } finally {
-        source.release(call, learned);
-      }
+      return await runner.call(graph, {}, leaves, codes);
     } finally {
-      source.release(call, held);
+      source.release(call, leaves);
     }
   } catch (error) {
     freeAll(source, codes);
@@ -132,12 +127,26 @@ async function makeCodes(
   }
 }
 
-const heldParameters = memoOf((graph: Graph) => typesOf(graph, "checkpoint"));
-const learnedParameters = memoOf((graph: Graph) => typesOf(graph, "calibration"));
+/** What a switch program reads: held of the checkpoint, and learned, by all or by a refined mixture. */
+async function loadEarly(source: ElasticSource, call: Call, graph: Graph, set: number | undefined): Promise<Tensors> {
+  // Together, since they may lie near each other.
+  if (set === undefined) return await source.load(call, earlyParameters(graph));
+  const held = await source.load(call, heldParameters(graph));
+  try {
+    return { ...held, ...await source.load(call, learnedParameters(graph), set) };
+  } catch (error) {
+    source.release(call, held);
+    throw error;
+  }
+}
 
-const typesOf = (graph: Graph, time: "checkpoint" | "calibration"): ReadonlyMap<string, TensorType> =>
+const earlyParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint", "calibration"]));
+const heldParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint"]));
+const learnedParameters = memoOf((graph: Graph) => typesOf(graph, ["calibration"]));
+
+const typesOf = (graph: Graph, times: readonly unknown[]): ReadonlyMap<string, TensorType> =>
   new Map(
-    leavesOf(graph, "param").filter(({ attrs }) => attrs.time === time).map((node) => [nameOf(node), node.type]),
+    leavesOf(graph, "param").filter(({ attrs }) => times.includes(attrs.time)).map((node) => [nameOf(node), node.type]),
   );
 
 const pick = (tensors: Tensors, wanted: (name: string) => boolean): Tensors =>

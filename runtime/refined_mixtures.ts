@@ -1,16 +1,15 @@
 /** @file Mixtures that learn on their own: which ones, and where what they learn is kept. */
-import type { Frontier } from "../compiler/allocate/frontier.ts";
-import { type Candidate, refineFrontier } from "../compiler/allocate/refine_frontier.ts";
+import { type Frontier, undominated } from "../compiler/allocate/frontier.ts";
+import { type Candidate, raceMixtures } from "../compiler/allocate/race.ts";
 import { refinedConfig, type RefinedWidths, refinedWidths } from "../compiler/artifact/refined.ts";
-import { type BitSpec, configOf } from "../compiler/bit_spec.ts";
+import { type BitSpec, configOf, isMeasured } from "../compiler/bit_spec.ts";
 import { sizeModelOf } from "../compiler/budget.ts";
 import type { CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type RefineInput, refineMixture } from "../compiler/calibrate/refine.ts";
 import type { CallStore } from "../compiler/calibrate/store.ts";
 import type { JsonObject } from "../compiler/frontends/json.ts";
 import { modelSites } from "../compiler/model_sites.ts";
-import type { Recipe } from "../compiler/recipe.ts";
-import { FULL_WIDTH } from "../ir/sites.ts";
+import { UserError } from "../ir/errors.ts";
 import { sha256 } from "./verify_checkpoint.ts";
 
 /** Opens a store for a part of a compilation that depends on `what` beside all else. */
@@ -35,25 +34,34 @@ export interface RefinedMixture {
 }
 
 /**
- * Refines the mixtures that were asked for. Those that frontiers measure compete for their budgets: the best that was found so far and
- * the best by other measures. Behind them come mixtures with pins or with other activations, as the frontier has them by then. Equal
- * widths everywhere are not refined: they are what all have learned for.
+ * Refines the mixtures that were asked for. Those that the frontier measures compete for their budgets: the best that the search has
+ * found and the best by other measures; the frontier gets the winners that what was asked for comes to. Behind them come mixtures with
+ * pins or with other activations, as the frontier has them. Equal widths everywhere are not refined: they are what all have learned for.
  */
 export async function refineAsked(
   { specs, frontier, others, partStore, report, ...input }: RefineAskedInput,
 ): Promise<{ readonly frontier: Frontier; readonly refined: readonly RefinedMixture[] }> {
   const sites = modelSites(input.elastic), size = sizeModelOf(input.elastic, input.recipe.scheme);
-  const { measured = [], others: rest = [] } = Object.groupBy(
+  const { measured = [], rest = [] } = Object.groupBy(
     specs.filter(({ kind }) => kind === "mixed"),
-    (spec) => isMeasured(spec, input.recipe) ? "measured" : "others",
+    (spec) => isMeasured(spec, frontier) ? "measured" : "rest",
   );
   const widthsFor = (spec: BitSpec, from: Frontier): RefinedWidths | undefined => {
-    const config = configOf(spec, sites, from, size), weights = new Set(from.sites.map((site) => config[site]));
-    return weights.size > 1 ? refinedWidths(config, sites) : undefined;
+    const config = mixtureWithin(spec, from), weights = new Set(from.sites.map((site) => config?.[site]));
+    return config && weights.size > 1 ? refinedWidths(config, sites) : undefined;
+  };
+  /** The setting by a frontier; undefined where that has nothing within the budget. What the artifact has is found out later. */
+  const mixtureWithin = (spec: BitSpec, from: Frontier) => {
+    try {
+      return configOf(spec, sites, from, size);
+    } catch (error) {
+      if (error instanceof UserError) return undefined;
+      throw error;
+    }
   };
   const storeOf = async (widths: RefinedWidths, kind: "refined" | "tried" = "refined"): Promise<CallStore> => {
     const mixture = widths.join(), name = (await sha256(new TextEncoder().encode(mixture))).slice(0, 16);
-    return await partStore(`${kind}-${name}`, { mixture });
+    return await partStore(`${kind}-${name}`, { mixture, refine: input.settings.refine });
   };
 
   const known = new Map<string, Candidate>(), budgets: (readonly Candidate[])[] = [];
@@ -70,25 +78,29 @@ export async function refineAsked(
     }
     budgets.push([...own]);
   }
-  const found = await refineFrontier(
-    { ...input, report: (done, all, progress) => report?.(done, all + rest.length, progress) },
-    frontier,
+  const { points, learned } = await raceMixtures(
+    { ...input, sites: frontier.sites, report: (done, all, progress) => report?.(done, all + rest.length, progress) },
     budgets,
   );
-  const refined = found.kept.map(({ mixture, store }): RefinedMixture => {
+  const alive = new Set(undominated([...frontier.points, ...points.values()]));
+  const raced = { ...frontier, refined: [...points.values()] };
+  const asked = new Set(measured.map((spec) => widthsFor(spec, raced)?.join()));
+  const kept = [...points].filter(([{ mixture }, point]) =>
+    alive.has(point) && asked.has(refinedWidths(mixture, sites).join())
+  );
+  const refined = kept.map(([{ mixture, store }]): RefinedMixture => {
     return { widths: refinedWidths(mixture, sites), store };
   });
   for (const [i, spec] of rest.entries()) {
-    const widths = widthsFor(spec, found.frontier);
+    const widths = widthsFor(spec, frontier);
     if (!widths || refined.some((one) => one.widths.join() === widths.join())) continue;
     const store = await storeOf(widths), mixture = refinedConfig(widths, sites);
-    const done = found.learned + i, all = found.learned + rest.length;
+    const done = learned + i, all = learned + rest.length;
     await refineMixture({ ...input, mixture, store, report: (progress) => report?.(done, all, progress) });
     refined.push({ widths, store });
   }
-  return { frontier: found.frontier, refined };
+  return {
+    frontier: kept.length > 0 ? { ...frontier, refined: kept.map(([, point]) => point) } : frontier,
+    refined,
+  };
 }
-
-/** Whether frontiers measure what a setting quantizes: no pins, and activations as wide as their readers where they are part of it. */
-const isMeasured = ({ pins = [], activations = FULL_WIDTH }: BitSpec, { track }: Recipe): boolean =>
-  pins.length === 0 && activations === (track === "activations" ? "weights" : FULL_WIDTH);

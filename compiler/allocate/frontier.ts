@@ -27,6 +27,17 @@ export interface Frontier {
   readonly parameters: readonly number[];
   /** Sorted by mean bits, fewest first. */
   readonly points: readonly FrontierPoint[];
+  /** Whether losses were measured with quantized activations, as wide as the widest weight that reads them. */
+  readonly activations?: boolean;
+  /** Points of mixtures that have learned on their own (calibrate/refine.ts); they stand for nothing but what was measured. */
+  readonly refined?: readonly FrontierPoint[];
+}
+
+/** Points sorted by bits, each with less loss than all cheaper ones. */
+export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
+  const sorted = [...points].sort((a, b) => a.meanBits - b.meanBits || a.loss - b.loss), kept: FrontierPoint[] = [];
+  for (const point of sorted) if (point.loss < (kept.at(-1)?.loss ?? Infinity)) kept.push(point);
+  return kept;
 }
 
 /** How to count bits. */

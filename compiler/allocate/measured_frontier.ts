@@ -16,8 +16,8 @@ import {
   openBench,
   type TensorValues,
 } from "./bench.ts";
-import { type AllocationItem, type Frontier, frontierOf, type FrontierPoint, lookUp } from "./frontier.ts";
-import { finalists, searchAllocations, undominated } from "./search.ts";
+import { type AllocationItem, type Frontier, frontierOf, type FrontierPoint, lookUp, undominated } from "./frontier.ts";
+import { finalists, searchAllocations } from "./search.ts";
 import { expandTies, tiedItems, type Ties, untied } from "./ties.ts";
 
 /** Budgets whose solutions by single-site sensitivities are candidates are this many bits apart. */
@@ -74,6 +74,7 @@ export async function measureFrontier(input: MeasureInput, request: FrontierRequ
     sites,
     parameters: items.map(({ parameters }) => parameters),
     points: undominated(await confirm(reportFrom(input, done), sites, finalists(expanded))),
+    ...(input.recipe.track === "activations" ? { activations: true } : {}),
   };
 }
 

@@ -5,7 +5,7 @@
  * knapsack is solved with these local losses. Every solution is measured before it counts.
  */
 import { type Random, random } from "../../ir/random.ts";
-import { type AllocationItem, frontierOf, type FrontierPoint, lookUp } from "./frontier.ts";
+import { type AllocationItem, frontierOf, type FrontierPoint, lookUp, undominated } from "./frontier.ts";
 
 /** What is searched. Allocations are texts of one digit per site. */
 export interface SearchInput {
@@ -65,13 +65,6 @@ export async function searchAllocations(input: SearchInput): Promise<readonly Fr
     await measure(best.flatMap(({ widths: digits }) => around(digits, 1, STEP)));
   }
   return [...known.values()];
-}
-
-/** Points sorted by bits, each with less loss than all cheaper ones. */
-export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
-  const sorted = [...points].sort((a, b) => a.meanBits - b.meanBits || a.loss - b.loss), kept: FrontierPoint[] = [];
-  for (const point of sorted) if (point.loss < (kept.at(-1)?.loss ?? Infinity)) kept.push(point);
-  return kept;
 }
 
 /** Ranges of budgets this wide, in bits, each send their best allocations into the final. */

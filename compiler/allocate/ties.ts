@@ -48,10 +48,14 @@ export const tiedItems = (items: readonly AllocationItem[], ties: Ties): Allocat
 /** The knapsack's solutions for all budgets, sites that are tied together; see `frontierOf`. */
 export function tiedFrontier(
   items: readonly AllocationItem[],
-  { ties, ...options }: FrontierOptions & { readonly ties?: Ties } = {},
+  { ties, weighting = "parameters", ...options }: FrontierOptions & { readonly ties?: Ties } = {},
 ): Frontier {
-  const sites = items.map(({ site }) => site), groups = ties ?? untied(sites);
-  const { points } = frontierOf(tiedItems(items, groups), options);
+  const sites = items.map(({ site }) => site), groups = ties ?? untied(sites), tied = tiedItems(items, groups);
+  // A group counts as all of its sites.
+  const counted = weighting === "parameters"
+    ? tied
+    : tied.map((item, g) => ({ ...item, parameters: groups[g]?.length ?? 0 }));
+  const { points } = frontierOf(counted, options);
   return {
     sites,
     parameters: items.map(({ parameters }) => parameters),

@@ -1,5 +1,5 @@
 /** @file Which tensors an elastic module needs: what is held of the checkpoint, what is learned for each width, and for mixtures. */
-import { functionOf, type Module } from "../../ir/module.ts";
+import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../../ir/node.ts";
 import { type LocalWidths, localWidths, sitesOf } from "../../ir/sites.ts";
 import type { TensorType, Width } from "../../ir/types.ts";
@@ -18,35 +18,45 @@ export function storedTypes(
   const ofFunction = new Map(
     Object.entries(module.functions).map(([name, graph]) => [name, localTypes(graph, recipe)]),
   );
-  const common = module.calls.flatMap((call) => {
+  const of = (call: Call): LocalTypes => {
     functionOf(module, call);
-    return [...ofFunction.get(call.function) ?? []].map(([name, type]) => [call.prefix + name, type] as const);
+    return ofFunction.get(call.function) ?? { holds: [], learned: new Map() };
+  };
+  const common = module.calls.flatMap((call) => {
+    const { holds, learned } = of(call);
+    return [...holds, ...[...learned.values()].flat()].map(([name, type]) => [call.prefix + name, type] as const);
   });
   const sites = modelSites(module),
     own = refined.flatMap((widths, set) => {
       const config = refinedConfig(widths, sites);
-      return module.calls.flatMap((call) => {
-        const graph = functionOf(module, call), names = new Set(sitesOf(graph).map(({ name }) => name));
-        const local = Object.entries(localWidths(config, call.prefix)).filter(([name]) => names.has(name));
-        return learnedTypes(graph, Object.fromEntries(local), recipe).map(
-          ([name, type]) => [learnedName(call.prefix + name, set), type] as const,
-        );
-      });
+      return module.calls.flatMap((call) =>
+        Object.entries(localWidths(config, call.prefix)).flatMap(([site, width]) => {
+          // What a site learns depends on its own width alone.
+          const learned = of(call).learned.get(width)?.filter(([name]) => name.startsWith(`${site}.`)) ?? [];
+          return learned.map(([name, type]) => [learnedName(call.prefix + name, set), type] as const);
+        })
+      );
     });
   return new Map([...common, ...own]);
 }
 
-function localTypes(graph: Graph, recipe: Recipe): ReadonlyMap<string, TensorType> {
-  const holds = prepareGraph(graph).outputs.map(({ name, node }) => [name, node.type] as const);
-  const widths = recipe.bitGroups.flat();
-  return new Map([...holds, ...widths.flatMap((width) => learnedTypes(graph, weightsAt(graph, width), recipe))]);
+type NamedType = readonly [name: string, type: TensorType];
+
+/** What a function holds of the checkpoint, and what it learns for each width. */
+interface LocalTypes {
+  readonly holds: readonly NamedType[];
+  readonly learned: ReadonlyMap<number, readonly NamedType[]>;
 }
 
-/** What a function reads of learned values at some widths. */
-const learnedTypes = (graph: Graph, widths: LocalWidths, { scheme }: Recipe): (readonly [string, TensorType])[] =>
-  leavesOf(specialize(graph, widths, scheme, "deploy"), "param")
-    .filter((node) => node.attrs.time === "calibration")
-    .map((node) => [nameOf(node), node.type]);
+function localTypes(graph: Graph, { scheme, bitGroups }: Recipe): LocalTypes {
+  const holds = prepareGraph(graph).outputs.map(({ name, node }) => [name, node.type] as const);
+  const learned = bitGroups.flat().map((width) => {
+    const concrete = specialize(graph, weightsAt(graph, width), scheme, "deploy");
+    const nodes = leavesOf(concrete, "param").filter((node) => node.attrs.time === "calibration");
+    return [width, nodes.map((node) => [nameOf(node), node.type] as const)] as const;
+  });
+  return { holds, learned: new Map(learned) };
+}
 
 /** Every weight of a function at one width. */
 function weightsAt(graph: Graph, width: Width): LocalWidths {

@@ -226,7 +226,17 @@ function readFrontier(fields: Fields, modelSites: readonly ModelSite[]): Frontie
     Array.isArray(list) && list.length > 0 && list.every(isPoint) &&
     list.every(({ meanBits }, i) => meanBits >= (list[i - 1]?.meanBits ?? 0));
   if (!isPoints(points)) throw fields.error("points", `points of ${sites.length} widths, sorted by mean bits`);
-  return { sites, parameters, points };
+  const refined = fields.raw("refined"), activations = fields.raw("activations");
+  const isList = (list: unknown): list is FrontierPoint[] => Array.isArray(list) && list.every(isPoint);
+  if (refined !== undefined && !isList(refined)) throw fields.error("refined", `points of ${sites.length} widths`);
+  if (activations !== undefined && typeof activations !== "boolean") throw fields.error("activations", "true or false");
+  return {
+    sites,
+    parameters,
+    points,
+    ...(activations === undefined ? {} : { activations }),
+    ...(refined === undefined ? {} : { refined }),
+  };
 }
 
 function readRefined(fields: Fields, sites: readonly ModelSite[]): readonly RefinedWidths[] {

@@ -48,7 +48,7 @@ export interface CalibrationInput {
   readonly store: CallStore;
   /** What mixtures are drawn from; without it every draw is of one width. */
   readonly mixtureOf?: MixtureOfBits;
-  /** An earlier calibration whose scales and learned values this one starts from, and searches for none. */
+  /** An earlier calibration whose scales and learned values this one starts from; none are searched then. */
   readonly begun?: CallStore;
   /**
    * The one configuration to learn, from what `begun` has learned for its widths: the recipe's one bit group names them, and the

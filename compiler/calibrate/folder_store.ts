@@ -70,7 +70,7 @@ export async function openFolderStore(path: string, fingerprint: JsonObject): Pr
     },
     tensors: async (call) => {
       const found = await open(call);
-      if (!found) return [];
+      if (!found) return undefined;
       const { file, types } = found;
       return Array.from(types, ([name, type]) => ({
         name,

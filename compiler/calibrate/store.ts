@@ -17,8 +17,8 @@ export interface CallStore {
   load(call: number): Promise<readonly StoredTensor[] | undefined>;
   /** Some tensors of a finished call, by name, as files hold them; those that it lacks are left out. */
   read(call: number, names: readonly string[]): Promise<ReadonlyMap<string, StoredBytes>>;
-  /** The tensors of a call, whose values are read one by one when they are asked for; none of a call that was not saved. */
-  tensors(call: number): Promise<readonly LazyTensor[]>;
+  /** The tensors of a finished call, whose values are read one by one when they are asked for. */
+  tensors(call: number): Promise<readonly LazyTensor[] | undefined>;
   save(call: number, tensors: readonly StoredTensor[]): Promise<void>;
 }
 
@@ -45,7 +45,7 @@ export function memoryStore(): CallStore {
       return Promise.resolve(new Map(stored));
     },
     tensors: (call) =>
-      Promise.resolve((calls.get(call) ?? []).map(({ values, ...tensor }) => ({ ...tensor, values: () => values }))),
+      Promise.resolve(calls.get(call)?.map(({ values, ...tensor }) => ({ ...tensor, values: () => values }))),
     save: (call, tensors) => {
       calls.set(call, tensors);
       return Promise.resolve();

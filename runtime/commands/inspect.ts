@@ -123,6 +123,7 @@ function overview({ name, kind, snapshots, elastic, frontier }: Inspected): stri
         `  ${frontier.points.length} allocations of ${frontier.points[0]?.meanBits.toFixed(2)} to ${
           frontier.points.at(-1)?.meanBits.toFixed(2)
         } mean bits`,
+        ...(frontier.refined ? [`  ${frontier.refined.length} more of mixtures that learned on their own`] : []),
       ]
       : []),
     "passes (--after PASS)",

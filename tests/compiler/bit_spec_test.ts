@@ -179,6 +179,20 @@ Deno.test("configOf() takes the largest point of the frontier within the budget"
   );
 });
 
+Deno.test("configOf() takes refined mixtures where they are what was measured, and not with pins or other activations", () => {
+  const refined = [{ widths: "32", loss: 2, meanBits: 2.25 }];
+  const widths = (text: string, frontier: Frontier, ...pins: readonly string[]) => {
+    const config = configOf(withPins([parseBitSpec(text)], pins.map(parsePin))[0] as BitSpec, SITES, frontier);
+    return `${config["down.weight"]}${config["up.weight"]}`;
+  };
+  // It is better than 3 bits everywhere by now.
+  const weightsAlone = { ...FRONTIER, refined };
+  assertEquals(["mixed", "mixed@3kv4", "mixed@8"].map((text) => widths(text, weightsAlone)), ["32", "32", "84"]);
+  assertEquals([widths("mixed@3a8", weightsAlone), widths("mixed", weightsAlone, "up.input=8")], ["33", "33"]);
+  const both = { ...weightsAlone, activations: true };
+  assertEquals(["mixed@3aw", "mixed@3a8", "mixed"].map((text) => widths(text, both)), ["32", "33", "33"]);
+});
+
 Deno.test("weightBytes() counts codes, scales and zero points", () => {
   const groupSizes = { 2: 4, 3: -1, 4: -1, 5: -1, 6: -1, 7: -1, 8: -1 };
   const bytes = (text: string) => weightBytes(configOf(parseBitSpec(text), SITES), SITES, { groupSizes });

@@ -79,6 +79,17 @@ Deno.test("a mixture that was being refined goes on from its finished blocks to 
     const stop = () => compileTo(place, "stopped", { bits, settings, report: stopAt(1, "refinement") });
     await assertRejects(stop, Error, "stopped");
   }
+  // What all widths have learned stays of use with other settings of what comes behind it.
+  await assertRejects(
+    () =>
+      compileTo(place, "stopped", {
+        bits: "mixed@3",
+        settings: { epochs: 2, refine: 1 },
+        report: stopAt(0, "refinement"),
+      }),
+    Error,
+    "stopped",
+  );
   const blocks: number[] = [];
   await compileTo(place, "stopped", {
     bits: "mixed@3",

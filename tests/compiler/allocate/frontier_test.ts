@@ -1,8 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { type AllocationItem, frontierOf, lookUp } from "../../../compiler/allocate/frontier.ts";
+import { type AllocationItem, frontierOf, lookUp, undominated } from "../../../compiler/allocate/frontier.ts";
 import { greedyAllocation } from "../../../compiler/allocate/greedy.ts";
-import { undominated } from "../../../compiler/allocate/search.ts";
 import { random } from "../../../ir/random.ts";
 
 const WIDTHS = [2, 3, 4, 8];

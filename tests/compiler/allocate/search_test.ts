@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { finalists, searchAllocations, undominated } from "../../../compiler/allocate/search.ts";
+import { undominated } from "../../../compiler/allocate/frontier.ts";
+import { finalists, searchAllocations } from "../../../compiler/allocate/search.ts";
 import { random } from "../../../ir/random.ts";
 
 /** Losses that add up, but for pairs of neighbours at different widths: these pay extra, as learned widths do. */

@@ -1,5 +1,5 @@
-import { assertEquals } from "@std/assert";
-import { expandTies, tiedItems, tiesOf, untied } from "../../../compiler/allocate/ties.ts";
+import { assertAlmostEquals, assertEquals } from "@std/assert";
+import { expandTies, tiedFrontier, tiedItems, tiesOf, untied } from "../../../compiler/allocate/ties.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { modelSites } from "../../../compiler/model_sites.ts";
 import { elasticModule } from "../../../compiler/pipeline.ts";
@@ -36,6 +36,16 @@ Deno.test("tied items add up, and their digits are those of all members", () => 
     { site: "a+c", parameters: 6, loss: { 2: 9, 3: 2.5 } },
     { site: "b", parameters: 3, loss: { 2: 4, 3: 0.25 } },
   ]);
+  // Budgets that count sites count a group as all of its own.
+  for (const [weighting, counts] of [["parameters", [2, 3, 4]], ["sites", [1, 1, 1]]] as const) {
+    const { sites, points } = tiedFrontier(items, { ties, weighting }),
+      all = counts.reduce((sum, count) => sum + count, 0);
+    assertEquals([sites, points.map(({ widths }) => widths)], [["a", "b", "c"], ["222", "232", "323", "333"]]);
+    for (const { meanBits, widths } of points) {
+      const bits = counts.reduce((sum, count, i) => sum + count * Number(widths[i]), 0);
+      assertAlmostEquals(meanBits, bits / all, 1e-12);
+    }
+  }
   assertEquals(expandTies("32", ties), "323");
   assertEquals(expandTies("234", untied(["a", "b", "c"])), "234");
 });

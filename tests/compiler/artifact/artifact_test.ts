@@ -193,6 +193,14 @@ Deno.test("damaged descriptions are refused by name of what is wrong", async () 
       /^Expected "frontier\.parameters" to be 14 positive integers/,
     ],
     [
+      (json) => Object.assign(json.frontier ?? {}, { refined: [{ meanBits: 2, loss: 1, widths: "2" }] }),
+      /^Expected "frontier\.refined" to be points of 14 widths/,
+    ],
+    [
+      (json) => Object.assign(json.frontier ?? {}, { activations: 1 }),
+      /^Expected "frontier\.activations" to be true or false/,
+    ],
+    [
       (json) => Object.assign(json, { refined: [[2, 3]] }),
       /^Expected "refined" to be lists of 14 widths, one per weight and activation/,
     ],

@@ -2,8 +2,8 @@ import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import type { HostArray, Tensor } from "../../../backends/backend.ts";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
-import { type FrontierPoint, lookUp } from "../../../compiler/allocate/frontier.ts";
-import { refineFrontier } from "../../../compiler/allocate/refine_frontier.ts";
+import { lookUp } from "../../../compiler/allocate/frontier.ts";
+import { type Candidate, raceMixtures } from "../../../compiler/allocate/race.ts";
 import { createRunner, runCalls } from "../../../backends/runner.ts";
 import { measuredSequences, openBench } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
@@ -196,72 +196,53 @@ Deno.test("measureFrontier() keeps allocations measured as a whole: never worse 
   });
 });
 
-Deno.test("refineFrontier() learns a mixture on its own, measures it, and keeps it where nothing cheaper is as good", async () => {
+Deno.test("raceMixtures() learns the better of two mixtures to the end, with values that nothing else uses", async () => {
   const input = inputFor("weights", { epochs: 8, refine: 1 }), load = await calibrate(input);
   const { store: begun, report: _, ...given } = { ...input, load },
     sites = modelSites(input.elastic).map(({ name }) => name);
-  const before = await bytesOfAll(begun), widths = sites.map((_, i) => i % 3 === 0 ? 4 : 2);
-  const mixture = Object.fromEntries(sites.map((site, i) => [site, widths[i] ?? 0]));
-  const measuring = { ...given, store: begun, tokens: 16, sequences: input.sequences.slice(2) };
-  const [shared = NaN] = await measureAllocations(measuring, sites, [widths.join("")]);
-  const point = { meanBits: 2.7, loss: shared, widths: widths.join("") }, parameters = sites.map(() => 64);
-  const cheap = { meanBits: 2.1, loss: 1e-9, widths: "2".repeat(sites.length) };
-  const refine = async (points: readonly FrontierPoint[]) => {
-    const store = memoryStore(), steps: number[] = [];
-    const found = await refineFrontier(
-      { ...given, settings: { ...input.settings, measureTokens: 16 }, begun, report: (i) => steps.push(i) },
-      { sites, parameters, points },
-      [[{ mixture, point, store, trial: memoryStore() }]],
-    );
-    assertEquals(new Set(steps), new Set([0]));
-    return { ...found, store };
+  const before = await bytesOfAll(begun),
+    measuring = { ...given, store: begun, tokens: 16, sequences: input.sequences.slice(2) };
+  const candidateOf = (digitOf: (i: number) => number) => {
+    const widths = sites.map((_, i) => digitOf(i)).join("");
+    return {
+      mixture: Object.fromEntries(sites.map((site, i) => [site, digitOf(i)])),
+      point: { meanBits: 3, loss: NaN, widths },
+      store: memoryStore(),
+      trial: memoryStore(),
+    };
   };
-  const { frontier, kept, store } = await refine([point]);
-  assertEquals(kept.map((candidate) => candidate.mixture), [mixture]);
-  assertEquals(frontier.points.map((own) => own.widths), [point.widths]);
-  const [alone = NaN] = frontier.points.map(({ loss }) => loss);
-  assert(alone < shared, `${alone} after, ${shared} before`);
-  const measured = await measureAllocations({ ...measuring, store: overlaid(begun, store) }, sites, [point.widths]);
-  assertEquals(measured, [alone]);
+  const lossOf = async ({ point }: Candidate, store?: CallStore): Promise<number> => {
+    const input = store ? { ...measuring, store: overlaid(begun, store) } : measuring;
+    return (await measureAllocations(input, sites, [point.widths]))[0] ?? NaN;
+  };
+  const race = async (...budgets: Candidate[][]) => {
+    const steps: number[] = [], settings = { ...input.settings, measureTokens: 16 };
+    const report = (done: number, all: number) => steps.push(done / all);
+    return { ...await raceMixtures({ ...given, settings, begun, sites, report }, budgets), steps: new Set(steps) };
+  };
+
+  const alone = candidateOf((i) => i % 3 === 0 ? 4 : 2), shared = await lossOf(alone), one = await race([alone]);
+  assertEquals([one.learned, one.steps], [1, new Set([0])]);
+  const [loss = NaN] = [...one.points.values()].map((point) => point.loss);
+  assert(loss < shared, `${loss} after, ${shared} before`);
+  assertEquals(await lossOf(alone, alone.store), loss);
   // It has clips and adapters of its own widths alone, and what all widths share is as it was.
   for (const [index, { prefix }] of input.elastic.calls.entries()) {
-    const names = (await store.load(index) ?? []).map(({ name }) => name);
+    const names = (await alone.store.load(index) ?? []).map(({ name }) => name);
     for (const name of names) {
       const [, site = "", width = ""] = /^(.*)\.(?:clip\.(?:high|low)\.|adapter\.)(\d)/.exec(name) ?? [];
-      assertEquals([name.startsWith(prefix), String(mixture[site])], [true, width], name);
+      assertEquals([name.startsWith(prefix), String(alone.mixture[site])], [true, width], name);
     }
     assertEquals(names.length > 0, index === 1 || index === 2);
   }
-  assertEquals(await bytesOfAll(begun), before);
 
-  // Of two candidates both learn for a while, and one of them to the end.
-  const other = { ...point, widths: widths.map((width) => 6 - width).join("") }, wide = "8".repeat(sites.length);
-  const [first, second] = [point, other].map((own) => ({
-    mixture: Object.fromEntries(sites.map((site, i) => [site, Number(own.widths[i])])),
-    point: own,
-    store: memoryStore(),
-    trial: memoryStore(),
-  }));
-  if (!first || !second) throw new RangeError("Expected two candidates");
-  const steps: number[] = [];
-  const race = await refineFrontier(
-    { ...given, settings: { ...input.settings, measureTokens: 16 }, begun, report: (i, all) => steps.push(i / all) },
-    { sites, parameters, points: [{ meanBits: 8, loss: 0, widths: wide }] },
-    [[first, second]],
-  );
-  assertEquals(new Set(steps), new Set([0, 1 / 3, 2 / 3]));
-  assertEquals(race.kept.length, 1);
-  const [winner, loser] = race.kept.includes(first) ? [first, second] : [second, first];
-  assertEquals(race.frontier.points.map((own) => own.widths), [winner.point.widths, wide]);
-  const trials = await Promise.all([winner, loser].map(async ({ point: own, trial }) => {
-    const measured = { ...measuring, store: overlaid(begun, trial) };
-    return (await measureAllocations(measured, sites, [own.widths]))[0] ?? NaN;
-  }));
-  assert((trials[0] ?? NaN) <= (trials[1] ?? NaN), `${trials}`);
+  const first = candidateOf((i) => i % 3 === 0 ? 4 : 2), second = candidateOf((i) => i % 3 === 0 ? 2 : 4);
+  const two = await race([first, second], [second, first], []);
+  assertEquals([two.learned, two.points.size], [3, 1]);
+  const [winner, loser] = two.points.has(first) ? [first, second] : [second, first];
+  assert(await lossOf(winner, winner.trial) <= await lossOf(loser, loser.trial));
   assertEquals(await bytesOfAll(loser.store), [[], [], [], []]);
-
-  const beaten = await refine([cheap, point]);
-  assertEquals([beaten.kept, beaten.frontier.points], [[], [cheap]]);
+  assertEquals(await bytesOfAll(begun), before);
 });
 
 Deno.test("measureAllocations() quantizes activations as wide as the widest weight that reads them, as deployed models do", async () => {

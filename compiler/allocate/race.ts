@@ -1,16 +1,14 @@
 /**
- * The frontier with refined mixtures in it: mixtures that have learned on their own (calibrate/refine.ts) are measured on the tokens
- * that confirmed all others. What a mixture gains by it is not known before, so several compete for a budget: each learns for a while,
- * and the one that is best by then learns to the end. It takes its place among the other allocations, unless something cheaper is as
- * good.
+ * The race of mixtures: those that have learned on their own (calibrate/refine.ts) are measured on the tokens that confirmed the
+ * frontier. What a mixture gains by it is not known before, so several compete for a budget: each learns for a while, and the one that
+ * is best by then learns to the end.
  */
 import type { BitConfig } from "../../ir/sites.ts";
 import type { CalibrationProgress } from "../calibrate/calibrate.ts";
 import { type RefineInput, refineMixture } from "../calibrate/refine.ts";
 import { type CallStore, overlaid } from "../calibrate/store.ts";
-import type { Frontier, FrontierPoint } from "./frontier.ts";
+import type { FrontierPoint } from "./frontier.ts";
 import { confirm } from "./measured_frontier.ts";
-import { undominated } from "./search.ts";
 
 /** A mixture to refine. */
 export interface Candidate {
@@ -24,16 +22,17 @@ export interface Candidate {
 }
 
 /** What came of it. */
-export interface RefinedFrontier {
-  readonly frontier: Frontier;
-  /** The candidates that are part of it. */
-  readonly kept: readonly Candidate[];
+export interface Race {
+  /** The winners, as they were measured at the end. */
+  readonly points: ReadonlyMap<Candidate, FrontierPoint>;
   /** How many times a mixture has learned. */
   readonly learned: number;
 }
 
 /** Everything that refining is given but what differs from mixture to mixture. */
-export interface RefineFrontierInput extends Omit<RefineInput, "mixture" | "store" | "report"> {
+export interface RaceInput extends Omit<RefineInput, "mixture" | "store" | "report"> {
+  /** Names of weights, in the order of the points' digits. */
+  readonly sites: readonly string[];
   /** Hears which of how many times that a mixture learns this is. */
   readonly report?: (done: number, all: number, progress: CalibrationProgress) => void;
 }
@@ -46,32 +45,29 @@ const TRIAL = 1 / 3;
  *
  * @param budgets the candidates of every budget; a mixture may stand for several
  */
-export async function refineFrontier(
-  { report, ...input }: RefineFrontierInput,
-  frontier: Frontier,
+export async function raceMixtures(
+  { sites, report, ...input }: RaceInput,
   budgets: readonly (readonly Candidate[])[],
-): Promise<RefinedFrontier> {
+): Promise<Race> {
   const tried = [...new Set(budgets.filter(({ length }) => length > 1).flat())];
-  const all = tried.length + budgets.filter(({ length }) => length > 0).length;
-  let done = 0;
+  let done = 0, all = tried.length + budgets.filter(({ length }) => length > 0).length;
   const learn = async ({ mixture, point }: Candidate, store: CallStore, part: number): Promise<FrontierPoint> => {
     const settings = { ...input.settings, refine: input.settings.refine * part };
     await refineMixture({ ...input, settings, mixture, store, report: (progress) => report?.(done, all, progress) });
     done++;
     const measuring = { ...input, store: overlaid(input.begun, store), tokens: settings.measureTokens };
-    return (await confirm(measuring, frontier.sites, [point]))[0] ?? point;
+    return (await confirm(measuring, sites, [point]))[0] ?? point;
   };
 
   const losses = new Map<Candidate, number>();
-  for (const candidate of tried) losses.set(candidate, (await learn(candidate, candidate.trial, TRIAL)).loss);
+  for (const candidate of tried) {
+    const { loss } = await learn(candidate, candidate.trial, TRIAL);
+    losses.set(candidate, Number.isNaN(loss) ? Infinity : loss);
+  }
   const lossOf = (candidate: Candidate) => losses.get(candidate) ?? 0;
   const winners = new Set(budgets.flatMap((own) => own.toSorted((a, b) => lossOf(a) - lossOf(b)).slice(0, 1)));
+  all = tried.length + winners.size;
   const points = new Map<Candidate, FrontierPoint>();
   for (const winner of winners) points.set(winner, await learn(winner, winner.store, 1));
-  const best = undominated([...frontier.points, ...points.values()]), alive = new Set(best);
-  return {
-    frontier: { ...frontier, points: best },
-    kept: [...points].flatMap(([candidate, point]) => alive.has(point) ? [candidate] : []),
-    learned: done,
-  };
+  return { points, learned: done };
 }
