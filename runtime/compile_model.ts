@@ -315,17 +315,18 @@ async function learn(learning: Learning): Promise<Learned> {
     ...common,
     report: (done, all) => report({ kind: "allocation", done, all }),
   }, { items, ...request });
-  const asked = {
+  const mixed = specs.filter((spec) => spec.kind === "mixed");
+  if (settings.refine === 0 || mixed.length === 0) {
+    return { module: elastic, sensitivities, frontier: searched, refined: [] };
+  }
+  const { frontier, refined } = await refineAsked({
     ...given,
     load,
     begun: store,
-    specs: settings.refine > 0 ? specs : [],
+    specs: mixed,
     frontier: searched,
     others: [tiedFrontier(items, request), ...(predicted ? [predicted] : [])],
     partStore,
-  };
-  const { frontier, refined } = await refineAsked({
-    ...asked,
     report: (done, all, progress) => report({ kind: "refinement", done, all, progress }),
   });
   return { module: elastic, sensitivities, frontier, refined };

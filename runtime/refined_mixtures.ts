@@ -2,7 +2,7 @@
 import { type Frontier, undominated } from "../compiler/allocate/frontier.ts";
 import { type Candidate, raceMixtures } from "../compiler/allocate/race.ts";
 import { refinedConfig, type RefinedWidths, refinedWidths } from "../compiler/artifact/refined.ts";
-import { type BitSpec, configOf, isMeasured } from "../compiler/bit_spec.ts";
+import { configOf, isMeasured, type MixedSpec } from "../compiler/bit_spec.ts";
 import { sizeModelOf } from "../compiler/budget.ts";
 import type { CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { type RefineInput, refineMixture } from "../compiler/calibrate/refine.ts";
@@ -17,7 +17,7 @@ export type PartStore = (name: string, what?: JsonObject) => Promise<CallStore>;
 
 /** A calibration that is over, and what was asked for. */
 export interface RefineAskedInput extends Omit<RefineInput, "mixture" | "store" | "report"> {
-  readonly specs: readonly BitSpec[];
+  readonly specs: readonly MixedSpec[];
   /** The allocations of the artifact so far. */
   readonly frontier: Frontier;
   /** Other allocations, the best by other measures. */
@@ -43,18 +43,16 @@ export async function refineAsked(
 ): Promise<{ readonly frontier: Frontier; readonly refined: readonly RefinedMixture[] }> {
   const sites = modelSites(input.elastic), size = sizeModelOf(input.elastic, input.recipe.scheme);
   const { measured = [], rest = [] } = Object.groupBy(
-    specs.filter(({ kind }) => kind === "mixed"),
+    specs,
     (spec) => isMeasured(spec, frontier) ? "measured" : "rest",
   );
-  const widthsFor = (spec: BitSpec, from: Frontier): RefinedWidths | undefined => {
-    const config = mixtureWithin(spec, from), weights = new Set(from.sites.map((site) => config?.[site]));
-    return config && weights.size > 1 ? refinedWidths(config, sites) : undefined;
-  };
-  /** The setting by a frontier; undefined where that has nothing within the budget. What the artifact has is found out later. */
-  const mixtureWithin = (spec: BitSpec, from: Frontier) => {
+  /** The widths of a setting by a frontier; undefined where that has nothing within the budget, or equal weights everywhere. */
+  const widthsFor = (spec: MixedSpec, from: Frontier): RefinedWidths | undefined => {
     try {
-      return configOf(spec, sites, from, size);
+      const config = configOf(spec, sites, from, size), weights = new Set(from.sites.map((site) => config[site]));
+      return weights.size > 1 ? refinedWidths(config, sites) : undefined;
     } catch (error) {
+      // What the artifact has nothing for is found out when its plan is made.
       if (error instanceof UserError) return undefined;
       throw error;
     }

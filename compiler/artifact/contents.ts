@@ -15,28 +15,23 @@ export function storedTypes(
   recipe: Recipe,
   refined: readonly RefinedWidths[] = [],
 ): ReadonlyMap<string, TensorType> {
-  const ofFunction = new Map(
-    Object.entries(module.functions).map(([name, graph]) => [name, localTypes(graph, recipe)]),
-  );
-  const of = (call: Call): LocalTypes => {
-    functionOf(module, call);
-    return ofFunction.get(call.function) ?? { holds: [], learned: new Map() };
-  };
+  const known = new Map(Object.values(module.functions).map((graph) => [graph, localTypes(graph, recipe)]));
+  const typesOf = (call: Call) => known.get(functionOf(module, call)) as LocalTypes;
   const common = module.calls.flatMap((call) => {
-    const { holds, learned } = of(call);
+    const { holds, learned } = typesOf(call);
     return [...holds, ...[...learned.values()].flat()].map(([name, type]) => [call.prefix + name, type] as const);
   });
-  const sites = modelSites(module),
-    own = refined.flatMap((widths, set) => {
-      const config = refinedConfig(widths, sites);
-      return module.calls.flatMap((call) =>
-        Object.entries(localWidths(config, call.prefix)).flatMap(([site, width]) => {
-          // What a site learns depends on its own width alone.
-          const learned = of(call).learned.get(width)?.filter(([name]) => name.startsWith(`${site}.`)) ?? [];
-          return learned.map(([name, type]) => [learnedName(call.prefix + name, set), type] as const);
-        })
-      );
-    });
+  const sites = modelSites(module);
+  const own = refined.flatMap((widths, set) => {
+    const config = refinedConfig(widths, sites);
+    return module.calls.flatMap((call) =>
+      Object.entries(localWidths(config, call.prefix)).flatMap(([site, width]) => {
+        // What a site learns depends on its own width alone.
+        const learned = typesOf(call).learned.get(width)?.filter(([name]) => name.startsWith(`${site}.`)) ?? [];
+        return learned.map(([name, type]) => [learnedName(call.prefix + name, set), type] as const);
+      })
+    );
+  });
   return new Map([...common, ...own]);
 }
 

@@ -81,7 +81,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     if (!quantized[index]) {
       if (!only) {
         const held = await openHolds(input, elastic, call);
-        await input.store.save(index, held.stored);
+        await input.store.save(index, await held.stored());
         held.release();
       }
       if (index > last) continue;
@@ -142,7 +142,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
         (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
       );
       const learnt = storedLearned(layout, call.prefix, await opened.learned());
-      await input.store.save(index, only ? learnt : [...held.stored, ...scales.stored(call), ...learnt]);
+      await input.store.save(index, only ? learnt : [...await held.stored(), ...scales.stored(call), ...learnt]);
       // What goes on to the next block is what is stored.
       opened.restore(restoredLearned(layout, call.prefix, learnt));
     }

@@ -10,17 +10,22 @@ import type { StoredTensor } from "./store.ts";
 export interface StoredHolds {
   /** On the backend, by local name. */
   readonly tensors: Readonly<Record<string, Tensor>>;
-  readonly stored: readonly StoredTensor[];
+  /** Read back. */
+  stored(): Promise<readonly StoredTensor[]>;
   release(): void;
 }
 
-/** Prepares a call, and reads back what it holds. */
+/** Prepares a call. */
 export async function openHolds(input: PrepareInput, module: Module, call: Call): Promise<StoredHolds> {
-  const { backend } = input.programs, pool = createPool(backend), stored: StoredTensor[] = [];
+  const { backend } = input.programs, pool = createPool(backend);
   const { held: tensors } = await prepareCall(input, module, call, pool);
-  for (const [name, tensor] of Object.entries(tensors)) {
-    const { dtype, shape } = tensor.type, values = (await backend.download(tensor)).slice();
-    stored.push({ name: call.prefix + name, dtype, shape: concreteShape(shape), values });
-  }
+  const stored = async (): Promise<readonly StoredTensor[]> => {
+    const read: StoredTensor[] = [];
+    for (const [name, tensor] of Object.entries(tensors)) {
+      const { dtype, shape } = tensor.type, values = (await backend.download(tensor)).slice();
+      read.push({ name: call.prefix + name, dtype, shape: concreteShape(shape), values });
+    }
+    return read;
+  };
   return { tensors, stored, release: () => pool.release() };
 }

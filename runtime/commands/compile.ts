@@ -1,4 +1,5 @@
 /** @file The main command: a checkpoint in, an elastic artifact and the table of its precisions out. */
+import type { CalibrationProgress } from "../../compiler/calibrate/calibrate.ts";
 import { UserError } from "../../ir/errors.ts";
 import { type CompileEvent, compileModel } from "../compile_model.ts";
 import { deviceText, openDevice } from "./devices.ts";
@@ -78,6 +79,19 @@ function reporter(
 ): (event: Exclude<CompileEvent, { kind: "result" }>) => void {
   const rehearsing = createClock(), calibrating = createClock(), refining = createClock();
   let measuring = createClock();
+  const learning = (
+    what: string,
+    { block, blocks, step, steps, loss }: CalibrationProgress,
+    leftOf: (done: number) => string | undefined,
+  ): void => {
+    const left = leftOf((block + step / steps) / blocks);
+    const words = [
+      `${what} block ${block + 1} of ${blocks}`,
+      `step ${step} of ${steps}`,
+      `loss ${loss.toPrecision(4)}`,
+    ];
+    status([...words, left].filter(Boolean).join(", "));
+  };
   return (event) => {
     switch (event.kind) {
       case "start":
@@ -87,25 +101,12 @@ function reporter(
       case "memory":
         return line(compilationMemoryText(event.memory));
       case "rehearsal":
+        return learning("Rehearsing", event.progress, rehearsing);
       case "calibration":
+        return learning("Calibrating", event.progress, calibrating);
       case "refinement": {
-        const { block, blocks, step, steps, loss } = event.progress, done = (block + step / steps) / blocks;
-        const [what, left] = event.kind === "refinement"
-          ? [
-            `Refining mixtures, ${event.done + 1} of ${event.all},`,
-            refining((event.done + done) / event.all),
-          ]
-          : event.kind === "rehearsal"
-          ? ["Rehearsing", rehearsing(done)]
-          : ["Calibrating", calibrating(done)];
-        return status(
-          [
-            `${what} block ${block + 1} of ${blocks}`,
-            `step ${step} of ${steps}`,
-            `loss ${loss.toPrecision(4)}`,
-            left,
-          ].filter(Boolean).join(", "),
-        );
+        const { done, all, progress } = event;
+        return learning(`Refining mixtures, ${done + 1} of ${all},`, progress, (part) => refining((done + part) / all));
       }
       case "sensitivity": {
         const left = measuring(event.done / event.all);
