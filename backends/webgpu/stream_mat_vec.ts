@@ -45,6 +45,8 @@ export interface StreamPlan extends StreamShape {
 
 /** Bytes of the small side in workgroup memory at most: more would leave a device too few invocations to wait for memory with. */
 const MOST_TILE_BYTES = 16384;
+/** Units of a group, which are written out, at most: 256 bytes of codes or more. */
+const MOST_UNITS = 16;
 /** More rows on the small side than these need too many registers. */
 export const FEW_FOR_STREAMS = 8;
 
@@ -60,6 +62,7 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
   const total = stream.length / stream.unit, { rows } = shape;
   // A lane takes whole groups where the sum over a group must be complete.
   const perGroup = spec.groups ? stream.group / stream.unit : 1;
+  if (perGroup > MOST_UNITS) return undefined;
   const lanes = Math.min(shape.lanes, powerBelow(total / perGroup));
   const even = (units: number) => units === 1 || total % (lanes * units) === 0 ? units : 1;
   const units = spec.groups ? perGroup : even(shape.units);
@@ -71,7 +74,8 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
     lanes,
     rows,
     units,
-    ahead: shape.ahead,
+    // One round has none after it. Of one lane there is never another.
+    ahead: shape.ahead && total > lanes * units,
     threads: shape.threads,
     total,
     ...(bytes ? { bytes } : {}),

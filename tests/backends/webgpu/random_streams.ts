@@ -20,7 +20,7 @@ export interface StreamSizes {
 export const SMALL_SIDES: StreamSizes = {
   few: [1, 1, 1, 2, 3, 5, 8],
   many: [9, 24, 70],
-  groups: [[1, 128], [2, 64], [3, 32], [4, 128], [1, 1024], [9, 128], [16, 32]],
+  groups: [[1, 128], [2, 64], [3, 32], [4, 128], [1, 256], [9, 128], [16, 32]],
 };
 
 /** Many rows, for tiles of several sizes, whole and ragged. */

@@ -43,6 +43,16 @@ Deno.test("variants of contractions with few rows compute what their specificati
   device.destroy();
 });
 
+Deno.test("variants of a contraction of one round read nothing ahead", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  // A single group of 256 six-bit codes.
+  const kernel = randomStream(3, SMALL_SIDES), variants = kernelVariants(kernel.spec, RICH);
+  assertEquals(variants.filter((name) => name.includes("ahead")), []);
+  for (const variant of variants) await checkKernel(device, kernel, 1e-5, RICH, variant);
+  device.destroy();
+});
+
 Deno.test("variants of contractions with many rows compute what their specifications say", async () => {
   const device = await openTestGpu();
   if (!device) return;
