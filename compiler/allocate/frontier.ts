@@ -13,7 +13,7 @@ export interface AllocationItem {
 
 /** One solution. */
 export interface FrontierPoint {
-  /** Mean bits per weight (or per site, for budgets that count sites). */
+  /** Mean bits per weight (or per site, where budgets count sites). */
   readonly meanBits: number;
   readonly loss: number;
   /** One digit per site, in the order of `sites`. */
@@ -40,27 +40,18 @@ export function undominated(points: readonly FrontierPoint[]): FrontierPoint[] {
   return kept;
 }
 
-/** How to count bits. */
-export interface FrontierOptions {
-  /** Weight budgets by parameters (default), or count every site once, as the published code does. */
-  readonly weighting?: "parameters" | "sites";
-  /** Budgets are this far apart. */
-  readonly step?: number;
-}
-
+/** Budgets are so many bits apart. */
+const STEP = 0.01;
 /** More cost units than this and costs are rounded up to coarser ones: the exact table would not fit. */
 const MOST_UNITS = 200_000;
 
 /**
- * The best allocation for every budget from the least to the most possible mean width, `step` apart. Deterministic: of equal
+ * The best allocation for every budget from the least to the most possible mean width. Deterministic: of equal
  * losses the cheaper allocation wins, then the one with lower widths at earlier sites. A larger budget never has more loss.
  */
-export function frontierOf(
-  items: readonly AllocationItem[],
-  { weighting = "parameters", step = 0.01 }: FrontierOptions = {},
-): Frontier {
-  const counts = items.map(({ parameters }) => weighting === "parameters" ? parameters : 1);
-  const frontier = { sites: items.map(({ site }) => site), parameters: items.map(({ parameters }) => parameters) };
+export function frontierOf(items: readonly AllocationItem[]): Frontier {
+  const counts = items.map(({ parameters }) => parameters);
+  const frontier = { sites: items.map(({ site }) => site), parameters: counts };
   if (items.length === 0) return { ...frontier, points: [] };
   const total = counts.reduce((a, b) => a + b, 0), widths = widthsOf(items);
   const highest = widths.at(-1) as number, lowest = widths[0] as number;
@@ -91,7 +82,7 @@ export function frontierOf(
 
   const points: FrontierPoint[] = [];
   let at = -1, least = Infinity, scanned = 0;
-  for (let budget = lowest; budget <= highest + step / 2; budget += step) {
+  for (let budget = lowest; budget <= highest + STEP / 2; budget += STEP) {
     // Costs are rounded up, so that a solution never exceeds the budget it is given for.
     const limit = Math.min(capacity, Math.floor(budget * total / unit + 1e-6));
     for (; scanned <= limit; scanned++) {

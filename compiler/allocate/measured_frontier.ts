@@ -16,9 +16,9 @@ import {
   openBench,
   type TensorValues,
 } from "./bench.ts";
-import { type AllocationItem, type Frontier, frontierOf, type FrontierPoint, lookUp, undominated } from "./frontier.ts";
+import { type AllocationItem, type Frontier, type FrontierPoint, lookUp, undominated } from "./frontier.ts";
 import { finalists, searchAllocations } from "./search.ts";
-import { expandTies, tiedItems, type Ties, untied } from "./ties.ts";
+import { expandTies, groupFrontier, type TiedOptions } from "./ties.ts";
 
 /** Budgets whose solutions by single-site sensitivities are candidates are this many bits apart. */
 const STEP = 0.125;
@@ -32,27 +32,24 @@ const DRAWS = 32;
 const CONFIRMING_PARTS = 2;
 
 /** What a frontier is searched for. */
-export interface FrontierRequest {
+export interface FrontierRequest extends TiedOptions {
   /** Every weight site with its sensitivities: losses when it alone is quantized. */
   readonly items: readonly AllocationItem[];
-  readonly weighting?: "parameters" | "sites";
-  /** Sites that take one width together; none unless given. */
-  readonly ties?: Ties;
 }
 
 /** Searches from the solutions that sensitivities predict, measuring as it goes; see search.ts. */
 export async function measureFrontier(input: MeasureInput, request: FrontierRequest): Promise<Frontier> {
-  const { items, weighting = "parameters" } = request, sites = items.map(({ site }) => site);
-  const ties = request.ties ?? untied(sites), tied = tiedItems(items, ties), frontier = frontierOf(tied, { weighting });
+  const { items, ...options } = request, sites = items.map(({ site }) => site);
+  const { points, ties, counts } = groupFrontier(items, options);
   const widths = input.recipe.bitGroups.flat().sort((a, b) => a - b), candidates: string[] = [];
   for (let budget = Math.min(...widths); budget <= Math.max(...widths); budget += STEP) {
-    const point = lookUp(frontier, budget);
+    const point = lookUp({ points }, budget);
     if (point) candidates.push(point.widths);
   }
   const bench = await openBench(input);
   let done = 0;
   const found = await searchAllocations({
-    counts: ties.map((members, g) => weighting === "parameters" ? tied[g]?.parameters ?? 0 : members.length),
+    counts,
     widths,
     candidates,
     rounds: ties.length <= MOST_SITES ? 1 : 0,

@@ -11,9 +11,8 @@ import type { CalibrationSettings } from "../calibrate/settings.ts";
 import type { BitConfig } from "../../ir/sites.ts";
 import type { MeasureInput } from "./bench.ts";
 import { type Frontier, lookUp } from "./frontier.ts";
-import type { FrontierRequest } from "./measured_frontier.ts";
 import { allocationItems, measureSensitivities } from "./sensitivity.ts";
-import { tiedFrontier } from "./ties.ts";
+import { tiedFrontier, type TiedOptions } from "./ties.ts";
 
 /** A rehearsal has this part of the epochs, but one at least. */
 const PART = 1 / 8;
@@ -36,7 +35,7 @@ export interface RehearsalInput extends Omit<CalibrationInput, "mixtureOf" | "be
 /** Rehearses, and predicts the best mixture of every budget: the knapsack's. */
 export async function predictMixtures(
   { measured, ...input }: RehearsalInput,
-  request: Pick<FrontierRequest, "weighting" | "ties"> = {},
+  request: TiedOptions = {},
 ): Promise<Frontier> {
   const load = await calibrate(input), { report: _, ...common } = input, { elastic, settings } = input;
   const tokens = settings.measureTokens;

@@ -5,7 +5,7 @@
 import { functionOf, type Module } from "../../ir/module.ts";
 import type { Node } from "../../ir/node.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
-import { type AllocationItem, type Frontier, frontierOf, type FrontierOptions } from "./frontier.ts";
+import { type AllocationItem, type Frontier, frontierOf } from "./frontier.ts";
 
 /** Groups of sites by index; a site on its own is a group of one. */
 export type Ties = readonly (readonly number[])[];
@@ -45,22 +45,33 @@ export const tiedItems = (items: readonly AllocationItem[], ties: Ties): Allocat
     };
   });
 
+/** How sites are counted, and which go together. */
+export interface TiedOptions {
+  /** Weight budgets by parameters (default), or count every site once, as the published code does. */
+  readonly weighting?: "parameters" | "sites";
+  /** Sites that take one width together; none unless given. */
+  readonly ties?: Ties;
+}
+
 /** The knapsack's solutions for all budgets, sites that are tied together; see `frontierOf`. */
-export function tiedFrontier(
-  items: readonly AllocationItem[],
-  { ties, weighting = "parameters", ...options }: FrontierOptions & { readonly ties?: Ties } = {},
-): Frontier {
-  const sites = items.map(({ site }) => site), groups = ties ?? untied(sites), tied = tiedItems(items, groups);
-  // A group counts as all of its sites.
-  const counted = weighting === "parameters"
-    ? tied
-    : tied.map((item, g) => ({ ...item, parameters: groups[g]?.length ?? 0 }));
-  const { points } = frontierOf(counted, options);
+export function tiedFrontier(items: readonly AllocationItem[], options: TiedOptions = {}): Frontier {
+  const { points, ties } = groupFrontier(items, options);
   return {
-    sites,
+    sites: items.map(({ site }) => site),
     parameters: items.map(({ parameters }) => parameters),
-    points: points.map((point) => ({ ...point, widths: expandTies(point.widths, groups) })),
+    points: points.map((point) => ({ ...point, widths: expandTies(point.widths, ties) })),
   };
+}
+
+/** The same with one digit per group, and what each group counts in a budget: its weights, or as all of its sites. */
+export function groupFrontier(
+  items: readonly AllocationItem[],
+  { ties = untied(items.map(({ site }) => site)), weighting = "parameters" }: TiedOptions,
+): Pick<Frontier, "points"> & { readonly ties: Ties; readonly counts: readonly number[] } {
+  const tied = tiedItems(items, ties);
+  const counts = tied.map(({ parameters }, g) => weighting === "parameters" ? parameters : ties[g]?.length ?? 0);
+  const { points } = frontierOf(tied.map((item, g) => ({ ...item, parameters: counts[g] ?? 0 })));
+  return { points, ties, counts };
 }
 
 /** One digit per group -> one digit per site. */

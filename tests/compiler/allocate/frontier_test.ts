@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { type AllocationItem, frontierOf, lookUp, undominated } from "../../../compiler/allocate/frontier.ts";
 import { greedyAllocation } from "../../../compiler/allocate/greedy.ts";
+import { tiedFrontier } from "../../../compiler/allocate/ties.ts";
 import { random } from "../../../ir/random.ts";
 
 const WIDTHS = [2, 3, 4, 8];
@@ -67,14 +68,14 @@ Deno.test("frontierOf() never has more loss at a larger budget, and reports the 
   );
 });
 
-Deno.test("frontierOf() can count sites instead of weights", () => {
+Deno.test("tiedFrontier() can count sites instead of weights", () => {
   const list: AllocationItem[] = [
     { site: "large", parameters: 900, loss: { 2: 2, 4: 0 } },
     { site: "small", parameters: 100, loss: { 2: 1, 4: 0 } },
   ];
-  assertEquals(lookUp(frontierOf(list, { weighting: "sites" }), 3)?.widths, "42");
-  assertEquals(lookUp(frontierOf(list), 3)?.widths, "24");
-  assertEquals(lookUp(frontierOf(list), 3.8)?.widths, "42");
+  assertEquals(lookUp(tiedFrontier(list, { weighting: "sites" }), 3)?.widths, "42");
+  assertEquals(lookUp(tiedFrontier(list), 3)?.widths, "24");
+  assertEquals(lookUp(tiedFrontier(list), 3.8)?.widths, "42");
 });
 
 Deno.test("lookUp() finds nothing below the lowest width", () => {
