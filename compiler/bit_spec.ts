@@ -184,12 +184,26 @@ function mixedWidths(
   const points = isMeasured(spec, frontier)
     ? undominated([...frontier.points, ...frontier.refined ?? []])
     : frontier.points;
-  const { best, least } = chooseMixture(budget, { sites: frontier.sites, points }, pinned, sites, size);
+  const { best, least } = chooseMixture(budget, { ...frontier, points }, pinned, sites, size);
   if (best) return best.config;
-  const most = budget.kind === "bits" ? `${least.toFixed(2)} mean bits` : `${Math.ceil(least)} bytes`;
-  const cheapest = budget.kind === "bits" ? (Math.ceil(least * 100) / 100).toFixed(2) : `${Math.ceil(least)}B`;
   throw new UserError({
-    what: `Expected a budget of at least ${most}, the least this model has, but found ${quote(text)}`,
-    mend: `use "mixed@${cheapest}"`,
+    what: `Expected a budget of at least ${leastText(budget, least, size)} but found ${quote(text)}`,
+    mend: `use "${mixedText({ ...spec, budget: { ...budget, most: least } })}"`,
   });
+}
+
+/** `2.00 mean bits, the least this model has`; of bytes also what no width changes. */
+function leastText(budget: Budget, least: number, size?: SizeModel): string {
+  if (budget.kind === "bits") return `${least.toFixed(2)} mean bits, the least this model has,`;
+  const fixed = size?.unquantized[budget.of] ?? 0;
+  return `${Math.ceil(least)} bytes, the least this model has (${fixed} of them embeddings, norms and head),`;
+}
+
+/** A mixture as users write it; budgets are rounded up. */
+function mixedText({ budget, activations = FULL_WIDTH, cache = FULL_WIDTH }: MixedSpec): string {
+  const amount = budget.kind === "bits"
+    ? (Math.ceil(budget.most * 100) / 100).toFixed(2)
+    : `${Math.ceil(budget.most)}B${budget.of === "memory" ? "/memory" : ""}`;
+  const a = activations === "weights" ? "aw" : activations === FULL_WIDTH ? "" : `a${activations}`;
+  return `mixed@${amount}${a}${cache === FULL_WIDTH ? "" : `kv${cache}`}`;
 }

@@ -60,9 +60,21 @@ export function weightBytes(
   return Math.ceil(bits / 8);
 }
 
-/** What a configuration costs in the budget's unit. */
-export function costOf(budget: Budget, config: BitConfig, sites: readonly ModelSite[], size?: SizeModel): number {
-  if (budget.kind === "bits") return meanBits(config, sites);
+/**
+ * What a configuration costs in the budget's unit.
+ *
+ * @param countsSites whether bits are counted per site instead of per weight
+ */
+export function costOf(
+  budget: Budget,
+  config: BitConfig,
+  sites: readonly ModelSite[],
+  size?: SizeModel,
+  countsSites = false,
+): number {
+  if (budget.kind === "bits") {
+    return meanBits(config, countsSites ? sites.map((site) => ({ ...site, parameters: 1 })) : sites);
+  }
   if (!size) throw new TypeError("Cannot count bytes: expected a size model but found none");
   return weightBytes(config, sites, size, budget.of) + size.unquantized[budget.of];
 }
@@ -82,14 +94,14 @@ const TOLERANCE = 1e-6;
  */
 export function chooseMixture(
   budget: Budget,
-  { sites: names, points }: Pick<Frontier, "sites" | "points">,
+  { sites: names, points, countsSites }: Pick<Frontier, "sites" | "points" | "countsSites">,
   pinned: BitConfig,
   sites: readonly ModelSite[],
   size?: SizeModel,
 ): { readonly best: Choice | undefined; readonly least: number } {
   const choices = points.map(({ widths }): Choice => {
     const config = { ...Object.fromEntries(names.map((name, i) => [name, Number(widths[i])])), ...pinned };
-    return { config, cost: costOf(budget, config, sites, size) };
+    return { config, cost: costOf(budget, config, sites, size, countsSites) };
   });
   return {
     best: choices.findLast(({ cost }) => cost <= budget.most * (1 + TOLERANCE)),

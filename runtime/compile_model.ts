@@ -44,7 +44,7 @@ import { openLossLog } from "./loss_log.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
 import { openOutput } from "./output_folder.ts";
 import { type PartStore, refineAsked, type RefinedMixture } from "./refined_mixtures.ts";
-import { checkSettings, tableSettings, trackOf } from "./precision_table.ts";
+import { checkAsked, checkSettings, tableSettings, trackOf } from "./precision_table.ts";
 import { EVALUATION_TOKENS, type ResultRow, scoreSettings, settingOf } from "./result_row.ts";
 import { VERSION } from "./version.ts";
 import { sha256, verifyCheckpoint } from "./verify_checkpoint.ts";
@@ -145,8 +145,11 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     ...cut,
     maxTokens: Math.min(EVALUATION_TOKENS, contextLimit(config)),
   });
-  const module = decoderModule(config), modelSha256 = await verifyCheckpoint(checkpoint, module);
+  const module = decoderModule(config);
+  checkAsked(specs, elasticModule(module, plan.recipe), plan.recipe);
+  const modelSha256 = await verifyCheckpoint(checkpoint, module);
   const dataSha256 = await sha256(new TextEncoder().encode(texts.calibration.texts.join("\n")));
+  const tokensSha256 = await sha256(Int32Array.from(sequences.flatMap((ids) => [ids.length, ...ids])));
 
   const backend = typeof options.backend === "function" ? await options.backend() : options.backend;
   // From here on files are written.
@@ -157,13 +160,18 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     : plan.recipe;
   // What mixtures learn on their own is no matter of what all widths learn.
   const { refine: _, ...common } = settings;
+  const { weighting = "parameters", tie = false } = options;
   const fingerprint = {
     version: VERSION,
     model: modelSha256,
-    data: dataSha256,
+    configuration: { ...config },
+    // Texts as the tokenizer and their cut make them.
+    data: tokensSha256,
     settings: common,
     recipe,
     seed,
+    // Mixtures that a calibration draws are found with these.
+    allocation: { weighting, tie },
     backend: backend.name,
   };
   const saved = output && await openFolderStore(output.calibration, fingerprint),
@@ -191,8 +199,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     partStore,
     backend,
     seed,
-    weighting: options.weighting ?? "parameters",
-    tie: options.tie ?? false,
+    weighting,
+    tie,
     report: (event) => {
       if (event.kind === "calibration") losses?.add(event.progress);
       report(event);

@@ -60,16 +60,38 @@ export async function openOutput(path: string): Promise<OutputFolder> {
     if (HALF_WRITTEN.test(name)) await Deno.remove(`${path}/${name}`).catch(failed);
   }
   const save: OutputFolder["save"] = async (model, description, specs, tensors) => {
-    for (const file of COPIED) {
-      if (await model.has(file)) await writeAtomically(`${path}/${file}`, [await model.read(file)]);
-    }
+    // Before anything is written: settings may be impossible.
     const catalogue = createCatalogue(), plan = planFile(description, specs, catalogue);
+    const copies = new Map<string, Uint8Array>();
+    for (const file of COPIED) if (await model.has(file)) copies.set(file, await model.read(file));
+    if (await folder.has(ARTIFACT_FILE) && !await holds(folder, copies)) {
+      // Beside the files of another model an earlier artifact would still run, and be wrong.
+      await Deno.remove(`${path}/${ARTIFACT_FILE}`).catch(failed);
+    }
+    for (const file of COPIED) {
+      const bytes = copies.get(file);
+      if (bytes) await writeAtomically(`${path}/${file}`, [bytes]);
+      else if (await folder.has(file)) await Deno.remove(`${path}/${file}`).catch(failed);
+    }
     await writeKernels(`${path}/${KERNELS}`, catalogue);
     await writeAtomically(`${path}/plan.json`, [utf8(`${JSON.stringify(plan, null, 1)}\n`)]);
     await writeArtifact(`${path}/${ARTIFACT_FILE}`, description, tensors);
   };
   return { path, calibration: `${path}/.calibration`, save };
 }
+
+/** Whether a folder has these of the copied files, and no others. */
+async function holds(folder: Folder, copies: ReadonlyMap<string, Uint8Array>): Promise<boolean> {
+  for (const file of COPIED) {
+    const bytes = copies.get(file);
+    if (await folder.has(file) !== (bytes !== undefined)) return false;
+    if (bytes && !equalBytes(await folder.read(file), bytes)) return false;
+  }
+  return true;
+}
+
+const equalBytes = (a: Uint8Array, b: Uint8Array): boolean =>
+  a.length === b.length && a.every((byte, i) => byte === b[i]);
 
 /** What `plan.json` holds: widths, learned values of its own if it has any, memory and kernels of every setting; fills the catalogue. */
 function planFile(

@@ -1,15 +1,17 @@
 /** @file Which settings a compilation calibrates for, and which ones its table shows. */
-import { type BitSpec, parseBitSpec } from "../compiler/bit_spec.ts";
+import { type BitSpec, configOf, parseBitSpec } from "../compiler/bit_spec.ts";
+import { sizeModelOf } from "../compiler/budget.ts";
+import { modelSites } from "../compiler/model_sites.ts";
 import type { Recipe, Track } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
+import type { Module } from "../ir/module.ts";
 import { FULL_WIDTH, LEAST_WIDTHS } from "../ir/sites.ts";
 
 /** The recipe that settings need: weights and activations as soon as one of them quantizes activations or the cache. */
-export function trackOf(specs: readonly BitSpec[]): Track {
-  const beyondWeights = ({ activations = FULL_WIDTH, cache = FULL_WIDTH }: BitSpec) =>
-    activations === "weights" || activations < FULL_WIDTH || cache < FULL_WIDTH;
-  return specs.some(beyondWeights) ? "activations" : "weights";
-}
+export const trackOf = (specs: readonly BitSpec[]): Track => specs.some(isBeyondWeights) ? "activations" : "weights";
+
+const isBeyondWeights = ({ activations = FULL_WIDTH, cache = FULL_WIDTH }: BitSpec): boolean =>
+  activations === "weights" || activations < FULL_WIDTH || cache < FULL_WIDTH;
 
 /**
  * Refuses settings that a recipe does not calibrate.
@@ -19,6 +21,13 @@ export function trackOf(specs: readonly BitSpec[]): Track {
 export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: Recipe): void {
   const widths: readonly number[] = bitGroups.flat(), least = Math.min(...widths), most = Math.max(...widths);
   for (const spec of specs) {
+    if (track === "weights" && isBeyondWeights(spec)) {
+      throw new UserError({
+        what: `Expected settings of weights alone beside --track weights but found ${quote(spec.text)}`,
+        where: "--bits",
+        mend: "leave --track out, or use --track both",
+      });
+    }
     const known = spec.kind === "mixed"
       ? spec.budget.kind === "bytes" || spec.budget.most >= least
       : spec.weights >= FULL_WIDTH || widths.includes(spec.weights);
@@ -28,9 +37,29 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
         track === "activations" ? " beside quantized activations" : ""
       } but found ${quote(spec.text)}`,
       where: "--bits",
-      mend: "compile with --track both, or settings of weights alone without settings such as w4a4",
+      mend: track === "activations"
+        ? "compile with --track both, or settings of weights alone without settings such as w4a4"
+        : "use these, or calibrate for other widths with --set groups=…",
     });
   }
+}
+
+/**
+ * Refuses what no calibration could change: settings of what a model does not quantize, pins that match nothing, and budgets below
+ * what the narrowest widths take.
+ *
+ * @param elastic the model as the recipe makes it
+ * @throws {UserError} as the settings would when they are used
+ */
+export function checkAsked(specs: readonly BitSpec[], elastic: Module, { bitGroups, scheme }: Recipe): void {
+  const sites = modelSites(elastic), weights = sites.filter(({ role }) => role === "weight");
+  const least = Math.min(...bitGroups.flat()), size = sizeModelOf(elastic, scheme);
+  const narrowest = {
+    sites: weights.map(({ name }) => name),
+    parameters: weights.map(({ parameters }) => parameters),
+    points: [{ meanBits: least, loss: 0, widths: String(least).repeat(weights.length) }],
+  };
+  for (const spec of specs) configOf(spec, sites, narrowest, size);
 }
 
 /** Full precision first, then every calibrated width from the highest down, and what else was asked for, in the user's words. */

@@ -27,6 +27,8 @@ export interface Frontier {
   readonly parameters: readonly number[];
   /** Sorted by mean bits, fewest first. */
   readonly points: readonly FrontierPoint[];
+  /** Whether budgets count every site once, as the published code does, and not its weights. */
+  readonly countsSites?: boolean;
   /** Whether losses were measured with quantized activations, as wide as the widest weight that reads them. */
   readonly activations?: boolean;
   /** Points of mixtures that have learned on their own (calibrate/refine.ts); they stand for nothing but what was measured. */

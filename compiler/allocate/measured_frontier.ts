@@ -71,6 +71,7 @@ export async function measureFrontier(input: MeasureInput, request: FrontierRequ
     sites,
     parameters: items.map(({ parameters }) => parameters),
     points: undominated(await confirm(reportFrom(input, done), sites, finalists(expanded))),
+    ...(options.weighting === "sites" ? { countsSites: true } : {}),
     ...(input.recipe.track === "activations" ? { activations: true } : {}),
   };
 }

@@ -60,6 +60,7 @@ export function tiedFrontier(items: readonly AllocationItem[], options: TiedOpti
     sites: items.map(({ site }) => site),
     parameters: items.map(({ parameters }) => parameters),
     points: points.map((point) => ({ ...point, widths: expandTies(point.widths, ties) })),
+    ...(options.weighting === "sites" ? { countsSites: true } : {}),
   };
 }
 

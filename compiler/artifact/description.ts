@@ -226,14 +226,18 @@ function readFrontier(fields: Fields, modelSites: readonly ModelSite[]): Frontie
     Array.isArray(list) && list.length > 0 && list.every(isPoint) &&
     list.every(({ meanBits }, i) => meanBits >= (list[i - 1]?.meanBits ?? 0));
   if (!isPoints(points)) throw fields.error("points", `points of ${sites.length} widths, sorted by mean bits`);
-  const refined = fields.raw("refined"), activations = fields.raw("activations");
+  const refined = fields.raw("refined"),
+    activations = fields.raw("activations"),
+    countsSites = fields.raw("countsSites");
   const isList = (list: unknown): list is FrontierPoint[] => Array.isArray(list) && list.every(isPoint);
   if (refined !== undefined && !isList(refined)) throw fields.error("refined", `points of ${sites.length} widths`);
   if (activations !== undefined && typeof activations !== "boolean") throw fields.error("activations", "true or false");
+  if (countsSites !== undefined && typeof countsSites !== "boolean") throw fields.error("countsSites", "true or false");
   return {
     sites,
     parameters,
     points,
+    ...(countsSites === undefined ? {} : { countsSites }),
     ...(activations === undefined ? {} : { activations }),
     ...(refined === undefined ? {} : { refined }),
   };
