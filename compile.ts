@@ -59,7 +59,14 @@ async function main(args: readonly string[]): Promise<number> {
   const progress = createProgress(stderrOutput()), encoder = new TextEncoder();
   const write = (text: string) => {
     const bytes = encoder.encode(text);
-    for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+    try {
+      for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+    } catch (error) {
+      // A reader such as `head` has seen enough.
+      if (error instanceof Deno.errors.BrokenPipe) throw error;
+      const reason = error instanceof Error ? error.message : error;
+      throw new UserError({ what: `Cannot write to standard output: ${reason}` }, { cause: error });
+    }
   };
   try {
     await execute(readCommand(args), { bundled, progress, write, print: (line) => write(`${line}\n`) });
@@ -70,7 +77,6 @@ async function main(args: readonly string[]): Promise<number> {
       progress.line(`error: ${error.message}`);
       return error.exitCode;
     }
-    // A reader such as `head` has seen enough.
     if (error instanceof Deno.errors.BrokenPipe) return 0;
     const [reason] = String(error instanceof Error ? error.message : error).split("\n");
     progress.line(`internal error: ${reason}; please report it with the command and what it was given`);

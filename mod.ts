@@ -30,53 +30,129 @@
  */
 
 // Where computing happens.
-export type { Backend } from "./backends/backend.ts";
+export type {
+  Backend,
+  CompileOptions,
+  Executable,
+  HostArray,
+  KernelText,
+  MemoryPlan,
+  MemoryUse,
+  PlannedValue,
+  Tensor,
+  Traits,
+} from "./backends/backend.ts";
+export type { KernelSpec } from "./backends/kernel.ts";
+export type { StoredBytes } from "./backends/stored.ts";
 export { openReference } from "./backends/reference/backend.ts";
-export { createRunner, type Runner } from "./backends/runner.ts";
-export { openWasm, type WasmOptions } from "./backends/wasm/backend.ts";
+export { createRunner, type Runner, type Tensors } from "./backends/runner.ts";
+export { type KernelProfile, openWasm, type WasmOptions } from "./backends/wasm/backend.ts";
 export { openWebGpu, type WebGpuOptions } from "./backends/webgpu/backend.ts";
+export type { TuningStore } from "./backends/webgpu/tuner.ts";
 
 // Models and texts.
 export { type Checkpoint, openCheckpoint } from "./compiler/frontends/checkpoint.ts";
-export { parseTexts, readTexts, type TextData, tokenizeTexts } from "./compiler/frontends/dataset.ts";
+export type { DecoderConfig, ModelType } from "./compiler/frontends/config.ts";
+export { type CutOptions, parseTexts, readTexts, type TextData, tokenizeTexts } from "./compiler/frontends/dataset.ts";
 export { decoderModule } from "./compiler/frontends/decoder.ts";
-export { type Folder, localFolder, memoryFolder } from "./compiler/frontends/source.ts";
-export { openTokenizer, type Tokenizer } from "./compiler/frontends/tokenizer.ts";
+export type { JsonObject } from "./compiler/frontends/json.ts";
+export type { RopeConfig } from "./compiler/frontends/rope_config.ts";
+export {
+  type ByteRange,
+  type ByteSource,
+  type Folder,
+  localFolder,
+  memoryFolder,
+} from "./compiler/frontends/source.ts";
+export { parseTask, type Task, TASK_LAYOUTS, type TaskItem, type TaskLayout } from "./compiler/frontends/tasks.ts";
+export { openTokenizer, type TextStream, type Tokenizer } from "./compiler/frontends/tokenizer.ts";
 
 // Compiling.
 export { type Artifact, openArtifact } from "./compiler/artifact/artifact.ts";
-export { type BitSpec, parseBitSpec, parseBitSpecs, withPins } from "./compiler/bit_spec.ts";
+export type { ArtifactDescription, Provenance, Sensitivities } from "./compiler/artifact/description.ts";
+export type { RefinedWidths } from "./compiler/artifact/refined.ts";
+export {
+  type BitSpec,
+  type MixedSpec,
+  parseBitSpec,
+  parseBitSpecs,
+  type UniformSpec,
+  withPins,
+} from "./compiler/bit_spec.ts";
+export type { Budget } from "./compiler/budget.ts";
+export type { Frontier, FrontierPoint } from "./compiler/allocate/frontier.ts";
 export type { MeasuringMemory } from "./compiler/allocate/memory.ts";
-export type { CalibrationMemory } from "./compiler/calibrate/memory.ts";
-export { type CalibrationSettings, defaultSettings, publishedSettings } from "./compiler/calibrate/settings.ts";
-export { type AdapterKind, adaptersOf, type RankSchedule } from "./compiler/adapters.ts";
+export type { CalibrationProgress } from "./compiler/calibrate/calibrate.ts";
+export type { CalibrationMemory, CalibrationPhase, HostMemory, PhaseMemory } from "./compiler/calibrate/memory.ts";
+export {
+  type CalibrationSettings,
+  defaultSettings,
+  type MergeKind,
+  publishedSettings,
+} from "./compiler/calibrate/settings.ts";
+export { ADAPTER_KINDS, type AdapterKind, adaptersOf, type RankSchedule } from "./compiler/adapters.ts";
+export type { ModelSite } from "./compiler/model_sites.ts";
 export { parsePin, type Pin } from "./compiler/pins.ts";
-export { type Plan, planOf } from "./compiler/plan.ts";
+export { type Plan, type PlanInput, planOf } from "./compiler/plan.ts";
 export { changePlan, PLAN_CHANGES } from "./compiler/plan_changes.ts";
-export { defaultRecipe, publishedRecipe, type Recipe, type RecipeName, type Track } from "./compiler/recipe.ts";
+export {
+  defaultRecipe,
+  publishedRecipe,
+  type Recipe,
+  RECIPE_NAMES,
+  type RecipeName,
+  type Track,
+  TRACKS,
+} from "./compiler/recipe.ts";
 export {
   type CompiledModel,
   type CompileEvent,
   compileModel,
   type CompileModelOptions,
 } from "./runtime/compile_model.ts";
-
 export type { CompilationMemory } from "./runtime/compilation_memory.ts";
 
 // Running and measuring.
 export { artifactSource } from "./runtime/artifact_source.ts";
 export { checkpointSource } from "./runtime/checkpoint_source.ts";
+export { answerTask, type TaskAnswer, type TaskOptions, type TaskScore } from "./runtime/choices.ts";
+export { configurationOf, type Precision } from "./runtime/configuration.ts";
 export type { ElasticSource } from "./runtime/elastic_source.ts";
+export type { Scorer } from "./runtime/forward.ts";
+export type { GenerateOptions } from "./runtime/generate.ts";
+export { type Passage, windowsOf } from "./runtime/passages.ts";
 export { type ResultRow, type ScoreSettings, scoreSettings, type Setting, settingOf } from "./runtime/result_row.ts";
 export { createSession, openSession, type Session, type SessionOptions, type SessionStart } from "./runtime/session.ts";
 export type { SequenceLength, SessionMemory } from "./runtime/session_memory.ts";
 export type { EvaluationMemory } from "./runtime/evaluation_memory.ts";
 
-// Programs as text.
-export type { Module } from "./ir/module.ts";
+// Programs and kernels as text.
+export type { Dim, Symbols } from "./ir/dim.ts";
+export { UserError, type UserProblem } from "./ir/errors.ts";
+export type { Call, Derived, Module } from "./ir/module.ts";
 export { printModule } from "./ir/module_text.ts";
-export type { Graph } from "./ir/node.ts";
+export type { Attrs, Graph, Node, Output } from "./ir/node.ts";
+export type { SiteRole } from "./ir/ops/state.ts";
 export { parse } from "./ir/parse.ts";
 export { print } from "./ir/print.ts";
-export { UserError } from "./ir/errors.ts";
+export type {
+  AdapterScheme,
+  AdapterSpace,
+  AdapterUse,
+  BitConfig,
+  MASTER_KINDS,
+  MasterKind,
+  MasterScheme,
+  QuantizationScheme,
+} from "./ir/sites.ts";
+export type { DType, TensorType, Width } from "./ir/types.ts";
+export {
+  type CataloguedKernel,
+  createCatalogue,
+  type KernelCatalogue,
+  type PlannedStep,
+  planSteps,
+  type StepSizes,
+  usualSizes,
+} from "./runtime/step_plan.ts";
 export { VERSION } from "./runtime/version.ts";

@@ -41,7 +41,9 @@ export function pinnedWidths(pins: readonly Pin[], sites: readonly ModelSite[]):
       throw new UserError({
         what: `Expected a pattern of site names but found ${quote(pattern)}, which matches none`,
         where: "--pin",
-        mend: `sites are called ${sites.slice(0, 3).map(({ name }) => name).join(", ")} and so on; inspect lists them`,
+        mend: `sites are called ${
+          sites.slice(0, 3).map(({ name }) => name).join(", ")
+        } and so on; inspect --sites lists them`,
       });
     }
     for (const { name } of matched) widths[name] = width;

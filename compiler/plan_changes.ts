@@ -47,7 +47,7 @@ const recipe = (
 /** A number of at least (or more than, for `above`) some bound, and at most another. */
 function numberIn(text: string, { least = 0, most = Infinity, above = -Infinity }): number | undefined {
   const value = text.trim() === "" ? NaN : Number(text);
-  return value >= least && value <= most && value > above ? value : undefined;
+  return Number.isFinite(value) && value >= least && value <= most && value > above ? value : undefined;
 }
 
 const wholeOf = (text: string, least: number): number | undefined =>
@@ -127,10 +127,14 @@ export const PLAN_CHANGES = {
     const kind = oneOf(text, ADAPTER_KINDS);
     return kind && withAdapters(now, kind, eachWidth((width) => now.scheme.adapters.uses[width].rank));
   }),
-  ranks: recipe("64/48/32/16|2:32,4:16|16", "adapter columns: lowest bit group first, or per width", (text, now) => {
-    const ranks = ranksOf(text, now), kind = kindOf(now);
-    return ranks && withAdapters(now, kind === "off" ? "cascaded" : kind, ranks);
-  }),
+  ranks: recipe(
+    "64/48/32/16|2:32,4:16|16",
+    "adapter columns: one number per bit group, the lowest first, or per width",
+    (text, now) => {
+      const ranks = ranksOf(text, now), kind = kindOf(now);
+      return ranks && withAdapters(now, kind === "off" ? "cascaded" : kind, ranks);
+    },
+  ),
   "adapter-space": recipe(
     ADAPTER_SPACES.join("|"),
     "what adapters are added to: the weight, the weight in steps of its grid, or the choice of rounding up or down",
@@ -207,7 +211,7 @@ export const PLAN_CHANGES = {
     const top = numberIn(text, { most: 1 });
     return top === undefined ? undefined : { merge: { ...merge, top } };
   }),
-  lambdas: setting("0.3,0.3,0.4", "weights of the merge, highest bit group first", (text, { merge }) => {
+  lambdas: setting("0.3,0.3,0.4", "weights of the merge, one per bit group, the highest first", (text, { merge }) => {
     const weights = text.split(",").map((part) => numberIn(part, { most: 1 }));
     return weights.includes(undefined) ? undefined : { merge: { ...merge, weights: weights as number[] } };
   }),
@@ -260,7 +264,7 @@ export const PLAN_CHANGES = {
  * @throws {UserError} naming the change that is unknown or of the wrong form
  */
 export function changePlan(plan: Plan, changes: readonly string[]): Plan {
-  return changes.reduce((now, text) => {
+  const changed = changes.reduce((now, text) => {
     const at = text.indexOf("="),
       name = at < 0 ? text : text.slice(0, at),
       table: Readonly<Record<string, Change>> = PLAN_CHANGES;
@@ -277,7 +281,26 @@ export function changePlan(plan: Plan, changes: readonly string[]): Plan {
     throw new UserError({
       what: `Expected ${name}=${change.value} but found ${quote(text)}`,
       where: "--set",
-      mend: change.doc,
+      mend: PER_GROUP.has(name) ? `${change.doc}; bit groups are ${groupsText(now.recipe)}` : change.doc,
     });
   }, plan);
+  checkMerge(changed, changes.some((text) => text.startsWith("lambdas=")));
+  return changed;
+}
+
+/** Changes with a value per bit group. */
+const PER_GROUP: ReadonlySet<string> = new Set(["ranks", "lambdas"]);
+
+const groupsText = ({ bitGroups }: Recipe): string => bitGroups.map((widths) => widths.join()).join("/");
+
+/** The weights of the merge are one per bit group, where any are used. */
+function checkMerge({ settings: { inputs, merge }, recipe }: Plan, given: boolean): void {
+  const { weights } = merge, groups = recipe.bitGroups.length, isUsed = inputs === "fused";
+  const own = weights.slice(0, groups), sum = own.reduce((total, weight) => total + weight, 0);
+  if (given ? weights.length === groups && sum > 0 : !isUsed || own.length === groups) return;
+  throw new UserError({
+    what: `Expected ${groups} weights of the merge, not all zero, but found ${weights.join(",")}`,
+    where: "--set",
+    mend: `give one per bit group, ${groupsText(recipe)}, with --set lambdas=…`,
+  });
 }

@@ -11,6 +11,8 @@ import { continuationOf } from "./passages.ts";
 /** What a model makes of a task. */
 export interface TaskScore {
   readonly task: string;
+  /** The file that the task was read from. */
+  readonly file: string;
   readonly items: number;
   /** Parts of the items that are right. */
   readonly acc: number;
@@ -59,6 +61,7 @@ export async function answerTask(task: Task, { scorer, tokenizer, limit }: TaskO
   const error = (p: number) => answers.length < 2 ? NaN : Math.sqrt(p * (1 - p) / (answers.length - 1));
   return {
     task: task.name,
+    file: task.file,
     items: answers.length,
     acc,
     accNorm,

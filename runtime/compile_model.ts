@@ -17,7 +17,7 @@ import type { Pin } from "../compiler/pins.ts";
 import { calibrate, type CalibrationProgress } from "../compiler/calibrate/calibrate.ts";
 import { openFolderStore } from "../compiler/calibrate/folder_store.ts";
 import { createPrograms } from "../compiler/calibrate/programs.ts";
-import type { CalibrationSettings } from "../compiler/calibrate/settings.ts";
+import { type CalibrationSettings, checkCalibrationSettings } from "../compiler/calibrate/settings.ts";
 import { type CallStore, memoryStore } from "../compiler/calibrate/store.ts";
 import { type Checkpoint, openCheckpoint } from "../compiler/frontends/checkpoint.ts";
 import { type TextData, tokenizeTexts } from "../compiler/frontends/dataset.ts";
@@ -31,7 +31,7 @@ import { modelSites } from "../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../compiler/pipeline.ts";
 import { type Plan, planOf } from "../compiler/plan.ts";
 import { changePlan } from "../compiler/plan_changes.ts";
-import { defaultRecipe, type Recipe, type RecipeName, type Track } from "../compiler/recipe.ts";
+import { defaultRecipe, type Recipe, RECIPE_NAMES, type RecipeName, type Track, TRACKS } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
 import { concreteShape, type TensorType } from "../ir/types.ts";
@@ -42,10 +42,10 @@ import { chooseRotation } from "./choose_rotation.ts";
 import { type HeldOut, holdOut } from "./hold_out.ts";
 import { openLossLog } from "./loss_log.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
-import { openOutput } from "./output_folder.ts";
+import { openOutput, type OutputFolder } from "./output_folder.ts";
 import { type PartStore, refineAsked, type RefinedMixture } from "./refined_mixtures.ts";
 import { checkAsked, checkSettings, tableSettings, trackOf } from "./precision_table.ts";
-import { EVALUATION_TOKENS, type ResultRow, scoreSettings, settingOf } from "./result_row.ts";
+import { cutNote, EVALUATION_TOKENS, type ResultRow, scoreSettings, settingOf } from "./result_row.ts";
 import { VERSION } from "./version.ts";
 import { sha256, verifyCheckpoint } from "./verify_checkpoint.ts";
 
@@ -123,6 +123,7 @@ export interface CompiledModel {
 export async function compileModel(options: CompileModelOptions): Promise<CompiledModel> {
   const { model, seed = 0, out, report = () => {} } = options;
   const asked = parseBitSpecs(options.bits ?? "mixed"), pins = options.pins ?? [], specs = withPins(asked, pins);
+  checkOptions(options);
   if (await isArtifact(model)) {
     throw new UserError({
       what: `Expected a checkpoint but found the artifact in ${quote(model.name)}`,
@@ -130,7 +131,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     });
   }
   const checkpoint = await openCheckpoint(model), { config } = checkpoint;
-  const { settings, ...plan } = planFor(options, specs, config);
+  const { settings: wanted, ...plan } = planFor(options, specs, config);
+  checkCalibrationSettings(wanted);
   checkSettings(specs, plan.recipe);
   const texts: HeldOut = options.evaluation
     ? { calibration: options.calibration, evaluation: options.evaluation }
@@ -138,13 +140,13 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const tokenizer = await openTokenizer(model), cut = { vocabSize: config.vocabSize };
   const sequences = tokenizeTexts(texts.calibration, tokenizer, {
     ...cut,
-    maxTokens: settings.tokens,
-    maxSequences: settings.sequences,
+    maxTokens: wanted.tokens,
+    maxSequences: wanted.sequences,
   });
-  const evaluation = tokenizeTexts(texts.evaluation, tokenizer, {
-    ...cut,
-    maxTokens: Math.min(EVALUATION_TOKENS, contextLimit(config)),
-  });
+  // Larger batches would be padding.
+  const settings = { ...wanted, batch: Math.min(wanted.batch, sequences.length) };
+  const maxTokens = Math.min(EVALUATION_TOKENS, contextLimit(config));
+  const evaluation = tokenizeTexts(texts.evaluation, tokenizer, { ...cut, maxTokens });
   const module = decoderModule(config);
   checkAsked(specs, elasticModule(module, plan.recipe), plan.recipe);
   const modelSha256 = await verifyCheckpoint(checkpoint, module);
@@ -153,7 +155,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
 
   const backend = typeof options.backend === "function" ? await options.backend() : options.backend;
   // From here on files are written.
-  const output = out === undefined ? undefined : await openOutput(out);
+  await using output = out === undefined ? undefined : await openOutput(out);
   report({ kind: "start" });
   const recipe = plan.chooseRotation
     ? await chosenBasis({ checkpoint, sequences, settings, backend, report }, plan.recipe)
@@ -179,6 +181,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const partStore: PartStore = async (name, what = {}) =>
     output ? await openFolderStore(`${output.calibration}/${name}`, { ...fingerprint, ...what }) : memoryStore();
   if (texts.note) report({ kind: "note", text: texts.note });
+  const isCut = cutNote(texts.evaluation, evaluation, maxTokens);
+  if (isCut) report({ kind: "note", text: `Evaluating: ${isCut}` });
   if (saved && saved.finished > 0) {
     report({
       kind: "note",
@@ -233,6 +237,26 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   });
   await saved?.remove();
   return { artifact, rows };
+}
+
+/** Refuses what types forbid, for callers without them. */
+function checkOptions(
+  { seed = 0, recipe = "vernier", track = "weights", weighting = "parameters" }: CompileModelOptions,
+) {
+  const choices = [
+    ["recipe", recipe, RECIPE_NAMES],
+    ["track", track, TRACKS],
+    ["weighting", weighting, ["parameters", "sites"]],
+  ] as const;
+  for (const [name, value, known] of choices) {
+    if ((known as readonly string[]).includes(value)) continue;
+    throw new UserError({
+      what: `Expected ${known.join(", ")} but found ${quote(value)}`,
+      where: `the option ${quote(name)}`,
+    });
+  }
+  if (Number.isSafeInteger(seed) && seed >= 0) return;
+  throw new UserError({ what: `Expected a natural number but found ${quote(seed)}`, where: 'the option "seed"' });
 }
 
 /** The named plan with the changes that were asked for, cut to what the model can take. */
@@ -361,7 +385,7 @@ async function artifactTensors(
 }
 
 async function saveAndOpen(
-  output: Awaited<ReturnType<typeof openOutput>>,
+  output: OutputFolder,
   model: Folder,
   description: ArtifactDescription,
   specs: readonly BitSpec[],

@@ -62,23 +62,26 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
   };
 
   const scores: Score[] = [];
-  for (const [index, scorer] of scorers.entries()) {
-    const start = performance.now();
-    let loss = 0, divergence = 0, tokens = 0;
-    for (const wave of waves) {
-      const sums = await scoreWave(wave, scorer);
-      loss += sums.loss;
-      divergence += sums.divergence;
-      tokens += sums.tokens;
+  try {
+    for (const [index, scorer] of scorers.entries()) {
+      const start = performance.now();
+      let loss = 0, divergence = 0, tokens = 0;
+      for (const wave of waves) {
+        const sums = await scoreWave(wave, scorer);
+        loss += sums.loss;
+        divergence += sums.divergence;
+        tokens += sums.tokens;
+      }
+      const seconds = (performance.now() - start) / 1000;
+      // A model does not diverge from itself, though two kernels that compute its logits may round differently.
+      const kl = scorer === reference ? 0 : divergence / tokens;
+      const result = { perplexity: Math.exp(loss / tokens), kl, tokens, seconds };
+      scores.push(result);
+      report?.(result, index);
     }
-    const seconds = (performance.now() - start) / 1000;
-    // A model does not diverge from itself, though two kernels that compute its logits may round differently.
-    const kl = scorer === reference ? 0 : divergence / tokens;
-    const result = { perplexity: Math.exp(loss / tokens), kl, tokens, seconds };
-    scores.push(result);
-    report?.(result, index);
+  } finally {
+    if (shared) freeHidden(backend, shared);
   }
-  if (shared) freeHidden(backend, shared);
   return scores;
 }
 

@@ -1,5 +1,6 @@
 /** @file The last call of a language model, reduced to what is asked of it: logits of one token, or scores of many. */
 import { type Builder, createBuilder } from "../ir/builder.ts";
+import { memoOf } from "../ir/memo.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../ir/node.ts";
 import { inline } from "../ir/rewrite.ts";
 import { bindSymbols } from "../ir/symbols.ts";
@@ -27,15 +28,8 @@ export function oneTokenHead(head: Graph): Graph {
   return graphOf({ logits: logits as Node });
 }
 
-/** Heads for one token, by the head that they are made of. */
-export type Heads = WeakMap<Graph, Graph>;
-
 /** The head for one token, made once. */
-export function oneTokenHeadOf(heads: Heads, head: Graph): Graph {
-  const found = heads.get(head) ?? oneTokenHead(head);
-  heads.set(head, found);
-  return found;
-}
+export const oneTokenHeadOf = memoOf(oneTokenHead);
 
 /** Leaves of the reference model in `scoreGraph` are called this and their name. */
 export const REFERENCE_PREFIX = "reference.";

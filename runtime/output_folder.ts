@@ -13,8 +13,8 @@ import { quote, UserError } from "../ir/errors.ts";
 import { createCatalogue, type KernelCatalogue, planSteps, usualSizes } from "./step_plan.ts";
 import { VERSION } from "./version.ts";
 
-/** A folder that can be written. */
-export interface OutputFolder {
+/** A folder that can be written, by this compilation alone until it is disposed of. */
+export interface OutputFolder extends AsyncDisposable {
   readonly path: string;
   /** Where a calibration keeps its finished blocks. */
   readonly calibration: string;
@@ -35,6 +35,8 @@ export interface OutputFolder {
 /** Files of the checkpoint that belong to the artifact as well. */
 const COPIED = ["config.json", "tokenizer.json", "tokenizer_config.json"] as const;
 const KERNELS = "kernels";
+/** Locked by the compilation that writes to the folder; systems let go of it when a process ends, however it does. */
+const LOCK_FILE = ".lock";
 /** What `writeAtomically` leaves where a run was killed while it wrote one of the folder's files. */
 const HALF_WRITTEN =
   /^(model\.safetensors|plan\.json|loss\.svg|config\.json|tokenizer\.json|tokenizer_config\.json)\.[0-9a-f]{8}\.tmp$/;
@@ -42,20 +44,28 @@ const HALF_WRITTEN =
 /**
  * Makes the folder, tries to write to it, and removes what a killed run left half written.
  *
- * @throws {UserError} if it cannot be written, or holds a checkpoint, whose weights would be overwritten
+ * @throws {UserError} if it cannot be written, another compilation is writing to it, or it holds a checkpoint, whose weights would be
+ *   overwritten
  */
 export async function openOutput(path: string): Promise<OutputFolder> {
   const failed = (error: unknown) => explain(error, "write", path);
   await Deno.mkdir(path, { recursive: true }).catch(failed);
-  const folder = await localFolder(path), probe = `${path}/.write-test`;
+  const folder = await localFolder(path);
   if (await folder.has(ARTIFACT_FILE) && !await isArtifact(folder)) {
     throw new UserError({
       what: `Expected an empty folder or an earlier artifact but found the checkpoint in ${quote(path)}`,
       mend: "give another folder to --out",
     });
   }
-  await Deno.writeFile(probe, new Uint8Array()).catch(failed);
-  await Deno.remove(probe).catch(failed);
+  const lock = await Deno.open(`${path}/${LOCK_FILE}`, { write: true, create: true }).catch(failed);
+  // Some file systems have no locks.
+  if (!await lock.tryLock(true).catch(() => true)) {
+    lock.close();
+    throw new UserError({
+      what: `Expected a folder of its own but found another compilation at work in ${quote(path)}`,
+      mend: "wait for its end, or give another folder to --out",
+    });
+  }
   for await (const { name } of Deno.readDir(path)) {
     if (HALF_WRITTEN.test(name)) await Deno.remove(`${path}/${name}`).catch(failed);
   }
@@ -77,7 +87,11 @@ export async function openOutput(path: string): Promise<OutputFolder> {
     await writeAtomically(`${path}/plan.json`, [utf8(`${JSON.stringify(plan, null, 1)}\n`)]);
     await writeArtifact(`${path}/${ARTIFACT_FILE}`, description, tensors);
   };
-  return { path, calibration: `${path}/.calibration`, save };
+  const dispose = async () => {
+    lock.close();
+    await Deno.remove(`${path}/${LOCK_FILE}`).catch(() => {});
+  };
+  return { path, calibration: `${path}/.calibration`, save, [Symbol.asyncDispose]: dispose };
 }
 
 /** Whether a folder has these of the copied files, and no others. */

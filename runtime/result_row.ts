@@ -1,6 +1,7 @@
 /** @file One line of a table of results: what a setting costs, and what it does to a text. */
 import type { BitSpec } from "../compiler/bit_spec.ts";
 import { weightBytes } from "../compiler/budget.ts";
+import type { TextData } from "../compiler/frontends/dataset.ts";
 import { meanBits } from "../compiler/model_sites.ts";
 import type { BitConfig } from "../ir/sites.ts";
 import { configurationOf } from "./configuration.ts";
@@ -11,6 +12,10 @@ import type { Passage } from "./passages.ts";
 
 /** Evaluation sequences are cut to so many tokens, which is more than a whole text of the bundled model and of stories260K. */
 export const EVALUATION_TOKENS = 512;
+
+/** What to say where texts are cut: `texts are cut to 512 tokens`; nothing where none is. Documents lose nothing, they go on in another. */
+export const cutNote = ({ kind }: TextData, sequences: readonly Int32Array[], tokens: number): string =>
+  kind === "sequences" && sequences.some(({ length }) => length === tokens) ? `texts are cut to ${tokens} tokens` : "";
 
 /** A setting with its costs and its score. */
 export interface ResultRow {

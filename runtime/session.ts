@@ -7,18 +7,19 @@ import { createRunner } from "../backends/runner.ts";
 import { openArtifact } from "../compiler/artifact/artifact.ts";
 import type { Folder } from "../compiler/frontends/source.ts";
 import { quote, UserError } from "../ir/errors.ts";
-import type { BitConfig } from "../ir/sites.ts";
+import type { Module } from "../ir/module.ts";
+import type { BitConfig, QuantizationScheme } from "../ir/sites.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { configurationOf, type Precision } from "./configuration.ts";
 import { callPrecisions, configureCall, type ConfiguredCall } from "./configured_call.ts";
 import { type ElasticSource, keepTensors, shareTensors } from "./elastic_source.ts";
 import { type GenerateOptions, greedy } from "./generate.ts";
 import { createCache } from "./kv_cache.ts";
-import type { Heads } from "./logits.ts";
 import { piecesOf } from "./prefill.ts";
-import { createPrograms } from "./programs.ts";
+import { createPrograms, type ElasticPrograms } from "./programs.ts";
 import { type SequenceLength, type SessionMemory, sessionMemory } from "./session_memory.ts";
 import { runPiece } from "./step.ts";
+import { checkIds, vocabularyOf } from "./vocabulary.ts";
 
 /** One sequence on an elastic model. Calls must not overlap. */
 export interface Session extends AsyncDisposable {
@@ -33,14 +34,15 @@ export interface Session extends AsyncDisposable {
   /**
    * Changes the precision from the next token on.
    *
-   * @throws {UserError} if the model cannot run at it, or if it changes a width of cached values while there are some
+   * @throws {UserError} if the model cannot run at it, or if it changes a width of cached values while there are some; the session then
+   *   is as it was. Where what it was made of cannot be read any more, it has ended.
    */
   use(precision: Precision): Promise<void>;
   /**
    * Appends tokens, at least one.
    *
    * @returns logits of the token that follows
-   * @throws {UserError} if the context would exceed the model's
+   * @throws {UserError} if the context would exceed the model's, or an id is none of its vocabulary
    */
   prefill(ids: ArrayLike<number>): Promise<Float32Array>;
   /** Appends one token; see `prefill`. */
@@ -95,20 +97,42 @@ export async function createSession(
 ): Promise<Session> {
   const kept = resident ? keepTensors(model) : undefined, source = kept?.source ?? shareTensors(model);
   const { runner, module, sites } = source;
-  const programs = createPrograms(module, source.scheme, { cache: true, stack: runner.backend.dearLaunches ?? false });
-  const cache = createCache(runner), heads: Heads = new WeakMap();
-  let config = configurationOf(source, precision);
-  const memory = length && await sessionMemory({ source, programs, heads, config, resident }, length);
+  const programs = sharedPrograms(module, source.scheme, runner.backend.dearLaunches ?? false);
+  const cache = createCache(runner), vocabulary = vocabularyOf(module);
+  let config = configurationOf(source, precision), hasEnded = false;
+  if (length) checkLength(length.tokens, source.contextLimit);
+  const memory = length && await sessionMemory({ source, programs, config, resident }, length);
   if (memory) planned?.(memory);
   let calls: readonly ConfiguredCall[] = [];
-  const precisionOf = callPrecisions(source, config);
-  for (const call of module.calls) {
-    calls = [...calls, await configureCall(source, programs, call, precisionOf(call))];
+  const end = (): void => {
+    hasEnded = true;
+    cache.clear();
+    for (const call of calls) call.free();
+    calls = [];
+    kept?.free();
+  };
+  try {
+    const precisionOf = callPrecisions(source, config);
+    for (const call of module.calls) {
+      calls = [...calls, await configureCall(source, programs, call, precisionOf(call))];
+    }
+    if (length) await cache.reserve(length.tokens, calls.slice(0, -1).map(({ step }) => step));
+  } catch (error) {
+    end();
+    throw error;
   }
-
-  if (length) await cache.reserve(length.tokens, calls.slice(0, -1).map(({ step }) => step));
+  const demandOpen = (): void => {
+    if (hasEnded) throw new TypeError("Cannot use the session: it has ended");
+  };
+  const switchTo = async (wanted: BitConfig): Promise<void> => {
+    const precisionOf = callPrecisions(source, wanted);
+    for (const [i, configured] of calls.entries()) {
+      calls = calls.with(i, await configured.switchTo(precisionOf(configured.call)));
+    }
+  };
 
   const use = async (next: Precision): Promise<void> => {
+    demandOpen();
     const wanted = configurationOf(source, next);
     const changed = sites.find(({ name, role }) =>
       (role === "key" || role === "value") && wanted[name] !== config[name]
@@ -122,15 +146,20 @@ export async function createSession(
       });
     }
     if (changed) cache.clear();
-    const precisionOf = callPrecisions(source, wanted);
-    for (const [i, configured] of calls.entries()) {
-      calls = calls.with(i, await configured.switchTo(precisionOf(configured.call)));
+    try {
+      await switchTo(wanted);
+    } catch (error) {
+      // Some calls may have switched: all of them go back, or none is left.
+      await switchTo(config).catch(end);
+      throw error;
     }
     config = wanted;
   };
 
   const prefill = async (ids: ArrayLike<number>): Promise<Float32Array> => {
+    demandOpen();
     if (ids.length === 0) throw new RangeError("Expected at least one token but found none");
+    checkIds(ids, vocabulary);
     const total = cache.length + ids.length;
     if (total > source.contextLimit) {
       throw new UserError({
@@ -141,7 +170,7 @@ export async function createSession(
     let logits: Float32Array = new Float32Array();
     const pieces = piecesOf(ids.length);
     for (const [i, piece] of pieces.entries()) {
-      logits = await runPiece({ source, calls, cache, heads }, ids, piece, { wantsLogits: i === pieces.length - 1 });
+      logits = await runPiece({ source, calls, cache }, ids, piece, { wantsLogits: i === pieces.length - 1 });
     }
     return logits;
   };
@@ -161,12 +190,28 @@ export async function createSession(
     generate: (prompt, options) => greedy(session, prompt, options),
     clear: () => cache.clear(),
     [Symbol.asyncDispose]: () => {
-      cache.clear();
-      for (const call of calls) call.free();
-      calls = [];
-      kept?.free();
+      if (!hasEnded) end();
       return Promise.resolve();
     },
   };
   return session;
+}
+
+function checkLength(tokens: number, limit: number): void {
+  if (tokens <= limit) return;
+  throw new UserError({
+    what: `Expected a length of at most ${limit} tokens, the model's context, but found ${tokens}`,
+    mend: "plan a shorter sequence",
+  });
+}
+
+const programsOf = new WeakMap<Module, { scheme: QuantizationScheme; stack: boolean; programs: ElasticPrograms }>();
+
+/** Programs of a module's sessions: equal graphs, which a runner compiles once, for one session after another. */
+function sharedPrograms(module: Module, scheme: QuantizationScheme, stack: boolean): ElasticPrograms {
+  const known = programsOf.get(module);
+  if (known?.scheme === scheme && known.stack === stack) return known.programs;
+  const programs = createPrograms(module, scheme, { cache: true, stack });
+  programsOf.set(module, { scheme, stack, programs });
+  return programs;
 }

@@ -6,7 +6,7 @@ import { tensorType } from "../ir/types.ts";
 import type { Call } from "../ir/module.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import { cacheLeaves, capacityFor } from "./kv_cache.ts";
-import { type Heads, oneTokenHeadOf, TOKEN_INPUT } from "./logits.ts";
+import { oneTokenHeadOf, TOKEN_INPUT } from "./logits.ts";
 import { piecesOf } from "./prefill.ts";
 import type { ElasticPrograms } from "./programs.ts";
 
@@ -41,7 +41,6 @@ export interface SessionMemory {
 export interface SessionPlanInput {
   readonly source: ElasticSource;
   readonly programs: ElasticPrograms;
-  readonly heads: Heads;
   readonly config: BitConfig;
   /** Whether what switches read stays on the backend. */
   readonly resident?: boolean;
@@ -49,13 +48,13 @@ export interface SessionPlanInput {
 
 /** Plans a session, and compiles its programs: the session finds them again. */
 export async function sessionMemory(
-  { source, programs, heads, config, resident = false }: SessionPlanInput,
+  { source, programs, config, resident = false }: SessionPlanInput,
   { prompt, tokens }: SequenceLength,
 ): Promise<SessionMemory> {
   const { runner, module } = source, { backend } = runner, compiled: Executable[] = [];
   const steps = module.calls.map((call, i) => {
     const step = programs.step(call, localWidths(config, call.prefix));
-    return { call, step: i === module.calls.length - 1 ? oneTokenHeadOf(heads, step) : step };
+    return { call, step: i === module.calls.length - 1 ? oneTokenHeadOf(step) : step };
   });
 
   const weights = new Map<string, number>(), read = new Map<string, number>();

@@ -5,7 +5,7 @@ import { tensorType } from "../ir/types.ts";
 import type { ConfiguredCall } from "./configured_call.ts";
 import type { ElasticSource } from "./elastic_source.ts";
 import type { KeyValueCache } from "./kv_cache.ts";
-import { type Heads, oneTokenHeadOf, TOKEN_INPUT } from "./logits.ts";
+import { oneTokenHeadOf, TOKEN_INPUT } from "./logits.ts";
 import { type Piece, stepInputs } from "./prefill.ts";
 
 /** What a step runs on. */
@@ -14,7 +14,6 @@ export interface StepModel {
   /** All calls of the module, in order; the last one returns the logits. */
   readonly calls: readonly ConfiguredCall[];
   readonly cache: KeyValueCache;
-  readonly heads: Heads;
 }
 
 /**
@@ -24,7 +23,7 @@ export interface StepModel {
  * @returns logits of the token behind the piece, unless `wantsLogits` is false
  */
 export async function runPiece(
-  { source: { runner, module }, calls, cache, heads }: StepModel,
+  { source: { runner, module }, calls, cache }: StepModel,
   ids: ArrayLike<number>,
   piece: Piece,
   { wantsLogits }: { readonly wantsLogits: boolean },
@@ -39,7 +38,7 @@ export async function runPiece(
     ["positions", backend.upload(type, inputs.positions)],
     [TOKEN_INPUT, backend.upload(tensorType("i32", [1, 1]), Int32Array.of(count - 1))],
   ]);
-  const last = oneTokenHeadOf(heads, head.step);
+  const last = oneTokenHeadOf(head.step);
   // Calls of one function may have different widths, so here each has a function of its own, named by its number.
   const walk = body.map(({ call, step }, i) => ({
     step,

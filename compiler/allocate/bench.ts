@@ -108,14 +108,16 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
     }
     const results = backend.run(program, pick(program.leaves, leaves));
     tops.release();
+    for (const tensor of Object.values(results)) open.add(tensor);
     const named = Object.entries(results).map(([name, tensor]) => [call.outputs[name] ?? name, tensor]);
     return { ...before, ...Object.fromEntries(named) };
   };
-  const fixed = new Set(Object.values(start));
+  /** Results that have not been discarded. */
+  const open = new Set<Tensor>();
   const discard: MeasureBench["discard"] = (values, kept) => {
     const alive = new Set([...kept].flatMap((each) => Object.values(each)));
     for (const tensor of new Set([...values].flatMap((each) => Object.values(each)))) {
-      if (!alive.has(tensor) && !fixed.has(tensor)) backend.free(tensor);
+      if (!alive.has(tensor) && open.delete(tensor)) backend.free(tensor);
     }
   };
   let exact = start;
@@ -153,7 +155,9 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
       return Math.max(0, kl);
     },
     release: () => {
-      discard([exact], []);
+      // Measuring may have been stopped anywhere.
+      for (const tensor of open) backend.free(tensor);
+      open.clear();
       weights.release();
       pool.release();
     },

@@ -6,7 +6,7 @@
  */
 import type { Tensor } from "../../backends/backend.ts";
 import type { Width } from "../../ir/types.ts";
-import { createPool, type TensorPool } from "../calibrate/programs.ts";
+import { createPool, type TensorPool, within } from "../calibrate/programs.ts";
 import { type ModelSite, modelSites, widthOfReaders } from "../model_sites.ts";
 import {
   type MeasureBench,
@@ -46,26 +46,25 @@ export async function measureFrontier(input: MeasureInput, request: FrontierRequ
     const point = lookUp({ points }, budget);
     if (point) candidates.push(point.widths);
   }
-  const bench = await openBench(input);
   let done = 0;
-  const found = await searchAllocations({
-    counts,
-    widths,
-    candidates,
-    rounds: ties.length <= MOST_SITES ? 1 : 0,
-    draws: ties.length <= MOST_SITES ? DRAWS : DRAWS / 4,
-    measure: async (allocations) => {
-      const losses = await measureAll(
-        bench,
-        reportFrom(input, done),
-        sites,
-        allocations.map((a) => expandTies(a, ties)),
-      );
-      done += losses.length;
-      return losses;
-    },
-  });
-  bench.release();
+  const found = await within(await openBench(input), (bench) =>
+    searchAllocations({
+      counts,
+      widths,
+      candidates,
+      rounds: ties.length <= MOST_SITES ? 1 : 0,
+      draws: ties.length <= MOST_SITES ? DRAWS : DRAWS / 4,
+      measure: async (allocations) => {
+        const losses = await measureAll(
+          bench,
+          reportFrom(input, done),
+          sites,
+          allocations.map((a) => expandTies(a, ties)),
+        );
+        done += losses.length;
+        return losses;
+      },
+    }));
   const expanded = found.map((point) => ({ ...point, widths: expandTies(point.widths, ties) }));
   return {
     sites,
@@ -113,10 +112,7 @@ export async function measureAllocations(
   sites: readonly string[],
   allocations: readonly string[],
 ): Promise<number[]> {
-  const bench = await openBench(input);
-  const losses = await measureAll(bench, input, sites, allocations);
-  bench.release();
-  return losses;
+  return await within(await openBench(input), (bench) => measureAll(bench, input, sites, allocations));
 }
 
 /** Measures some at a time. */

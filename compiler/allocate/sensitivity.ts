@@ -3,8 +3,8 @@
  * model in full precision and the model with that one site quantized (quept-method 9.1, as intended rather than as coded).
  * A site in block k pays only for the calls from k on: everything before it is computed once.
  */
-import { createPool } from "../calibrate/programs.ts";
-import { type MeasureInput, openBench, type TensorValues } from "./bench.ts";
+import { createPool, within } from "../calibrate/programs.ts";
+import { type MeasureBench, type MeasureInput, openBench, type TensorValues } from "./bench.ts";
 import type { Tensor } from "../../backends/backend.ts";
 import type { Module } from "../../ir/module.ts";
 import type { Width } from "../../ir/types.ts";
@@ -15,8 +15,13 @@ import type { AllocationItem } from "./frontier.ts";
 export type Sensitivities = Readonly<Record<string, Readonly<Record<number, number>>>>;
 
 /** Measures every weight site of a module at every width of its recipe. */
-export async function measureSensitivities(input: MeasureInput): Promise<Sensitivities> {
-  const { programs, elastic, recipe, report } = input, bench = await openBench(input);
+export const measureSensitivities = async (input: MeasureInput): Promise<Sensitivities> =>
+  await within(await openBench(input), (bench) => measureSites(input, bench));
+
+async function measureSites(
+  { programs, elastic, recipe, report }: MeasureInput,
+  bench: MeasureBench,
+): Promise<Sensitivities> {
   const found: Record<string, Record<number, number>> = {}, widths = recipe.bitGroups.flat();
   const all = elastic.calls.flatMap((_, index) => bench.sites(index)).length * widths.length;
   let done = 0, exact: TensorValues = bench.start;
@@ -49,8 +54,6 @@ export async function measureSensitivities(input: MeasureInput): Promise<Sensiti
     bench.discard([exact], [after]);
     exact = after;
   }
-  bench.discard([exact], []);
-  bench.release();
   return found;
 }
 

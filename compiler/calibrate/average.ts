@@ -14,6 +14,8 @@ export interface Average {
   add(step: number, steps: number, part: number): void;
   /** Writes the mean to the array, if anything was taken in. */
   finish(): void;
+  /** Forgets the mean. */
+  release(): void;
 }
 
 /** mean += (values - mean)·share, in place: f32[n], `share` f32[1]. */
@@ -48,5 +50,6 @@ export async function openAverage({ backend, get }: Programs, n: number, values:
       backend.run(run, { mean: values, values: sums.mean, share: sums.share });
       release();
     },
+    release,
   };
 }

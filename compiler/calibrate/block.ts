@@ -196,25 +196,29 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     await takeLoss();
     const adam = await openOptimizer(programs, pool, block, { learned, moment1, moment2, gradient });
     const average = await openAverage(programs, layout.length, learned);
-    for (let step = 0, since = 0, passes = 0; step < steps; step++) {
-      const i = step % batches.list.length, epoch = Math.floor(step / batches.list.length);
-      for (const [g, widths] of groups.entries()) {
-        if (!takesPart(widths, { batch: i, epoch, every: settings.every })) continue;
-        const { run, leaves } = await program("train", draw(widths, rng));
-        load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
-        backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));
-        backend.run(run, leaves);
-        passes++;
+    try {
+      for (let step = 0, since = 0, passes = 0; step < steps; step++) {
+        const i = step % batches.list.length, epoch = Math.floor(step / batches.list.length);
+        for (const [g, widths] of groups.entries()) {
+          if (!takesPart(widths, { batch: i, epoch, every: settings.every })) continue;
+          const { run, leaves } = await program("train", draw(widths, rng));
+          load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
+          backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));
+          backend.run(run, leaves);
+          passes++;
+        }
+        adam(step + 1, steps);
+        average.add(step + 1, steps, settings.average);
+        since++;
+        if (since === REPORT_EVERY || step + 1 === steps) {
+          report(step + 1, await takeLoss() / Math.max(1, passes));
+          since = passes = 0;
+        }
       }
-      adam(step + 1, steps);
-      average.add(step + 1, steps, settings.average);
-      since++;
-      if (since === REPORT_EVERY || step + 1 === steps) {
-        report(step + 1, await takeLoss() / Math.max(1, passes));
-        since = passes = 0;
-      }
+      average.finish();
+    } finally {
+      average.release();
     }
-    average.finish();
   };
 
   return {

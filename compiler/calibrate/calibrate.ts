@@ -5,6 +5,7 @@
 import type { HostArray } from "../../backends/backend.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { random } from "../../ir/random.ts";
+import { quote, UserError } from "../../ir/errors.ts";
 import { type BitConfig, type LocalWidths, localWidths, sitesOf, WIDTHS } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Recipe } from "../recipe.ts";
@@ -17,7 +18,7 @@ import { openExact } from "./exact_call.ts";
 import { type InputStatistics, inputStatistics } from "./input_statistics.ts";
 import { initialLearned, learnedLayout, restoredLearned, storedLearned } from "./learned.ts";
 import type { LoadParameter } from "./prepare_call.ts";
-import type { Programs } from "./programs.ts";
+import { type Programs, within } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import { type BlockStart, findClips, findScales } from "./start_block.ts";
 import type { CallStore } from "./store.ts";
@@ -80,33 +81,37 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
   for (const [index, call] of elastic.calls.entries()) {
     if (!quantized[index]) {
       if (!only) {
-        const held = await openHolds(input, elastic, call);
-        await input.store.save(index, await held.stored());
-        held.release();
+        await within(await openHolds(input, elastic, call), async (held) => {
+          await input.store.save(index, await held.stored());
+        });
       }
       if (index > last) continue;
-      const exact = await openExact(input, structure, structure.calls[index] as Call);
-      for (const track of [full, ...tracks]) await advanceTrack(track, (values) => exact.run(values, symbols));
-      exact.release();
+      await within(await openExact(input, structure, structure.calls[index] as Call), async (exact) => {
+        for (const track of [full, ...tracks]) await advanceTrack(track, (values) => exact.run(values, symbols));
+      });
       continue;
     }
 
-    const exact = await openExact(input, structure, structure.calls[index] as Call);
     if (tracks.length === 0) tracks = recipe.bitGroups.map(() => [...full]);
     const targets: Float32Array[] = [], [output] = Object.values(call.outputs);
     if (output === undefined || Object.keys(call.outputs).length > 1) {
       throw new TypeError(`Cannot calibrate "${call.function}": expected a function with one output`);
     }
     const saved = await input.store.load(index), begun = await input.begun?.load(index), before = saved ?? begun;
-    const statistics = (recipe.scaleColumns || settings.clipSearch) && !before
-      ? await inputStatistics(exact, functionOf(structure, call), call.function, batches, full)
-      : new Map<string, InputStatistics>();
-    await advanceTrack(full, async (values) => {
-      const after = await exact.run(values, symbols);
-      targets.push(asFloats(after.get(output) as HostArray));
-      return after;
-    });
-    exact.release();
+    const statistics = await within(
+      await openExact(input, structure, structure.calls[index] as Call),
+      async (exact) => {
+        const found = (recipe.scaleColumns || settings.clipSearch) && !before
+          ? await inputStatistics(exact, functionOf(structure, call), call.function, batches, full)
+          : new Map<string, InputStatistics>();
+        await advanceTrack(full, async (values) => {
+          const after = await exact.run(values, symbols);
+          targets.push(asFloats(after.get(output) as HostArray));
+          return after;
+        });
+        return found;
+      },
+    );
 
     const graph = functionOf(elastic, call), local = only && localWidths(only, call.prefix);
     const layout = learnedLayout(graph, recipe.scheme, local ? learnedWidths(local) : recipe.bitGroups.flat());
@@ -130,30 +135,36 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     const found = begun ?? saved;
     if (found) scales.restore(call, found);
     else await findScales(beginning, scales, learned);
-    const held = await openHolds(input, elastic, call);
-    if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);
-    const opened = openBlock(programs, { ...bound, held: held.tensors }, learned), at = block;
-    if (!saved) {
-      const steps = settings.epochs * batches.list.length;
-      await opened.train(
-        tracks,
-        targets,
-        rng("bits"),
-        (step, loss) => report?.({ block: at, blocks, step, steps, loss }),
-      );
-      const learnt = storedLearned(layout, call.prefix, await opened.learned());
-      await input.store.save(index, only ? learnt : [...await held.stored(), ...scales.stored(call), ...learnt]);
-      // What goes on to the next block is what is stored.
-      opened.restore(restoredLearned(layout, call.prefix, learnt));
-    }
-    if (index < last) {
-      await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));
-    }
-    opened.release();
-    held.release();
-    block++;
+    const at = block++;
+    await within(await openHolds(input, elastic, call), async (held) => {
+      if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);
+      await within(openBlock(programs, { ...bound, held: held.tensors }, learned), async (opened) => {
+        if (!saved) {
+          const steps = settings.epochs * batches.list.length;
+          await opened.train(tracks, targets, rng("bits"), (step, loss) => {
+            checkLoss(loss, call.prefix || call.function, step);
+            report?.({ block: at, blocks, step, steps, loss });
+          });
+          const learnt = storedLearned(layout, call.prefix, await opened.learned());
+          await input.store.save(index, only ? learnt : [...await held.stored(), ...scales.stored(call), ...learnt]);
+          // What goes on to the next block is what is stored.
+          opened.restore(restoredLearned(layout, call.prefix, learnt));
+        }
+        if (index < last) {
+          await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));
+        }
+      });
+    });
   }
   return scales.load;
+}
+
+function checkLoss(loss: number, call: string, step: number): void {
+  if (Number.isFinite(loss)) return;
+  throw new UserError({
+    what: `Expected a calibration that converges but found a loss of ${loss} at step ${step} of ${quote(call)}`,
+    mend: "learn more slowly, for example with --set adapter-rate=1e-4 --set clip-rate=0.01",
+  });
 }
 
 /** The width that each site learns for: its own, none in full precision. */

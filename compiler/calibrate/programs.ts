@@ -59,3 +59,15 @@ export function createPool(backend: Backend): TensorPool {
     },
   };
 }
+
+/** Uses what has to be released, and releases it whatever happens: a caller may stop a calibration by an error of its own. */
+export async function within<T extends { release(): void }, R>(
+  resource: T,
+  use: (resource: T) => Promise<R>,
+): Promise<R> {
+  try {
+    return await use(resource);
+  } finally {
+    resource.release();
+  }
+}

@@ -1,5 +1,6 @@
 /** Settings of a calibration. The paper's constants are for 7B models; each default here names what chose it. */
 import { eachWidth } from "../../ir/sites.ts";
+import { quote, UserError } from "../../ir/errors.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Track } from "../recipe.ts";
 
@@ -57,6 +58,41 @@ export interface CalibrationSettings {
     /** Weight of each bit group in the average, in the order of the recipe's groups (highest widths first). */
     readonly weights: readonly number[];
   };
+}
+
+/** What numbers of the settings may be. */
+const LIMITS: Readonly<Partial<Record<keyof CalibrationSettings, { least: number; most?: number; whole?: true }>>> = {
+  sequences: { least: 1, whole: true },
+  tokens: { least: 2, whole: true },
+  batch: { least: 1, whole: true },
+  epochs: { least: 0, whole: true },
+  clipRate: { least: 0 },
+  adapterRate: { least: 0 },
+  rateSlope: { least: 0 },
+  average: { least: 0, most: 1 },
+  mixtures: { least: 0, most: 1 },
+  refine: { least: 0 },
+  weightOnly: { least: 0, most: 1 },
+  measureTokens: { least: 1, whole: true },
+};
+
+/**
+ * Refuses settings that a calibration cannot have.
+ *
+ * @throws {UserError} naming the first
+ */
+export function checkCalibrationSettings(settings: CalibrationSettings): void {
+  for (const [name, { least, most = Infinity, whole }] of Object.entries(LIMITS)) {
+    const value = settings[name as keyof typeof LIMITS];
+    const fits = typeof value === "number" && Number.isFinite(value) && value >= least && value <= most &&
+      (!whole || Number.isInteger(value));
+    if (fits) continue;
+    const range = most === Infinity ? `of ${least} or more` : `from ${least} to ${most}`;
+    throw new UserError({
+      what: `Expected a ${whole ? "whole " : ""}number ${range} but found ${quote(value)}`,
+      where: `the setting ${quote(name)}`,
+    });
+  }
 }
 
 /**

@@ -104,6 +104,7 @@ export function parseDecoderConfig(bytes: Uint8Array, file: string): DecoderConf
   const hiddenSize = fields.count("hidden_size");
   const layers = fields.count("num_hidden_layers");
   const maxPositions = fields.count("max_position_embeddings", family.maxPositions);
+  if (maxPositions < 2) throw fields.error("max_position_embeddings", "2 or more");
   return {
     modelType,
     vocabSize: fields.count("vocab_size"),

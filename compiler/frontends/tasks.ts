@@ -24,7 +24,10 @@ export interface TaskItem {
 
 /** A task. */
 export interface Task {
+  /** That of its layout. */
   readonly name: string;
+  /** The file that it was read from. */
+  readonly file: string;
   readonly items: readonly TaskItem[];
 }
 
@@ -97,7 +100,7 @@ export function parseTask(bytes: Uint8Array, name: string, layout?: TaskLayout):
     found ??= layoutOf(object, where);
     return LAYOUTS[found](fieldsOf(object, name, "", where));
   });
-  if (items.length > 0) return { name: found ?? name, items };
+  if (items.length > 0) return { name: found ?? name, file: name, items };
   throw new UserError({
     what: "Expected questions but found none",
     where: quote(name),

@@ -8,7 +8,7 @@ import { openTokenizer, type Tokenizer } from "../../compiler/frontends/tokenize
 import { quote, UserError } from "../../ir/errors.ts";
 import { answerTask } from "../choices.ts";
 import { type Passage, windowsOf } from "../passages.ts";
-import { EVALUATION_TOKENS, scoreSettings, settingOf } from "../result_row.ts";
+import { cutNote, EVALUATION_TOKENS, scoreSettings, settingOf } from "../result_row.ts";
 import { vocabularyOf } from "../vocabulary.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel, openTexts } from "./host.ts";
@@ -63,12 +63,15 @@ export async function evaluateCommand(options: EvaluateOptions, host: Host): Pro
   if (tasks.length === 0) return;
   progress.line(`Answering ${tasks.map(({ name, items }) => `${items.length} questions of ${name}`).join(", ")}`);
   const print = taskPrinter(options.json, host.print);
+  // Easy and Challenge have one layout.
+  const labelOf = ({ name, file }: Task): string =>
+    tasks.filter((other) => other.name === name).length > 1 ? file.replace(/^.*[/\\]/, "") : name;
   for (const { spec, ...scorer } of settings) {
     for (const task of tasks) {
       progress.status(`${task.name} at ${spec.text}`);
       const score = await answerTask(task, { scorer, tokenizer, limit });
       progress.end();
-      print(spec.text, score);
+      print(spec.text, labelOf(task), score);
     }
   }
 }
@@ -90,9 +93,13 @@ function passagesOf(
       if (value === undefined) continue;
       throw new UserError({ what: `Expected --protocol wikitext beside --${name} but found texts`, mend: "add it" });
     }
-    const list = tokenizeTexts(data, tokenizer, { maxTokens: Math.min(EVALUATION_TOKENS, limit), vocabSize });
-    const isCut = limit < EVALUATION_TOKENS && list.some(({ length }) => length === limit);
-    return { list, note: isCut ? `; texts are cut to ${limit} tokens, all that the model's context allows` : "" };
+    const maxTokens = Math.min(EVALUATION_TOKENS, limit),
+      list = tokenizeTexts(data, tokenizer, { maxTokens, vocabSize });
+    const cut = cutNote(data, list, maxTokens);
+    return {
+      list,
+      note: cut && `; ${cut}${limit <= EVALUATION_TOKENS ? ", all that the model's context allows" : ""}`,
+    };
   }
   const size = window ?? Math.min(WIKITEXT_TOKENS, limit), step = stride ?? size;
   if (size > limit || step > size) {

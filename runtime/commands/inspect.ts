@@ -6,7 +6,7 @@ import { sizeModelOf } from "../../compiler/budget.ts";
 import { openCheckpoint } from "../../compiler/frontends/checkpoint.ts";
 import { parseDecoderConfig } from "../../compiler/frontends/config.ts";
 import { contextLimit, decoderModule } from "../../compiler/frontends/decoder.ts";
-import { modelSites } from "../../compiler/model_sites.ts";
+import { type ModelSite, modelSites } from "../../compiler/model_sites.ts";
 import { defaultRecipe, type Recipe } from "../../compiler/recipe.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import type { Module } from "../../ir/module.ts";
@@ -41,6 +41,7 @@ interface Inspected {
  * @throws {UserError} on anything wrong with what was given, or names that the model does not have
  */
 export async function inspectCommand(options: InspectOptions, host: Host): Promise<void> {
+  checkViews(options);
   const model = await inspectedModel(options, host), { elastic, recipe } = model;
   const config = (): BitConfig =>
     configOf(
@@ -65,6 +66,7 @@ export async function inspectCommand(options: InspectOptions, host: Host): Promi
       );}
     return;
   }
+  if (options.sites) return host.print(sitesText(modelSites(elastic)));
   const { after, functionName } = options;
   if (after === undefined && functionName === undefined && options.bits === undefined) {
     return host.print(overview(model));
@@ -79,6 +81,39 @@ export async function inspectCommand(options: InspectOptions, host: Host): Promi
   if (!graph) throw unknownName("a function", functionName, Object.keys(module.functions));
   host.print(print(graph).trimEnd());
 }
+
+/** Refuses options that another one leaves without effect. */
+function checkViews({ kernels, kernel, wgsl, plan, sites, after, functionName }: InspectOptions): void {
+  const views = [
+    ["--kernels", kernels],
+    ["--kernel", kernel !== undefined],
+    ["--plan", plan],
+    ["--sites", sites],
+    ["--after", after !== undefined],
+  ] as const;
+  const [first, second] = views.filter(([, given]) => given).map(([name]) => name);
+  if (first && second) {
+    throw new UserError({
+      what: `Expected one thing to show but found ${first} and ${second}`,
+      mend: "give one of them",
+    });
+  }
+  if (wgsl && kernel === undefined) {
+    throw new UserError({
+      what: "Expected --kernel NAME beside --wgsl but found none",
+      mend: "--kernels lists the names",
+    });
+  }
+  if (sites && functionName !== undefined) {
+    throw new UserError({ what: "Expected --sites alone but found --function", mend: "leave --function out" });
+  }
+}
+
+const sitesText = (sites: readonly ModelSite[]): string =>
+  sites.map(({ name, role, parameters }) =>
+    `${name}, ${role}${role === "weight" ? ` of ${parameters} parameters` : ""}`
+  )
+    .join("\n");
 
 /** A checkpoint is shown as `compile` would make it elastic for the setting; an artifact as it is. */
 async function inspectedModel({ model, bits }: InspectOptions, host: Host): Promise<Inspected> {
@@ -114,7 +149,7 @@ function overview({ name, kind, snapshots, elastic, frontier }: Inspected): stri
     `${name}, ${kind}`,
     "functions (--function NAME)",
     ...functions,
-    "sites",
+    "sites (--sites)",
     `  ${count("weight")} weights of ${parameters} parameters in all, ${count("activation")} activations, ${
       count("key") + count("value")
     } cached values`,

@@ -78,6 +78,7 @@ export interface InspectOptions {
   readonly kernel?: string;
   readonly wgsl: boolean;
   readonly plan: boolean;
+  readonly sites: boolean;
 }
 
 /** A command line, checked. */
@@ -151,7 +152,8 @@ const TABLES = {
     data: { value: "FILE", doc: "text to evaluate on: .txt or .jsonl" },
     protocol: {
       value: "NAME",
-      doc: "texts: each on its own; wikitext: joined by empty lines and cut to windows (texts)",
+      doc:
+        "texts: the first 512 tokens of each, on their own; wikitext: all of them, joined by empty lines and cut to windows (texts)",
     },
     window: { value: "N", doc: "tokens per window of the wikitext protocol (2048, or the model's context)" },
     stride: { value: "N", doc: "tokens between the starts of windows; what overlaps is context (the window)" },
@@ -189,6 +191,7 @@ const TABLES = {
     kernel: { value: "NAME", doc: "one kernel" },
     wgsl: { doc: "with --kernel: its WGSL" },
     plan: { doc: "the memory plan of the step programs" },
+    sites: { doc: "everything that has a width: names, as --pin takes them, and parameters" },
     ...HELP_TABLE,
   },
 } as const satisfies Readonly<Record<string, OptionTable>>;
@@ -200,10 +203,21 @@ const TABLES = {
  */
 export function readCommand(args: readonly string[]): Command {
   const [first = ""] = args, kind = isSubcommand(first) ? first : "compile", table: OptionTable = TABLES[kind];
-  if (args.some((arg) => arg === "--help" || arg === "-h")) return { kind: "help", text: helpText() };
-  const read = readArguments(kind === first ? args.slice(1) : args, table, 1);
+  const rest = kind === first ? args.slice(1) : args;
+  if (asksForHelp(rest, table)) return { kind: "help", text: helpText() };
+  const read = readArguments(rest, table, 1);
   if (read.has("version")) return { kind: "version" };
   return READERS[kind](read);
+}
+
+/** Whether --help or -h is there as an option, and not as the value of one. */
+function asksForHelp(args: readonly string[], table: OptionTable): boolean {
+  const end = args.indexOf("--"), before = end < 0 ? args : args.slice(0, end);
+  return before.some((arg, i) => {
+    const previous = (before[i - 1] ?? "").replace(/^--/, "");
+    const isValue = before[i - 1]?.startsWith("--") && Object.hasOwn(table, previous) && table[previous]?.value;
+    return (arg === "--help" || arg === "-h") && !isValue;
+  });
 }
 
 const isSubcommand = (name: string): name is keyof typeof TABLES => Object.hasOwn(TABLES, name);
@@ -266,6 +280,7 @@ const READERS: Readonly<Record<keyof typeof TABLES, (read: Arguments) => Command
     ...given("kernel", read.text("kernel")),
     wgsl: read.has("wgsl"),
     plan: read.has("plan"),
+    sites: read.has("sites"),
   }),
 };
 

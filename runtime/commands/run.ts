@@ -6,7 +6,7 @@ import { checkContext } from "../../compiler/frontends/decoder.ts";
 import { openTokenizer } from "../../compiler/frontends/tokenizer.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { createSession } from "../session.ts";
-import { vocabularyOf } from "../vocabulary.ts";
+import { checkIds, vocabularyOf } from "../vocabulary.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel } from "./host.ts";
 import { openSource } from "./models.ts";
@@ -28,15 +28,12 @@ export async function runCommand(
   const config = parseDecoderConfig(await folder.read("config.json"), `${folder.name}/config.json`);
   await using backend = await openDevice(device);
   const source = (await openSource(folder, createRunner(backend)))(spec),
-    ids = tokenizer.encode(prompt),
-    known = vocabularyOf(source.module);
-  const foreign = ids.find((id) => id >= known);
-  if (ids.length === 0 || foreign !== undefined) {
+    ids = tokenizer.encode(prompt);
+  checkIds(ids, vocabularyOf(source.module));
+  if (ids.length === 0) {
     throw new UserError({
-      what: foreign === undefined
-        ? `Expected a prompt of at least one token but found ${quote(prompt)}`
-        : `Expected token ids below the model's vocabulary size ${known} but found ${foreign}`,
-      mend: foreign === undefined ? "give some text to --prompt" : "use the tokenizer that belongs to the model",
+      what: `Expected a prompt of at least one token but found ${quote(prompt)}`,
+      mend: "give some text to --prompt",
     });
   }
   checkContext(config, ids.length);

@@ -32,17 +32,20 @@ export function rowPrinter(json: boolean, print: (line: string) => void): RowPri
   };
 }
 
-/** Prints what a model makes of a task at a setting. */
-export function taskPrinter(json: boolean, print: (line: string) => void): (bits: string, score: TaskScore) => void {
-  if (json) return (bits, score) => print(JSON.stringify({ bits, ...score }));
+/** Prints what a model makes of a task at a setting; `label` is what the table calls the task. */
+export function taskPrinter(
+  json: boolean,
+  print: (line: string) => void,
+): (bits: string, label: string, score: TaskScore) => void {
+  if (json) return (bits, _, score) => print(JSON.stringify({ bits, ...score }));
   const percent = (share: number, error: number) =>
     `${(100 * share).toFixed(2)}${Number.isNaN(error) ? "" : ` ± ${(100 * error).toFixed(2)}`}`;
   let begun = false;
-  return (bits, { task, items, acc, accError, accNorm, accNormError }) => {
+  return (bits, label, { items, acc, accError, accNorm, accNormError }) => {
     if (!begun) print(tableLine(["bits", "task", "questions", "acc, %", "acc_norm, %"], TASK_WIDTHS));
     begun = true;
     print(
-      tableLine([bits, task, String(items), percent(acc, accError), percent(accNorm, accNormError)], TASK_WIDTHS),
+      tableLine([bits, label, String(items), percent(acc, accError), percent(accNorm, accNormError)], TASK_WIDTHS),
     );
   };
 }

@@ -17,10 +17,11 @@ import { type CompiledModel, compileModel } from "../../runtime/compile_model.ts
 import { score } from "../../runtime/evaluate.ts";
 import { configurationOf } from "../../runtime/configuration.ts";
 import { EVALUATION_TOKENS } from "../../runtime/result_row.ts";
+import { VERSION } from "../../runtime/version.ts";
 import { ablationChart } from "./ablate/chart.ts";
 import { COMMON, PARTS } from "./ablate/parts.ts";
 import { measureInputOf, traceItems } from "./ablate/traces.ts";
-import { medianOf, openRows } from "./report.ts";
+import { medianOf, openRows, refuseUnknown } from "./report.ts";
 
 /** A finished run at one setting. */
 interface Row {
@@ -35,6 +36,7 @@ interface Row {
 const BUDGETS = [2.5, 3, 3.5];
 const bundled = new URL("../../examples/models/world", import.meta.url).pathname;
 const options = parseArgs(Deno.args, {
+  unknown: refuseUnknown,
   string: ["calib", "eval", "only", "seeds", "epochs", "out", "threads"],
   default: {
     calib: `${bundled}/calibration.jsonl`,
@@ -52,7 +54,12 @@ if (unknown !== undefined) {
   Deno.exit(2);
 }
 await Deno.mkdir(out, { recursive: true });
-const { rows, add } = await openRows<Row>(`${out}/rows-${options.epochs ?? "default"}.jsonl`);
+const { rows, add } = await openRows<Row>(`${out}/rows-${options.epochs ?? "default"}.jsonl`, {
+  version: VERSION,
+  model: folder.name,
+  calib: options.calib,
+  eval: options.eval,
+});
 await using backend = await openWasm({ threads: Number(options.threads ?? navigator.hardwareConcurrency) });
 
 /** Mixtures of one artifact, allocated in other ways than by search: from single-site losses, by knapsack and greedily, and from traces. */

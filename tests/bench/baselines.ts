@@ -10,7 +10,8 @@ import { readTexts } from "../../compiler/frontends/dataset.ts";
 import { localFolder } from "../../compiler/frontends/source.ts";
 import { RECIPE_NAMES, type RecipeName } from "../../compiler/recipe.ts";
 import { compileModel } from "../../runtime/compile_model.ts";
-import { medianOf, openRows } from "./report.ts";
+import { VERSION } from "../../runtime/version.ts";
+import { medianOf, openRows, refuseUnknown } from "./report.ts";
 
 /** A method at a width: as baselines.py prints it, and ours alike. */
 interface Row {
@@ -25,6 +26,7 @@ interface Row {
 
 const bundled = new URL("../../examples/models/world", import.meta.url).pathname;
 const options = parseArgs(Deno.args, {
+  unknown: refuseUnknown,
   string: ["calib", "eval", "widths", "methods", "seeds", "threads", "python", "out"],
   default: {
     calib: `${bundled}/calibration.jsonl`,
@@ -39,7 +41,12 @@ const options = parseArgs(Deno.args, {
 });
 const path = String(options._[0] ?? bundled), widths: readonly number[] = options.widths.split(",").map(Number);
 await Deno.mkdir(options.out, { recursive: true });
-const { rows, add } = await openRows<Row>(`${options.out}/rows.jsonl`);
+const { rows, add } = await openRows<Row>(`${options.out}/rows.jsonl`, {
+  version: VERSION,
+  model: path,
+  calib: options.calib,
+  eval: options.eval,
+});
 const isKnown = (method: string, width: number, seed?: number): boolean =>
   rows.some((row) => row.method === method && row.width === width && row.seed === seed);
 

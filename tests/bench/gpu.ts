@@ -11,9 +11,13 @@ import { benchCalibration } from "./gpu/calibration.ts";
 import { measureRoofline } from "./gpu/roofline.ts";
 import { benchModels } from "./models/models.ts";
 import { SEVEN_B } from "./models/random_source.ts";
-import { benchLine, comparedWith, createReport, type PeerMedian } from "./report.ts";
+import { benchLine, comparedWith, createReport, type PeerMedian, refuseUnknown } from "./report.ts";
 
-const options = parseArgs(Deno.args, { boolean: ["json", "markdown"], string: ["only", "match", "layers", "hidden"] });
+const options = parseArgs(Deno.args, {
+  unknown: refuseUnknown,
+  boolean: ["json", "markdown"],
+  string: ["only", "match", "layers", "hidden"],
+});
 const report = createReport(options.json ? "json" : options.markdown ? "markdown" : "text");
 const layers = Number(options.layers ?? SEVEN_B.layers), hidden = Number(options.hidden ?? SEVEN_B.hiddenSize);
 const config = {

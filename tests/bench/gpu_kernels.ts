@@ -12,12 +12,13 @@ import { GENERAL, kernelVariants } from "../../backends/webgpu/variants.ts";
 import { random } from "../../ir/random.ts";
 import { sizeOf } from "../../ir/types.ts";
 import { attention, ATTENTIONS, linear, LINEARS, type LinearShape } from "./gpu_specs.ts";
+import { refuseUnknown } from "./report.ts";
 
 /** Weights of one kernel lie in so many bytes of copies, several times any cache. */
 const SPREAD = 512 * 2 ** 20;
 const MOST_COPIES = 48;
 
-const args = parseArgs(Deno.args, { string: ["match", "shrink"], boolean: ["json"] });
+const args = parseArgs(Deno.args, { unknown: refuseUnknown, string: ["match", "shrink"], boolean: ["json"] });
 const shrink = Number(args.shrink ?? 1);
 const device = await openDevice(), queue = device.queue;
 const traits: KernelTraits = {

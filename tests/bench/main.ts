@@ -11,7 +11,7 @@ import { matMul, matMulNBits } from "./cpu/onnx.ts";
 import { openPeers } from "./cpu/onnx_runtime.ts";
 import { benchCpuModels } from "./cpu/models.ts";
 import { measureCpu } from "./cpu/roofline.ts";
-import { benchLine, createReport, medianOf } from "./report.ts";
+import { benchLine, createReport, medianOf, refuseUnknown } from "./report.ts";
 
 /** One product: ours and the model that peers run. */
 interface Case extends Product {
@@ -63,6 +63,7 @@ const CASES: readonly Case[] = [
 ];
 
 const options = parseArgs(Deno.args, {
+  unknown: refuseUnknown,
   boolean: ["json", "markdown", "peers", "models"],
   string: ["threads", "only"],
   negatable: ["peers", "models"],

@@ -57,15 +57,31 @@ export function createReport(format: Format, print: (text: string) => void = con
   };
 }
 
-/** Rows of a long run in a file of JSON lines: those of an earlier run that was stopped, and more, which are written as they come. */
-export async function openRows<Row>(file: string) {
-  const text = await Deno.readTextFile(file).catch(() => "");
-  const rows: Row[] = text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+/**
+ * Rows of a long run in a file of JSON lines: those of an earlier run that was stopped, and more, which are written as they come. Rows of
+ * something else (of another model, other texts) stay in the file, and are not seen.
+ *
+ * @param of what the rows are of
+ */
+export async function openRows<Row>(file: string, of: Readonly<Record<string, string>>) {
+  const text = await Deno.readTextFile(file).catch(() => ""), own = JSON.stringify(of);
+  const rows: Row[] = text.split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((row) =>
+    JSON.stringify(row.of) === own
+  );
   const add = async (found: readonly Row[]): Promise<void> => {
     rows.push(...found);
-    await Deno.writeTextFile(file, found.map((row) => `${JSON.stringify(row)}\n`).join(""), { append: true });
+    await Deno.writeTextFile(file, found.map((row) => `${JSON.stringify({ ...row, of })}\n`).join(""), {
+      append: true,
+    });
   };
   return { rows, add };
+}
+
+/** For `parseArgs`: an option that is not known ends the program, which would otherwise run for minutes. */
+export function refuseUnknown(arg: string, name?: string): boolean {
+  if (name === undefined) return true;
+  console.error(`error: Expected an option but found "${arg}"; the head of the file says which there are`);
+  Deno.exit(2);
 }
 
 /** The middle of some numbers. */

@@ -170,6 +170,10 @@ Deno.test("configOf() takes the largest point of the frontier within the budget"
     assert(bits <= hundredths / 100 + 1e-6);
     assert(FRONTIER.points.every((point) => point.meanBits <= bits + 1e-9 || point.meanBits > hundredths / 100));
   }));
+  // Of 20 and 60 weights 3 and 2 bits are 2.25 per weight, and 2.5 per site.
+  const perSite = { ...FRONTIER, countsSites: true },
+    chosen = (text: string, from: Frontier) => configOf(parseBitSpec(text), SITES, from)["down.weight"];
+  assertEquals([chosen("mixed@2.4", FRONTIER), chosen("mixed@2.4", perSite), chosen("mixed@2.5", perSite)], [3, 2, 3]);
   assertThrows(() => configOf(parseBitSpec("mixed"), SITES), UserError, 'allocated bits for "mixed" but found none');
   const rich = { ...FRONTIER, points: FRONTIER.points.slice(2) };
   assertThrows(

@@ -119,6 +119,41 @@ const CASES: readonly Case[] = [
     args: () => ["--bits", "w2a4"],
     message: /Expected 4 to 8 bits per weight .*found "w2a4"/,
   },
+  {
+    name: "activations beside weights alone",
+    args: () => ["--bits", "4,w4a4", "--track", "weights"],
+    message: /weights alone beside --track weights but found "w4a4".*leave --track out/,
+  },
+  {
+    name: "a pin of no site",
+    args: () => ["--pin", "zzz=8"],
+    message: /pattern of site names but found "zzz".*inspect --sites lists them/,
+  },
+  {
+    name: "a size below the least",
+    args: () => ["--bits", "mixed@1KB/memory"],
+    message: /at least (\d+) bytes, .*\(\d+ of them embeddings, .*found "mixed@1KB\/memory"; use "mixed@\1B\/memory"/,
+  },
+  {
+    name: "a budget below the pins",
+    args: () => ["--bits", "mixed@2.5", "--pin", "layers.*.weight=8"],
+    message: /at least 8\.00 mean bits/,
+  },
+  {
+    name: "weights of the merge for other groups",
+    args: () => ["--set", "inputs=fused", "--set", "lambdas=0.3,0.3,0.4"],
+    message: /Expected 5 weights of the merge.*one per bit group, 8,7\/6,5\/4\/3\/2/,
+  },
+  {
+    name: "an infinite rate",
+    args: () => ["--set", "clip-rate=Infinity"],
+    message: /Expected clip-rate=RATE but found "clip-rate=Infinity"/,
+  },
+  {
+    name: "a context of one token",
+    model: { config: { max_position_embeddings: 1 } },
+    message: /"max_position_embeddings" to be 2 or more/,
+  },
   { name: "a budget below the least", args: () => ["--bits", "w4a4,mixed@3"], message: /found "mixed@3"/ },
   {
     name: "an empty calibration text",
@@ -227,6 +262,18 @@ const CASES: readonly Case[] = [
     whole: true,
     args: ({ model }) => ["inspect", model, "--after", "magic"],
     message: /Expected a pass of the model but found "magic"; use one of start,/,
+  },
+  {
+    name: "inspect of two things",
+    whole: true,
+    args: ({ model }) => ["inspect", model, "--after", "specialize", "--kernels"],
+    message: /Expected one thing to show but found --kernels and --after/,
+  },
+  {
+    name: "inspect of no kernel's text",
+    whole: true,
+    args: ({ model }) => ["inspect", model, "--wgsl"],
+    message: /Expected --kernel NAME beside --wgsl/,
   },
   {
     name: "inspect of no kernel",

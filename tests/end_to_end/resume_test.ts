@@ -6,6 +6,7 @@ import { openArtifact } from "../../compiler/artifact/artifact.ts";
 import { localFolder } from "../../compiler/frontends/source.ts";
 import { UserError } from "../../ir/errors.ts";
 import { type CompileEvent, compileModel, type CompileModelOptions } from "../../runtime/compile_model.ts";
+import { countingBackend } from "../support/counting_backend.ts";
 import { namesIn, ownLines, runCompile, tinyModel } from "./tiny_model.ts";
 
 interface Place {
@@ -116,7 +117,34 @@ Deno.test("finished blocks of other settings are refused, by name", async () => 
   await assertRejects(() => compileTo(place, "out", { report: stopAt(1) }), Error, "stopped");
   const error = await assertRejects(() => compileTo(place, "out", { seed: 1, settings: { epochs: 3 } }), UserError);
   assert(error.message.includes("found one of another settings, recipe, seed"), error.message);
+  const refused = async (what: string, options: Partial<CompileModelOptions>) => {
+    const { message } = await assertRejects(() => compileTo(place, "out", options), UserError);
+    assert(message.includes(`found one of another ${what}, in`), `${what}: ${message}`);
+  };
+  await refused("allocation", { tie: true });
+  await refused("allocation", { weighting: "sites" });
+  await refused("data", { calibration: await readTexts(`${place.model}/text.txt`) });
+  const config = `${place.model}/config.json`, text = await Deno.readTextFile(config);
+  await Deno.writeTextFile(config, text.replace("10000", "20000"));
+  await refused("configuration", {});
   assertEquals((await namesIn(`${place.root}/out/.calibration`)).length, 4);
+});
+
+Deno.test("a compilation that is stopped anywhere leaves no tensor on its backend", async () => {
+  await using place = await tinyModel();
+  const { backend, alive } = countingBackend(await openWasm());
+  const calibration = await readTexts(`${place.model}/calibration.jsonl`), model = await localFolder(place.model);
+  for (const kind of ["rehearsal", "calibration", "sensitivity", "allocation", "refinement", "result"] as const) {
+    // Behind the first report, where something is under way.
+    let reports = 0;
+    const report = (event: CompileEvent) => {
+      if (event.kind === kind && ++reports === 2) throw new Error("stopped");
+    };
+    const options = { model, backend, calibration, bits: "mixed@2.5,4", settings: { epochs: 2 }, report };
+    await assertRejects(() => compileModel(options), Error, "stopped", kind);
+    assertEquals(alive.size, 0, kind);
+  }
+  await backend[Symbol.asyncDispose]();
 });
 
 Deno.test("a killed process leaves what the next one goes on from", async () => {

@@ -1,15 +1,17 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Backend } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/backend.ts";
+import { createRunner } from "../../backends/runner.ts";
 import { openWasm } from "../../backends/wasm/backend.ts";
-import { artifactBytes } from "../../compiler/artifact/artifact.ts";
+import { artifactBytes, openArtifact } from "../../compiler/artifact/artifact.ts";
 import { refinedWidths } from "../../compiler/artifact/refined.ts";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
-import { memoryFolder } from "../../compiler/frontends/source.ts";
+import { type Folder, memoryFolder } from "../../compiler/frontends/source.ts";
 import { modelSites } from "../../compiler/model_sites.ts";
 import type { Track } from "../../compiler/recipe.ts";
 import { mostLikely } from "../../runtime/generate.ts";
-import { openSession } from "../../runtime/session.ts";
+import { artifactSource } from "../../runtime/artifact_source.ts";
+import { createSession, openSession } from "../../runtime/session.ts";
 import { assertUserError } from "../compiler/frontends/fixtures.ts";
 import { BACKENDS } from "../support/backends.ts";
 import { countingFolder } from "../support/counting_folder.ts";
@@ -250,6 +252,89 @@ Deno.test("session refuses what its model cannot do, and goes on", async () => {
   assertEquals([session.config, session.length], [before, IDS.length]);
   const left = await Array.fromAsync(session.generate([1]));
   assertEquals([left.length, session.length], [20, 32], "generates to the end of the context");
+});
+
+Deno.test("session refuses what is no token of its model, a length beyond its context, and everything once it has ended", async () => {
+  const backend = openReference(), folder = await tinyFolder("weights");
+  const session = await openSession({ folder, backend, precision: "4" });
+  for (const id of [99999, -1, 1.5, NaN]) {
+    await assertUserError(
+      () => session.decode(id),
+      /^Expected token ids below the model's vocabulary size \d+ but found /,
+    );
+  }
+  assertEquals(session.length, 0);
+  await session[Symbol.asyncDispose]();
+  await session[Symbol.asyncDispose]();
+  await assertRejects(() => session.decode(1), TypeError, "it has ended");
+  await assertRejects(() => session.use("2"), TypeError, "it has ended");
+  await assertUserError(
+    () => openSession({ folder, backend, length: { prompt: 4, tokens: 33 } }),
+    /^Expected a length of at most 32 tokens, the model's context, but found 33/,
+  );
+});
+
+Deno.test("a session that cannot switch is as it was, or has ended and freed everything", async () => {
+  const { backend, alive } = countingBackend(openReference()), { folder } = await open("weights");
+  // Reads of an opened artifact fail from some number on, `failing` of them.
+  let reads = 0, from = Infinity, failing = 0;
+  const failed = () => ++reads > from && reads <= from + failing;
+  const unreliable: Folder = {
+    ...folder,
+    open: async (file) => {
+      const source = await folder.open(file);
+      const check = () => {
+        if (failed()) throw new Error("unplugged");
+      };
+      return {
+        ...source,
+        read: async (...range) => {
+          check();
+          return await source.read(...range);
+        },
+        readAll: async (ranges) => {
+          check();
+          return await source.readAll(ranges);
+        },
+      };
+    },
+  };
+  for (const lasting of [false, true]) {
+    from = Infinity;
+    const session = await openSession({ folder: unreliable, backend, precision: "8" });
+    const before = await session.prefill(IDS);
+    session.clear();
+    [reads, from, failing] = [0, 5, lasting ? Infinity : 1];
+    await assertRejects(() => session.use("2"), Error, "unplugged");
+    if (lasting) {
+      await assertRejects(() => session.decode(1), TypeError, "it has ended");
+      assertEquals(alive.size, 0);
+    } else {
+      assertEquals(new Set(Object.values(session.config)), new Set([8]));
+      assertEquals(await session.prefill(IDS), before);
+      await session[Symbol.asyncDispose]();
+    }
+  }
+  from = 0;
+  failing = Infinity;
+  assertEquals(alive.size, 0);
+});
+
+Deno.test("sessions of one model share their programs", async () => {
+  const backend = openReference(), { folder } = await open("weights"), after: number[] = [];
+  let compiled = 0;
+  const compile: Backend["compile"] = (...args) => {
+    compiled++;
+    return backend.compile(...args);
+  };
+  const source = artifactSource(await openArtifact(folder), createRunner({ ...backend, compile }));
+  for (let i = 0; i < 3; i++) {
+    await using session = await createSession(source, "4");
+    await session.prefill(IDS);
+    after.push(compiled);
+  }
+  assert(compiled > 0);
+  assertEquals(after, [compiled, compiled, compiled]);
 });
 
 Deno.test("session refuses activation and cache widths of a model with weights alone", async () => {

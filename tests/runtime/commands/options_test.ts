@@ -104,6 +104,17 @@ Deno.test("readCommand() refuses what it does not know", () => {
   ) assertMatch(assertThrows(() => readCommand(args), UserError).message, message);
 });
 
+Deno.test("readCommand() takes no value for a call for help", () => {
+  const prompt = (...args: string[]) => {
+    const command = readCommand(["run", "model", "--prompt", ...args]);
+    return command.kind === "run" ? command.prompt : command.kind;
+  };
+  assertEquals(prompt("-h"), "-h");
+  assertEquals(prompt("text", "-h"), "help");
+  assertEquals(prompt("text", "--json", "--help"), "help");
+  assertThrows(() => prompt("--help"), UserError, "Expected a value for --prompt");
+});
+
 Deno.test("readCommand() answers --help anywhere with all commands and options", () => {
   const command = readCommand(["eval", "--help"]);
   const text = command.kind === "help" ? command.text : "";
