@@ -1,6 +1,6 @@
 /** @file One line of a table of results: what a setting costs, and what it does to a text. */
 import type { BitSpec } from "../compiler/bit_spec.ts";
-import { weightBytes } from "../compiler/budget.ts";
+import { sizeModelOf, weightBytes } from "../compiler/budget.ts";
 import type { TextData } from "../compiler/frontends/dataset.ts";
 import { meanBits } from "../compiler/model_sites.ts";
 import type { BitConfig } from "../ir/sites.ts";
@@ -25,6 +25,8 @@ export interface ResultRow {
   readonly meanBits: number;
   /** What the weights of all linears take. */
   readonly bytes: number;
+  /** What all weights take in a file, with embeddings, norms and head: what budgets in bytes count. */
+  readonly totalBytes: number;
   /** exp of the mean negative log-likelihood of the predicted tokens. */
   readonly perplexity: number;
   /** Mean divergence of the next-token distributions from the reference, in nats. */
@@ -77,8 +79,9 @@ export async function scoreSettings({ reference, settings, sequences, report, ..
     report: ({ perplexity, kl, tokens, seconds }, index) => {
       const setting = settings[index];
       if (!setting) return;
-      const { source: { sites, scheme }, config, spec } = setting;
-      const costs = { bits: spec.text, meanBits: meanBits(config, sites), bytes: weightBytes(config, sites, scheme) };
+      const { source: { module, sites, scheme }, config, spec } = setting, bytes = weightBytes(config, sites, scheme);
+      const totalBytes = bytes + sizeModelOf(module, scheme).unquantized.file;
+      const costs = { bits: spec.text, meanBits: meanBits(config, sites), bytes, totalBytes };
       // Rounding takes the divergence of a model from itself a little below zero.
       report({ ...costs, perplexity, kl: Math.max(0, kl), tokens, seconds });
     },

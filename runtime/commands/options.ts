@@ -117,7 +117,7 @@ const TABLES = {
     bits: {
       value: "SPEC",
       doc:
-        'what to compile for: "4", "2-8", "w4a4", "w4a8kv4", "mixed", "mixed@3.25", a size such as "mixed@900MB" (of a file) or "mixed@900MB/memory", or a list (mixed)',
+        'what to compile for: "4", "2-8", "w4a4", "w4a8kv4", "mixed", "mixed@3.25", a size of all weights such as "mixed@900MB" (in a file) or "mixed@900MB/memory", or a list (mixed)',
     },
     calib: { value: "FILE", doc: "text to calibrate on: .txt, or .jsonl with a text field per line" },
     eval: { value: "FILE", doc: "text of the table (the end of the calibration text, held out)" },

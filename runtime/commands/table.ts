@@ -21,8 +21,8 @@ const COLUMNS: readonly { readonly head: string; readonly width: number; readonl
 /** A printer of JSON lines, or of a table that begins with its head. */
 export function rowPrinter(json: boolean, print: (line: string) => void): RowPrinter {
   if (json) {
-    return ({ bits, meanBits, bytes, perplexity, kl, tokens, seconds }) =>
-      print(JSON.stringify({ bits, meanBits, bytes, perplexity, kl, tokens, seconds }));
+    return ({ bits, meanBits, bytes, totalBytes, perplexity, kl, tokens, seconds }) =>
+      print(JSON.stringify({ bits, meanBits, bytes, totalBytes, perplexity, kl, tokens, seconds }));
   }
   let begun = false;
   return (row) => {

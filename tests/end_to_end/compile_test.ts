@@ -25,7 +25,16 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
   const rows = rowsOf(compiled.stdout);
   assertEquals(rows.map(({ bits }) => bits), ["16", "8", "7", "6", "5", "4", "3", "2", "mixed"]);
   for (const row of rows) {
-    assertEquals(Object.keys(row), ["bits", "meanBits", "bytes", "perplexity", "kl", "tokens", "seconds"]);
+    assertEquals(Object.keys(row), [
+      "bits",
+      "meanBits",
+      "bytes",
+      "totalBytes",
+      "perplexity",
+      "kl",
+      "tokens",
+      "seconds",
+    ]);
     assert(Object.values(row).every((value) => typeof value === "string" || Number.isFinite(value)), row.bits);
   }
   assert((rows.at(-1)?.meanBits ?? 4) <= 3);
@@ -55,6 +64,23 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
     for (const file of ["config.json", "tokenizer.json", "tokenizer_config.json"]) {
       assertEquals(await Deno.readTextFile(`${out}/${file}`), await Deno.readTextFile(`${model}/${file}`));
     }
+  });
+  await t.step("total bytes are what budgets in bytes count", async () => {
+    const { totalBytes } = rowAt(rows, "2");
+    const fits = await runCompile([
+      "eval",
+      out,
+      ...data,
+      "--json",
+      "--bits",
+      `mixed@${totalBytes}B`,
+      "--device",
+      "wasm",
+    ]);
+    assertEquals(rowsOf(fits.stdout).map((row) => row.totalBytes), [totalBytes], fits.stderr);
+    const less = await runCompile(["eval", out, ...data, "--bits", `mixed@${totalBytes - 1}B`, "--device", "wasm"]);
+    assertEquals(less.code, 2);
+    assertMatch(ownLines(less).at(-1) ?? "", new RegExp(`at least ${totalBytes} bytes`));
   });
   await t.step("plan.json names the widths of all sites, and every kernel has its file", async () => {
     const plan = JSON.parse(await Deno.readTextFile(`${out}/plan.json`)), [setting] = plan.settings;
