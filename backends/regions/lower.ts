@@ -1,6 +1,7 @@
 /** From a graph to kernels: canonical form, partition, one specification per unit, values in memory. */
 import { type Graph, nameOf, type Node } from "../../ir/node.ts";
 import { isMap } from "../../ir/ops.ts";
+import { sizeOf } from "../../ir/types.ts";
 import { canonicalize } from "./canonical.ts";
 import { checkInPlace } from "./in_place.ts";
 import { lowerAttention, lowerTopK } from "./lower_attention.ts";
@@ -32,8 +33,22 @@ const LOWERINGS: Readonly<Record<Unit["kind"], (unit: Unit, context: LoweringCon
   assemble: lowerAssembly,
 };
 
-/** Lowers a graph with concrete shapes. */
+/** What to do with row kernels of too many buffers, and whether there were any that it makes a difference to. */
+interface Gathering {
+  /** Whether a product before them computes, as its epilogue, what they gather from most buffers. */
+  readonly byProducts: boolean;
+  matters: boolean;
+}
+
+/** Lowers a graph with concrete shapes: of two ways to keep within the buffers that there are, the one with fewer kernels. */
 export function lowerGraph(graph: Graph, options: LowerOptions = {}): LoweredProgram {
+  const gathering = { byProducts: true, matters: false }, program = lowerBy(graph, options, gathering);
+  if (!gathering.matters) return program;
+  const other = lowerBy(graph, options, { byProducts: false, matters: false });
+  return other.steps.length < program.steps.length ? other : program;
+}
+
+function lowerBy(graph: Graph, options: LowerOptions, gathering: Gathering): LoweredProgram {
   const { inPlace = {}, maxBuffers = 8, gradientsTogether = false, storeCodes = false } = options;
   const canonical = canonicalize(graph, maxBuffers);
   const order = new Map(canonical.nodes.map((node, i) => [node, i]));
@@ -62,7 +77,7 @@ export function lowerGraph(graph: Graph, options: LowerOptions = {}): LoweredPro
     const kernels: LoweredKernel[] = [], failures: CannotLower[] = [];
     for (const unit of parts.units) {
       try {
-        kernels.push(...lowerUnit(unit, context, maxBuffers));
+        kernels.push(...lowerUnit(unit, context, maxBuffers, gathering));
       } catch (error) {
         if (!(error instanceof CannotLower)) throw error;
         failures.push(error);
@@ -82,26 +97,68 @@ function constrain({ unit, root, reason, message }: CannotLower, forced: Set<Nod
   else throw new Error(message);
 }
 
-function lowerUnit(unit: Unit, context: LoweringContext, maxBuffers: number): LoweredKernel[] {
+function lowerUnit(
+  unit: Unit,
+  context: LoweringContext,
+  maxBuffers: number,
+  gathering: Gathering,
+): LoweredKernel[] {
   const kernels = LOWERINGS[unit.kind](unit, context);
   // An update of a computed cache starts from a copy of it; one of a leaf is done in the leaf's memory.
   for (const update of unit.attached.filter((node) => node.op === "update" && !context.alias(node))) {
     kernels.unshift(lowerCopy(unit, update, update.inputs[0] as Node, context));
   }
   if (kernels.some(({ nodes }) => nodes.length > maxBuffers)) {
-    const last = unit.attached.at(-1);
+    const last = unit.attached.at(-1), widest = Math.max(...kernels.map(({ nodes }) => nodes.length));
     const shares = last && unit.anchors.length + unit.attached.length > 1;
+    const epilogue = unit.kind === "row" ? busiestOperand(unit, context, maxBuffers, isEpilogue) : undefined;
+    if (epilogue && widest - epilogue.sources + 1 <= maxBuffers) {
+      gathering.matters = true;
+      if (gathering.byProducts) throw new CannotLower(unit, unit.anchors[0] as Node, epilogue.node);
+    }
     throw new CannotLower(
       unit,
-      last ?? (unit.anchors.at(-1) as Node),
-      shares ? last : busiestOperand(unit, context, maxBuffers),
+      (last && anchorBelow(unit, last)) ?? last ?? (unit.anchors.at(-1) as Node),
+      shares ? last : operandOf(unit, context, maxBuffers),
     );
   }
   return kernels;
 }
 
-/** The elementwise value inside a unit that gathers most sources, but few enough for a kernel of its own. */
-function busiestOperand(unit: Unit, { partition: { stored, unitOf } }: LoweringContext, maxBuffers: number): Node {
+/** Whether a value is computed from one product of its own size. */
+function isEpilogue(node: Node): boolean {
+  const seen = new Set<Node>(), stack = [...node.inputs], size = sizeOf(node.type.shape);
+  let products = 0;
+  for (let value = stack.pop(); value; value = stack.pop()) {
+    if (seen.has(value)) continue;
+    seen.add(value);
+    if (value.op === "dot") {
+      if (sizeOf(value.type.shape) !== size) return false;
+      products++;
+    } else if (isMap(value.op) || value.op === "reshape" || value.op === "broadcast") stack.push(...value.inputs);
+  }
+  return products === 1;
+}
+
+/** The first row anchor of a unit that a value is computed from, if others stand in front of it: the two can part there. */
+function anchorBelow({ anchors }: Unit, value: Node): Node | undefined {
+  const seen = new Set<Node>(), stack = [value];
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    stack.push(...node.inputs);
+  }
+  const at = anchors.findIndex((anchor) => seen.has(anchor));
+  return at > 0 ? anchors[at] : undefined;
+}
+
+/** The elementwise value inside a unit that gathers most sources, but few enough for a kernel of its own, and how many. */
+function busiestOperand(
+  unit: Unit,
+  { partition: { stored, unitOf } }: LoweringContext,
+  maxBuffers: number,
+  isWanted: (node: Node) => boolean = () => true,
+): { readonly node: Node; readonly sources: number } | undefined {
   const isMemory = (node: Node) => isBoundLeaf(node) || (stored.has(node) && unitOf.get(node) !== unit);
   const sources = (root: Node): number => {
     const all = new Set<Node>(), seen = new Set<Node>(), stack = [...root.inputs];
@@ -121,16 +178,19 @@ function busiestOperand(unit: Unit, { partition: { stored, unitOf } }: LoweringC
     if (seen.has(node) || isMemory(node)) continue;
     seen.add(node);
     const count = isMap(node.op) && !roots.includes(node) ? sources(node) : 0;
-    if (count > most && count < maxBuffers) [best, most] = [node, count];
+    if (count > most && count < maxBuffers && isWanted(node)) [best, most] = [node, count];
     stack.push(...node.inputs);
   }
-  if (!best) {
-    const ops = [...new Set(roots.map((node) => node.op))].join(" and ");
-    throw new RangeError(
-      `Expected kernels that bind at most ${maxBuffers} buffers but found ${ops} with more operands; raise maxBuffers`,
-    );
-  }
-  return best;
+  return best && { node: best, sources: most };
+}
+
+function operandOf(unit: Unit, context: LoweringContext, maxBuffers: number): Node {
+  const best = busiestOperand(unit, context, maxBuffers);
+  if (best) return best.node;
+  const ops = [...new Set([...unit.anchors, ...unit.attached].map((node) => node.op))].join(" and ");
+  throw new RangeError(
+    `Expected kernels that bind at most ${maxBuffers} buffers but found ${ops} with more operands; raise maxBuffers`,
+  );
 }
 
 /** Gives every stored node a value, adds copies for outputs that are leaves or named twice, and checks results in place. */

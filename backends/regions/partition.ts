@@ -193,8 +193,12 @@ function formUnits(graph: Graph, { grouped, stored, alone, gradientsTogether }: 
       const unit = (alone.has(node) ? undefined : hostOf(node)) ?? open("map");
       place(node, unit, unit.attached);
     } else if (grouped.has(node)) place(node, open("dot", grouped.get(node)));
-    else if (isRowAnchor(node)) place(node, units.find((unit) => sharesRow(unit, node)) ?? open("row"));
-    else if (node.op === "attention" || node.op === "attentionGrad") {
+    else if (isRowAnchor(node)) {
+      const shared = units.filter((unit) => sharesRow(unit, node));
+      // What had to leave a unit takes along what is computed with it.
+      const parted = shared.findLast(({ anchors }) => anchors.some((other) => alone.has(other)));
+      place(node, parted ?? shared[0] ?? open("row"));
+    } else if (node.op === "attention" || node.op === "attentionGrad") {
       place(node, units.find((unit) => sharesAttention(unit, node, gradientsTogether)) ?? open("attention"));
     } else if (node.op === "dot") place(node, open("dot"));
     else if (node.op === "topK") place(node, open("topK"));

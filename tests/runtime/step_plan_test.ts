@@ -60,10 +60,12 @@ Deno.test("planSteps() names only kernels of the catalogue, and shares those wit
   assertEquals(first?.kernels.filter((name) => !second?.kernels.includes(name)).length, 1);
 });
 
-Deno.test("planSteps() takes at most ten kernels per block and token with weights alone, even on the least of devices", () => {
-  for (const bits of ["2", "4", "8"]) {
-    for (const step of plan(bits, {}, WIDE).steps.filter((each) => each.function === "block")) {
-      assert(step.kernels.length <= 10, `${bits} bits, ${step.tokens} tokens: ${step.kernels}`);
+Deno.test("planSteps() takes about ten kernels per block and token, even on the least of devices", () => {
+  // A quantized cache takes two more where eight buffers are all, and another one for prompts.
+  for (const [bits, most] of [["2", 10], ["4", 10], ["8", 10], ["w4a4", 10], ["w8a8", 10], ["w4a4kv4", 12]] as const) {
+    for (const { function: name, tokens, kernels } of plan(bits, {}, WIDE).steps) {
+      const allowed = most + (tokens > 1 && most > 10 ? 1 : 0);
+      assert(name !== "block" || kernels.length <= allowed, `${bits} bits, ${tokens} tokens: ${kernels}`);
     }
   }
 });

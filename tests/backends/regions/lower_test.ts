@@ -10,10 +10,13 @@ import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
 import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
 import { trainInPlace, trainProgram, withLearnedInputs } from "../../../compiler/calibrate/train_program.ts";
+import { contractIntegers } from "../../../compiler/passes/contract_integers.ts";
+import { specialize } from "../../../compiler/passes/quantize/specialize.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { elasticModule, trainFunction } from "../../../compiler/pipeline.ts";
 import { defaultRecipe } from "../../../compiler/recipe.ts";
 import { bindSymbols } from "../../../ir/symbols.ts";
+import { leafValues, quantizableBlock, SCHEME, uniformWidths } from "../../support/quantized_block.ts";
 import { VARIANTS } from "../../support/random_decoder.ts";
 import { randomGraph } from "../../support/random_graphs.ts";
 import { runLowered } from "../../support/run_lowered.ts";
@@ -43,7 +46,10 @@ function expectSame(graph: Graph, program: LoweredProgram, leaves = leavesFor(gr
     const magnitude = values.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
     values.forEach((value, i) => {
       const difference = Math.abs(value - (got[i] ?? NaN));
-      assert(difference <= 2e-5 * magnitude, `${name}[${i}]: expected ${value} but found ${got[i]}`);
+      assert(
+        Object.is(value, got[i]) || difference <= 2e-5 * magnitude,
+        `${name}[${i}]: expected ${value} but found ${got[i]}`,
+      );
     });
   }
 }
@@ -235,6 +241,26 @@ Deno.test("lowerGraph() keeps the meaning of random graphs", () => {
     }),
     { numRuns: 150, seed: 11 },
   );
+});
+
+Deno.test("lowerGraph() keeps the meaning of a deployed block with quantized caches within any number of buffers", () => {
+  const block = quantizableBlock(), scales = /scale$/;
+  for (const cache of [4, 16]) {
+    const deployed = specialize(block, uniformWidths(block, 3, 8, cache), SCHEME, "deploy");
+    const graph = bindSymbols(contractIntegers(deployed), { B: 2, T: 3, S: 8 });
+    const leaves = Object.fromEntries(
+      // Values are in [-1, 1): sums of integers are small, and no quantizer divides by next to nothing.
+      Object.entries(leafValues(graph)).map(([name, x]) => [name, scales.test(name) ? x.map(Math.abs) : x]),
+    );
+    for (const [name, type] of leavesOf(graph, "input").map((node) => [nameOf(node), node.type] as const)) {
+      if (type.dtype === "i32") leaves[name] = Float64Array.from({ length: sizeOf(type.shape) }, (_, t) => t % 3);
+    }
+    for (const maxBuffers of [8, 9, 10, 12, 16, 64]) {
+      const program = lowerGraph(graph, { maxBuffers });
+      assert(program.steps.every(({ kernel }) => kernel.buffers.length <= maxBuffers));
+      expectSame(graph, program, leaves);
+    }
+  }
 });
 
 /** Gradients of attention with every optional operand; the first query of each sequence sees nothing. */
