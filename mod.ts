@@ -42,7 +42,7 @@ export type {
   Tensor,
   Traits,
 } from "./backends/backend.ts";
-export type { KernelSpec } from "./backends/kernel.ts";
+export type { AttentionKernel, DotKernel, KernelSpec, MapKernel, RowKernel, TopKKernel } from "./backends/kernel.ts";
 export type { StoredBytes } from "./backends/stored.ts";
 export { openReference } from "./backends/reference/backend.ts";
 export { createRunner, type Runner, type Tensors } from "./backends/runner.ts";
@@ -56,7 +56,7 @@ export type { DecoderConfig, ModelType } from "./compiler/frontends/config.ts";
 export { type CutOptions, parseTexts, readTexts, type TextData, tokenizeTexts } from "./compiler/frontends/dataset.ts";
 export { decoderModule } from "./compiler/frontends/decoder.ts";
 export type { JsonObject } from "./compiler/frontends/json.ts";
-export type { RopeConfig } from "./compiler/frontends/rope_config.ts";
+export type { RopeConfig, RopeScaling } from "./compiler/frontends/rope_config.ts";
 export {
   type ByteRange,
   type ByteSource,
@@ -131,7 +131,8 @@ export type { Dim, Symbols } from "./ir/dim.ts";
 export { UserError, type UserProblem } from "./ir/errors.ts";
 export type { Call, Derived, Module } from "./ir/module.ts";
 export { printModule } from "./ir/module_text.ts";
-export type { Attrs, Graph, Node, Output } from "./ir/node.ts";
+export type { Attr, Attrs, Graph, Node, Output } from "./ir/node.ts";
+export type { OpName } from "./ir/ops.ts";
 export type { SiteRole } from "./ir/ops/state.ts";
 export { parse } from "./ir/parse.ts";
 export { print } from "./ir/print.ts";
@@ -140,7 +141,6 @@ export type {
   AdapterSpace,
   AdapterUse,
   BitConfig,
-  MASTER_KINDS,
   MasterKind,
   MasterScheme,
   QuantizationScheme,
@@ -155,4 +155,5 @@ export {
   type StepSizes,
   usualSizes,
 } from "./runtime/step_plan.ts";
+export { MASTER_KINDS } from "./ir/sites.ts";
 export { VERSION } from "./runtime/version.ts";

@@ -188,7 +188,9 @@ function mixedWidths(
   if (best) return best.config;
   throw new UserError({
     what: `Expected a budget of at least ${leastText(budget, least, size)} but found ${quote(text)}`,
-    mend: `use "${mixedText({ ...spec, budget: { ...budget, most: least } })}"`,
+    mend: budget.kind === "bits" && least > Math.max(...WIDTHS)
+      ? "pin fewer sites, or to fewer bits"
+      : `use "${mixedText({ ...spec, budget: { ...budget, most: least } })}"`,
   });
 }
 

@@ -293,11 +293,18 @@ const PER_GROUP: ReadonlySet<string> = new Set(["ranks", "lambdas"]);
 
 const groupsText = ({ bitGroups }: Recipe): string => bitGroups.map((widths) => widths.join()).join("/");
 
-/** The weights of the merge are one per bit group, where any are used. */
-function checkMerge({ settings: { inputs, merge }, recipe }: Plan, given: boolean): void {
-  const { weights } = merge, groups = recipe.bitGroups.length, isUsed = inputs === "fused";
+/**
+ * The weights of the merge are one per bit group, where any are used; of defaults there may be more.
+ *
+ * @param given whether the user has set them
+ * @throws {UserError} where some are missing, or all are zero
+ */
+export function checkMerge({ settings: { inputs, merge }, recipe }: Plan, given = false): void {
+  const { weights, kind } = merge, groups = recipe.bitGroups.length;
+  const isUsed = inputs === "fused" && (kind === "selective" || kind === "uniform");
   const own = weights.slice(0, groups), sum = own.reduce((total, weight) => total + weight, 0);
-  if (given ? weights.length === groups && sum > 0 : !isUsed || own.length === groups) return;
+  const fits = own.length === groups && sum > 0 && Number.isFinite(sum) && (!given || weights.length === groups);
+  if (fits || (!isUsed && !given)) return;
   throw new UserError({
     what: `Expected ${groups} weights of the merge, not all zero, but found ${weights.join(",")}`,
     where: "--set",

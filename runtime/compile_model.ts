@@ -30,7 +30,7 @@ import { openTokenizer } from "../compiler/frontends/tokenizer.ts";
 import { modelSites } from "../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../compiler/pipeline.ts";
 import { type Plan, planOf } from "../compiler/plan.ts";
-import { changePlan } from "../compiler/plan_changes.ts";
+import { changePlan, checkMerge } from "../compiler/plan_changes.ts";
 import { defaultRecipe, type Recipe, RECIPE_NAMES, type RecipeName, type Track, TRACKS } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
@@ -133,6 +133,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const checkpoint = await openCheckpoint(model), { config } = checkpoint;
   const { settings: wanted, ...plan } = planFor(options, specs, config);
   checkCalibrationSettings(wanted);
+  checkMerge({ ...plan, settings: wanted });
   checkSettings(specs, plan.recipe);
   const texts: HeldOut = options.evaluation
     ? { calibration: options.calibration, evaluation: options.evaluation }
@@ -148,7 +149,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const maxTokens = Math.min(EVALUATION_TOKENS, contextLimit(config));
   const evaluation = tokenizeTexts(texts.evaluation, tokenizer, { ...cut, maxTokens });
   const module = decoderModule(config);
-  checkAsked(specs, elasticModule(module, plan.recipe), plan.recipe);
+  checkAsked(specs, elasticModule(module, plan.recipe), plan.recipe, options.weighting === "sites");
   const modelSha256 = await verifyCheckpoint(checkpoint, module);
   const dataSha256 = await sha256(new TextEncoder().encode(texts.calibration.texts.join("\n")));
   const tokensSha256 = await sha256(Int32Array.from(sequences.flatMap((ids) => [ids.length, ...ids])));
@@ -173,7 +174,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     recipe,
     seed,
     // Mixtures that a calibration draws are found with these.
-    allocation: { weighting, tie },
+    ...(isRehearsed(settings) ? { allocation: { weighting, tie } } : {}),
     backend: backend.name,
   };
   const saved = output && await openFolderStore(output.calibration, fingerprint),

@@ -1,4 +1,5 @@
 /** @file One call of an elastic model at some configuration: its step program, and the tensors that program needs. */
+import type { Tensor } from "../backends/backend.ts";
 import type { Tensors } from "../backends/runner.ts";
 import { memoOf } from "../ir/memo.ts";
 import type { Call } from "../ir/module.ts";
@@ -111,10 +112,9 @@ async function makeCodes(
 ): Promise<Tensors> {
   const { runner } = source, graph = programs.switch(call, weights), { outputs } = await runner.program(graph);
   // What stays is allocated before what is given back, so that nothing lies behind a gap.
-  const codes = Object.fromEntries(
-    Object.entries(outputs).map(([name, type]) => [name, runner.backend.allocate(type, "unset")]),
-  );
+  const codes: Record<string, Tensor> = {};
   try {
+    for (const [name, type] of Object.entries(outputs)) codes[name] = runner.backend.allocate(type, "unset");
     const leaves = await loadEarly(source, call, graph, set);
     try {
       return await runner.call(graph, {}, leaves, codes);

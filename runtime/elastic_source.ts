@@ -66,7 +66,12 @@ export function shareTensors(source: ElasticSource): ElasticSource {
         throw error;
       }
     });
-    return Object.assign({}, ...await Promise.all(entries));
+    const settled = await Promise.allSettled(entries), loaded: Tensors[] = [];
+    for (const one of settled) if (one.status === "fulfilled") loaded.push(one.value);
+    const failed = settled.find(({ status }) => status === "rejected");
+    if (failed?.status !== "rejected") return Object.assign({}, ...loaded);
+    for (const tensors of loaded) release(call, tensors);
+    throw failed.reason;
   };
   const release: ElasticSource["release"] = (call, tensors) => {
     if (isAlone.get(call.prefix)) return source.release(call, tensors);

@@ -59,15 +59,26 @@ export function createCache(runner: Runner): KeyValueCache {
     },
     reserve: async (tokens, steps) => {
       if (tokens <= capacity) return;
-      const next = capacityFor(capacity, tokens);
-      const larger: CallState[] = [];
-      for (const [i, step] of steps.entries()) {
-        const tensors: Record<string, Tensor> = {};
-        for (const node of cacheLeaves(step, next)) {
-          tensors[nameOf(node)] = await grown(caches[i]?.leaves[nameOf(node)], node.type);
+      const next = capacityFor(capacity, tokens), larger: CallState[] = [];
+      const alive = new Set(caches.flatMap(({ leaves }) => Object.values(leaves)));
+      try {
+        for (const [i, step] of steps.entries()) {
+          const tensors: Record<string, Tensor> = {};
+          for (const node of cacheLeaves(step, next)) {
+            const old = caches[i]?.leaves[nameOf(node)], tensor = await grown(old, node.type);
+            if (old) alive.delete(old);
+            alive.add(tensor);
+            tensors[nameOf(node)] = tensor;
+          }
+          const inPlace = Object.fromEntries(Object.keys(tensors).map((name) => [name, name]));
+          larger.push({ leaves: tensors, options: { inPlace } });
         }
-        const inPlace = Object.fromEntries(Object.keys(tensors).map((name) => [name, name]));
-        larger.push({ leaves: tensors, options: { inPlace } });
+      } catch (error) {
+        // Some are larger, others are not: none is of use.
+        for (const tensor of alive) backend.free(tensor);
+        caches = [];
+        cache.clear();
+        throw error;
       }
       caches = larger;
       capacity = next;

@@ -57,17 +57,14 @@ export async function openOutput(path: string): Promise<OutputFolder> {
       mend: "give another folder to --out",
     });
   }
-  const lock = await Deno.open(`${path}/${LOCK_FILE}`, { write: true, create: true }).catch(failed);
-  // Some file systems have no locks.
-  if (!await lock.tryLock(true).catch(() => true)) {
-    lock.close();
-    throw new UserError({
-      what: `Expected a folder of its own but found another compilation at work in ${quote(path)}`,
-      mend: "wait for its end, or give another folder to --out",
-    });
-  }
-  for await (const { name } of Deno.readDir(path)) {
-    if (HALF_WRITTEN.test(name)) await Deno.remove(`${path}/${name}`).catch(failed);
+  const unlock = await lockFolder(path);
+  try {
+    for await (const { name } of Deno.readDir(path)) {
+      if (HALF_WRITTEN.test(name)) await Deno.remove(`${path}/${name}`).catch(failed);
+    }
+  } catch (error) {
+    await unlock();
+    throw error;
   }
   const save: OutputFolder["save"] = async (model, description, specs, tensors) => {
     // Before anything is written: settings may be impossible.
@@ -87,11 +84,32 @@ export async function openOutput(path: string): Promise<OutputFolder> {
     await writeAtomically(`${path}/plan.json`, [utf8(`${JSON.stringify(plan, null, 1)}\n`)]);
     await writeArtifact(`${path}/${ARTIFACT_FILE}`, description, tensors);
   };
-  const dispose = async () => {
+  return { path, calibration: `${path}/.calibration`, save, [Symbol.asyncDispose]: unlock };
+}
+
+/** Locks a folder; returns what unlocks it. */
+async function lockFolder(path: string): Promise<() => Promise<void>> {
+  const file = `${path}/${LOCK_FILE}`;
+  for (;;) {
+    const lock = await Deno.open(file, { write: true, create: true }).catch((error) => explain(error, "write", path));
+    // Some file systems have no locks.
+    if (!await lock.tryLock(true).catch(() => true)) {
+      lock.close();
+      throw new UserError({
+        what: `Expected a folder of its own but found another compilation at work in ${quote(path)}`,
+        mend: "wait for its end, or give another folder to --out",
+      });
+    }
+    // One that ended in between has removed the file: its lock keeps nobody out.
+    const [own, now] = [await lock.stat(), await Deno.stat(file).catch(() => undefined)];
+    if (now && own.ino === now.ino) {
+      return async () => {
+        await Deno.remove(file).catch(() => {});
+        lock.close();
+      };
+    }
     lock.close();
-    await Deno.remove(`${path}/${LOCK_FILE}`).catch(() => {});
-  };
-  return { path, calibration: `${path}/.calibration`, save, [Symbol.asyncDispose]: dispose };
+  }
 }
 
 /** Whether a folder has these of the copied files, and no others. */

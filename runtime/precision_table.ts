@@ -46,20 +46,28 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
 
 /**
  * Refuses what no calibration could change: settings of what a model does not quantize, pins that match nothing, and budgets below
- * what the narrowest widths take.
+ * what equal widths take, of which every frontier has the best.
  *
  * @param elastic the model as the recipe makes it
+ * @param countsSites whether budgets count sites
  * @throws {UserError} as the settings would when they are used
  */
-export function checkAsked(specs: readonly BitSpec[], elastic: Module, { bitGroups, scheme }: Recipe): void {
+export function checkAsked(
+  specs: readonly BitSpec[],
+  elastic: Module,
+  { bitGroups, scheme }: Recipe,
+  countsSites: boolean,
+): void {
   const sites = modelSites(elastic), weights = sites.filter(({ role }) => role === "weight");
-  const least = Math.min(...bitGroups.flat()), size = sizeModelOf(elastic, scheme);
-  const narrowest = {
+  const widths = bitGroups.flat().sort((a, b) => a - b), size = sizeModelOf(elastic, scheme);
+  const equal = {
     sites: weights.map(({ name }) => name),
     parameters: weights.map(({ parameters }) => parameters),
-    points: [{ meanBits: least, loss: 0, widths: String(least).repeat(weights.length) }],
+    // Where groups are small, the narrowest need not be the smallest.
+    points: widths.map((width) => ({ meanBits: width, loss: -width, widths: String(width).repeat(weights.length) })),
+    countsSites,
   };
-  for (const spec of specs) configOf(spec, sites, narrowest, size);
+  for (const spec of specs) configOf(spec, sites, equal, size);
 }
 
 /** Full precision first, then every calibrated width from the highest down, and what else was asked for, in the user's words. */

@@ -94,8 +94,10 @@ export async function refineAsked(
     if (!widths || refined.some((one) => one.widths.join() === widths.join())) continue;
     const store = await storeOf(widths), mixture = refinedConfig(widths, sites);
     const done = learned + i, all = learned + rest.length;
-    await refineMixture({ ...input, mixture, store, report: (progress) => report?.(done, all, progress) });
-    refined.push({ widths, store });
+    const own = { ...input, mixture, store };
+    if (await refineMixture({ ...own, report: (progress) => report?.(done, all, progress) })) {
+      refined.push({ widths, store });
+    }
   }
   return {
     frontier: kept.length > 0 ? { ...frontier, refined: kept.map(([, point]) => point) } : frontier,

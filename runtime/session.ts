@@ -4,6 +4,7 @@
  */
 import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
+import { checkIds } from "../compiler/frontends/dataset.ts";
 import { openArtifact } from "../compiler/artifact/artifact.ts";
 import type { Folder } from "../compiler/frontends/source.ts";
 import { quote, UserError } from "../ir/errors.ts";
@@ -19,7 +20,7 @@ import { piecesOf } from "./prefill.ts";
 import { createPrograms, type ElasticPrograms } from "./programs.ts";
 import { type SequenceLength, type SessionMemory, sessionMemory } from "./session_memory.ts";
 import { runPiece } from "./step.ts";
-import { checkIds, vocabularyOf } from "./vocabulary.ts";
+import { vocabularyOf } from "./vocabulary.ts";
 
 /** One sequence on an elastic model. Calls must not overlap. */
 export interface Session extends AsyncDisposable {

@@ -53,8 +53,10 @@ export async function raceMixtures(
   let done = 0, all = tried.length + budgets.filter(({ length }) => length > 0).length;
   const learn = async ({ mixture, point }: Candidate, store: CallStore, part: number): Promise<FrontierPoint> => {
     const settings = { ...input.settings, refine: input.settings.refine * part };
-    await refineMixture({ ...input, settings, mixture, store, report: (progress) => report?.(done, all, progress) });
+    const own = { ...input, settings, mixture, store };
+    const converged = await refineMixture({ ...own, report: (progress) => report?.(done, all, progress) });
     done++;
+    if (!converged) return { ...point, loss: Infinity };
     const measuring = { ...input, store: overlaid(input.begun, store), tokens: settings.measureTokens };
     return (await confirm(measuring, sites, [point]))[0] ?? point;
   };
@@ -68,6 +70,9 @@ export async function raceMixtures(
   const winners = new Set(budgets.flatMap((own) => own.toSorted((a, b) => lossOf(a) - lossOf(b)).slice(0, 1)));
   all = tried.length + winners.size;
   const points = new Map<Candidate, FrontierPoint>();
-  for (const winner of winners) points.set(winner, await learn(winner, winner.store, 1));
+  for (const winner of winners) {
+    const point = await learn(winner, winner.store, 1);
+    if (Number.isFinite(point.loss)) points.set(winner, point);
+  }
   return { points, learned: done };
 }

@@ -159,9 +159,12 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
   return scales.load;
 }
 
+/** A calibration whose loss is not finite any more. */
+export class DivergedError extends UserError {}
+
 function checkLoss(loss: number, call: string, step: number): void {
   if (Number.isFinite(loss)) return;
-  throw new UserError({
+  throw new DivergedError({
     what: `Expected a calibration that converges but found a loss of ${loss} at step ${step} of ${quote(call)}`,
     mend: "learn more slowly, for example with --set adapter-rate=1e-4 --set clip-rate=0.01",
   });

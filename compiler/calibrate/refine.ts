@@ -4,7 +4,7 @@
  * its own quantized blocks put out, with clips and adapters of its own that nothing else uses.
  */
 import { type BitConfig, eachWidth, WIDTHS } from "../../ir/sites.ts";
-import { calibrate, type CalibrationInput } from "./calibrate.ts";
+import { calibrate, type CalibrationInput, DivergedError } from "./calibrate.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import type { CallStore } from "./store.ts";
 
@@ -31,13 +31,23 @@ const refineSettings = (settings: CalibrationSettings): CalibrationSettings => (
   every: eachWidth(() => 1),
 });
 
-/** Learns a mixture and leaves its clips and adapters in the store, those of every call under their global names. */
-export async function refineMixture({ mixture, recipe, settings, ...input }: RefineInput): Promise<void> {
+/**
+ * Learns a mixture and leaves its clips and adapters in the store, those of every call under their global names.
+ *
+ * @returns false if it diverged: what all widths have learned serves it then
+ */
+export async function refineMixture({ mixture, recipe, settings, ...input }: RefineInput): Promise<boolean> {
   const widths = new Set(Object.values(mixture)), used = WIDTHS.filter((width) => widths.has(width));
-  await calibrate({
-    ...input,
-    recipe: { ...recipe, bitGroups: [used] },
-    settings: refineSettings(settings),
-    only: mixture,
-  });
+  try {
+    await calibrate({
+      ...input,
+      recipe: { ...recipe, bitGroups: [used] },
+      settings: refineSettings(settings),
+      only: mixture,
+    });
+    return true;
+  } catch (error) {
+    if (error instanceof DivergedError) return false;
+    throw error;
+  }
 }

@@ -60,20 +60,29 @@ export interface CalibrationSettings {
   };
 }
 
+/** The range of a number. */
+interface Limit {
+  readonly least: number;
+  readonly most?: number;
+  readonly whole?: true;
+}
+
+const COUNT: Limit = { least: 1, whole: true }, PART: Limit = { least: 0, most: 1 };
+
 /** What numbers of the settings may be. */
-const LIMITS: Readonly<Partial<Record<keyof CalibrationSettings, { least: number; most?: number; whole?: true }>>> = {
-  sequences: { least: 1, whole: true },
+const LIMITS: Readonly<Partial<Record<keyof CalibrationSettings, Limit>>> = {
+  sequences: COUNT,
   tokens: { least: 2, whole: true },
-  batch: { least: 1, whole: true },
+  batch: COUNT,
   epochs: { least: 0, whole: true },
   clipRate: { least: 0 },
   adapterRate: { least: 0 },
   rateSlope: { least: 0 },
-  average: { least: 0, most: 1 },
-  mixtures: { least: 0, most: 1 },
+  average: PART,
+  mixtures: PART,
   refine: { least: 0 },
-  weightOnly: { least: 0, most: 1 },
-  measureTokens: { least: 1, whole: true },
+  weightOnly: PART,
+  measureTokens: COUNT,
 };
 
 /**
@@ -82,8 +91,11 @@ const LIMITS: Readonly<Partial<Record<keyof CalibrationSettings, { least: number
  * @throws {UserError} naming the first
  */
 export function checkCalibrationSettings(settings: CalibrationSettings): void {
-  for (const [name, { least, most = Infinity, whole }] of Object.entries(LIMITS)) {
-    const value = settings[name as keyof typeof LIMITS];
+  const every = Object.entries(settings.every).map(([width, value]) => [`every.${width}`, COUNT, value] as const);
+  const others = Object.entries(LIMITS).map(([name, limit]) =>
+    [name, limit, settings[name as keyof CalibrationSettings]] as const
+  );
+  for (const [name, { least, most = Infinity, whole }, value] of [...others, ...every]) {
     const fits = typeof value === "number" && Number.isFinite(value) && value >= least && value <= most &&
       (!whole || Number.isInteger(value));
     if (fits) continue;

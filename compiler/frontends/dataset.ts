@@ -113,12 +113,18 @@ function textOf({ object, text: line, where }: JsonLine): string {
   });
 }
 
-function checkIds(ids: Int32Array, vocabSize: number, name: string): void {
-  const id = ids.find((id) => id >= vocabSize);
+/**
+ * Refuses what is no token of a vocabulary: kernels would take another one's embedding.
+ *
+ * @param name of the file that they come from, if any
+ * @throws {UserError} naming the first
+ */
+export function checkIds(ids: ArrayLike<number>, vocabSize: number, name?: string): void {
+  const id = Array.prototype.find.call(ids, (each: number) => !Number.isInteger(each) || each < 0 || each >= vocabSize);
   if (id === undefined) return;
   throw new UserError({
     what: `Expected token ids below the model's vocabulary size ${vocabSize} but found ${id}`,
-    where: quote(name),
+    ...(name === undefined ? {} : { where: quote(name) }),
     mend: "use the tokenizer that belongs to the model",
   });
 }

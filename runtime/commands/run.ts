@@ -2,11 +2,12 @@
 import { createRunner } from "../../backends/runner.ts";
 import { parseBitSpec, withPins } from "../../compiler/bit_spec.ts";
 import { parseDecoderConfig } from "../../compiler/frontends/config.ts";
+import { checkIds } from "../../compiler/frontends/dataset.ts";
 import { checkContext } from "../../compiler/frontends/decoder.ts";
 import { openTokenizer } from "../../compiler/frontends/tokenizer.ts";
 import { quote, UserError } from "../../ir/errors.ts";
 import { createSession } from "../session.ts";
-import { checkIds, vocabularyOf } from "../vocabulary.ts";
+import { vocabularyOf } from "../vocabulary.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel } from "./host.ts";
 import { openSource } from "./models.ts";

@@ -1,9 +1,10 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { adaptersOf, narrowestUser } from "../../compiler/adapters.ts";
+import { checkCalibrationSettings, defaultSettings } from "../../compiler/calibrate/settings.ts";
 import { planOf } from "../../compiler/plan.ts";
 import { changePlan } from "../../compiler/plan_changes.ts";
 import { UserError } from "../../ir/errors.ts";
-import { WIDTHS } from "../../ir/sites.ts";
+import { eachWidth, WIDTHS } from "../../ir/sites.ts";
 
 const PUBLISHED = planOf({ name: "quept", track: "weights", seed: 0, width: 4096 });
 const RANKS = { 2: 64, 3: 48, 4: 48, 5: 32, 6: 32, 7: 16, 8: 16 };
@@ -79,6 +80,30 @@ Deno.test("changePlan() changes one thing at a time, in order", () => {
   assertEquals(change("loss=2", "loss=1").settings.lossPower, 1);
   assertEquals(change("clip-start=8:9").settings.clipStart[8], 9);
   assertEquals(change("inputs=tracks", "balance=on").settings.inputs, "tracks");
+});
+
+Deno.test("changePlan() wants weights of the merge where they are used: one per bit group, not all zero", () => {
+  const groups = "groups=8/7/6/5/4/3/2",
+    refused = (...changes: string[]) =>
+      assertThrows(() => changePlan(PUBLISHED, changes), UserError, "weights of the merge");
+  refused(groups);
+  refused("lambdas=0,0,0,0");
+  refused("lambdas=0.5,0.5");
+  changePlan(PUBLISHED, [groups, "merge=none"]);
+  changePlan(PUBLISHED, [groups, "merge=random"]);
+  changePlan(PUBLISHED, [groups, "inputs=tracks"]);
+  changePlan(PUBLISHED, [groups, "lambdas=0.1,0.1,0.1,0.1,0.2,0.2,0.2"]);
+});
+
+Deno.test("checkCalibrationSettings() refuses numbers out of their range, by name", () => {
+  const settings = defaultSettings("weights"), none = eachWidth(() => 0);
+  checkCalibrationSettings(settings);
+  for (
+    const bad of [{ batch: 0 }, { epochs: NaN }, { tokens: 1 }, { refine: Infinity }, { average: 2 }, { every: none }]
+  ) {
+    const [name = ""] = Object.keys(bad);
+    assertThrows(() => checkCalibrationSettings({ ...settings, ...bad }), UserError, `in the setting "${name}`);
+  }
 });
 
 Deno.test("changePlan() names the change that it cannot make, and what would be right", () => {

@@ -1,8 +1,14 @@
-import { assertEquals, assertThrows } from "@std/assert";
-import { parseBitSpecs } from "../../compiler/bit_spec.ts";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { parseBitSpecs, withPins } from "../../compiler/bit_spec.ts";
+import { sizeModelOf, weightBytes } from "../../compiler/budget.ts";
+import { decoderModule } from "../../compiler/frontends/decoder.ts";
+import { modelSites } from "../../compiler/model_sites.ts";
+import { parsePin } from "../../compiler/pins.ts";
+import { elasticModule } from "../../compiler/pipeline.ts";
 import { defaultRecipe } from "../../compiler/recipe.ts";
 import { UserError } from "../../ir/errors.ts";
-import { checkSettings, tableSettings, trackOf } from "../../runtime/precision_table.ts";
+import { checkAsked, checkSettings, tableSettings, trackOf } from "../../runtime/precision_table.ts";
+import { VARIANTS } from "../support/random_decoder.ts";
 
 const table = (bits: string): string => {
   const specs = parseBitSpecs(bits);
@@ -35,6 +41,30 @@ Deno.test("a calibration for both tracks serves and shows both", () => {
     tableSettings(specs, recipe).map(({ text }) => text).join(" "),
     "16 8 7 6 5 4 3 2 w8a8 w7a7 w6a6 w5a5 w4a4 w4a8kv4 w2a8 mixed@2.5",
   );
+});
+
+Deno.test("checkAsked() refuses what no calibration could serve, and nothing else", () => {
+  const recipe = defaultRecipe("weights", 0),
+    module = elasticModule(decoderModule(VARIANTS["tied, grouped queries"]), recipe);
+  const check = (text: string, pins: readonly string[], countsSites: boolean, own = recipe) =>
+    checkAsked(withPins(parseBitSpecs(text), pins.map(parsePin)), module, own, countsSites);
+  // Down projections have a fifth of the weights, and are one of seven sites.
+  check("mixed@2.9", ["*down*=8"], true);
+  assertThrows(() => check("mixed@2.9", ["*down*=8"], false), UserError, "mean bits");
+  // Keys have few weights.
+  check("mixed@2.5", ["*.key.weight=8"], false);
+  assertThrows(() => check("mixed@2.5", ["*.key.weight=8"], true), UserError, "at least 2.86 mean bits");
+  // Scales of small groups weigh more than a bit.
+  const groupSizes = { ...recipe.scheme.groupSizes, 2: 8 },
+    small = { ...recipe, scheme: { ...recipe.scheme, groupSizes } };
+  const sites = modelSites(module), size = sizeModelOf(module, small.scheme);
+  const bytes = (width: number) =>
+    weightBytes(Object.fromEntries(sites.map(({ name }) => [name, width])), sites, small.scheme, "memory") +
+    size.unquantized.memory;
+  assert(bytes(3) < bytes(2));
+  check(`mixed@${bytes(3)}B/memory`, [], false, small);
+  assertThrows(() => check(`mixed@${bytes(3) - 1}B/memory`, [], false, small), UserError, `at least ${bytes(3)} bytes`);
+  assertThrows(() => check("mixed@2.5", ["*=16"], false), UserError, "pin fewer sites");
 });
 
 Deno.test("checkSettings() refuses widths and budgets that are not calibrated", () => {

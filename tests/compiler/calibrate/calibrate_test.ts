@@ -1,4 +1,4 @@
-import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import type { HostArray, Tensor } from "../../../backends/backend.ts";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
@@ -9,7 +9,12 @@ import { measuredSequences, openBench } from "../../../compiler/allocate/bench.t
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { isRehearsed, mixturesOf, predictMixtures, rehearsalSettings } from "../../../compiler/allocate/predict.ts";
 import { measureSensitivities } from "../../../compiler/allocate/sensitivity.ts";
-import { calibrate, type CalibrationInput, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
+import {
+  calibrate,
+  type CalibrationInput,
+  type CalibrationProgress,
+  DivergedError,
+} from "../../../compiler/calibrate/calibrate.ts";
 import { type LoadParameter, prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
 import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { type CalibrationSettings, defaultSettings } from "../../../compiler/calibrate/settings.ts";
@@ -243,6 +248,17 @@ Deno.test("raceMixtures() learns the better of two mixtures to the end, with val
   assert(await lossOf(winner, winner.trial) <= await lossOf(loser, loser.trial));
   assertEquals(await bytesOfAll(loser.store), [[], [], [], []]);
   assertEquals(await bytesOfAll(begun), before);
+
+  // What diverges has no part in it, and all else goes on.
+  const lost = candidateOf((i) => i % 2 === 0 ? 4 : 3),
+    settings = { ...input.settings, adapterRate: 1e38, measureTokens: 16 };
+  const none = await raceMixtures({ ...given, settings, begun, sites }, [[lost]]);
+  assertEquals([none.learned, none.points.size], [1, 0]);
+  await assertRejects(
+    () => calibrate({ ...inputFor("weights"), settings, store: memoryStore() }),
+    DivergedError,
+    "a calibration that converges but found a loss of NaN at step",
+  );
 });
 
 Deno.test("measureAllocations() quantizes activations as wide as the widest weight that reads them, as deployed models do", async () => {
