@@ -198,7 +198,9 @@ function mixedWidths(
 function leastText(budget: Budget, least: number, size?: SizeModel): string {
   if (budget.kind === "bits") return `${least.toFixed(2)} mean bits, the least this model has,`;
   const fixed = size?.unquantized[budget.of] ?? 0;
-  return `${Math.ceil(least)} bytes, the least this model has (${fixed} of them embeddings, norms and head),`;
+  return `${
+    Math.ceil(least)
+  } bytes, the least this model has (${fixed} of them embeddings, norms, head and rotary tables),`;
 }
 
 /** A mixture as users write it; budgets are rounded up. */

@@ -57,7 +57,7 @@ export interface UnquantizedBytes {
   readonly memory: number;
 }
 
-/** Bytes of embeddings, heads, norms and biases as they are stored; tied ones count once, derived ones not at all. */
+/** Bytes of embeddings, heads, norms, biases and rotary tables as they are stored; tied ones count once. */
 export function unquantizedBytes(module: Module): UnquantizedBytes {
   const counted = new Map<string, TensorType>();
   for (const call of module.calls) {
@@ -65,7 +65,6 @@ export function unquantizedBytes(module: Module): UnquantizedBytes {
     for (const node of graph.nodes) {
       if (node.op !== "hold" || node.attrs.time !== "checkpoint") continue;
       const name = nameOf(node);
-      if (Object.hasOwn(module.derived, name)) continue;
       if (weights.some((site) => name === site.name || name.startsWith(`${site.name}.`))) continue;
       counted.set(call.prefix + name, node.type);
     }

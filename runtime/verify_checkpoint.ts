@@ -22,6 +22,7 @@ export async function verifyCheckpoint(checkpoint: Checkpoint, module: Module): 
   }
   for (const [name, shape] of needed) checkpoint.check(name, shape);
   refuseUnused(checkpoint, needed);
+  await refuseOtherHead(checkpoint, needed);
   const lines: string[] = [];
   for (const [name, shape] of needed) {
     lines.push(`${name} ${await sha256((await checkpoint.tensor(name, shape)).data)}`);
@@ -42,6 +43,20 @@ function refuseUnused({ name: folder, names }: Checkpoint, needed: ReadonlyMap<s
     what: `Expected only tensors that the config.json accounts for but found ${quote(unused)}`,
     where: quote(folder),
     mend: "use weights that match the config.json, with its number of layers and its biases",
+  });
+}
+
+/** Refuses a head that is another matrix than the embedding it is said to be tied to: which of the two is meant is not known. */
+async function refuseOtherHead(checkpoint: Checkpoint, needed: ReadonlyMap<string, readonly number[]>): Promise<void> {
+  const head = "lm_head.weight", embedding = "model.embed_tokens.weight", shape = needed.get(embedding);
+  if (!checkpoint.config.tieEmbeddings || !shape || !checkpoint.has(head)) return;
+  checkpoint.check(head, shape);
+  const [own, tied] = [await checkpoint.tensor(head, shape), await checkpoint.tensor(embedding, shape)];
+  if (own.data.every((value, i) => value === tied.data[i])) return;
+  throw new UserError({
+    what: `Expected ${quote(head)} to be the embedding, as config.json says, but found other values`,
+    where: quote(checkpoint.name),
+    mend: 'set "tie_word_embeddings" to false if the head is to be used, or remove the tensor',
   });
 }
 

@@ -2,7 +2,7 @@
 import type { Executable, HostArray, Tensor } from "../../backends/backend.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node, type Output } from "../../ir/node.ts";
-import { sizeOf, type TensorType } from "../../ir/types.ts";
+import { sizeOf, type TensorType, typeText } from "../../ir/types.ts";
 import { prepareGraph } from "../passes/stage.ts";
 import { createPool, type Programs, type TensorPool } from "./programs.ts";
 
@@ -81,8 +81,9 @@ async function preparePart(
 
 /** The program of one part. */
 export function prepareProgram({ get }: Programs, call: Call, graph: Graph): Promise<Executable> {
-  // Structure and elastic functions share names, but not their holds.
-  return get(`prepare ${call.function} ${graph.outputs.map(({ name }) => name).join()}`, () => graph);
+  // Structure and elastic functions share names, but not their holds, nor what types those have.
+  const outputs = graph.outputs.map(({ name, node }) => `${name} ${typeText(node.type)}`);
+  return get(`prepare ${call.function} ${outputs.join()}`, () => graph);
 }
 
 /** A piece of a prepare program: a parameter that is held as it is, or what is made of one large parameter. */

@@ -26,13 +26,14 @@ export type RopeScaling =
 
 /**
  * Reads `rope_theta` and `rope_scaling`, or the `rope_parameters` that newer versions write in their place. Where both
- * stand, `rope_scaling` wins, as in `transformers` itself.
+ * stand, `rope_scaling` wins if there is anything in it, as in `transformers` itself.
  *
  * @param maxPositions the model's context in tokens, which llama3 scaling takes for the original one if that is absent
  * @throws {UserError} on rope types other than default, linear and llama3
  */
 export function readRope(fields: Fields, maxPositions: number): RopeConfig {
-  const rope = fields.object("rope_scaling") ?? fields.object("rope_parameters");
+  const scaling = fields.object("rope_scaling");
+  const rope = scaling && scaling.names().length > 0 ? scaling : fields.object("rope_parameters");
   for (const place of rope ? [fields, rope] : [fields]) {
     if (place.positive("partial_rotary_factor", 1) !== 1) {
       throw place.error("partial_rotary_factor", "1", "use a checkpoint whose heads are rotated in full");
@@ -41,11 +42,13 @@ export function readRope(fields: Fields, maxPositions: number): RopeConfig {
   const theta = fields.positive("rope_theta", 10000);
   return {
     ropeTheta: rope?.positive("rope_theta", theta) ?? theta,
-    ropeScaling: rope && readScaling(rope, maxPositions),
+    ropeScaling: rope && readScaling(rope, fields, maxPositions),
   };
 }
 
-function readScaling(rope: Fields, maxPositions: number): RopeScaling | null {
+const ORIGINAL = "original_max_position_embeddings";
+
+function readScaling(rope: Fields, config: Fields, maxPositions: number): RopeScaling | null {
   // Before version 4.43 the key was "type". Parameters that name no type may say theta, but nothing that needs a type.
   const key = (rope.raw("rope_type") ?? null) === null ? "type" : "rope_type";
   const type = rope.raw("factor") === undefined ? rope.string(key, "default") : rope.string(key);
@@ -66,7 +69,8 @@ function readScaling(rope: Fields, maxPositions: number): RopeScaling | null {
         factor: rope.positive("factor"),
         lowFreqFactor,
         highFreqFactor,
-        originalMaxPosition: rope.count("original_max_position_embeddings", maxPositions),
+        // Where the configuration itself has it, that counts.
+        originalMaxPosition: config.count(ORIGINAL, rope.count(ORIGINAL, maxPositions)),
       };
     }
     default:

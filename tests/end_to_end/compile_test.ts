@@ -78,6 +78,19 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
       "wasm",
     ]);
     assertEquals(rowsOf(fits.stdout).map((row) => row.totalBytes), [totalBytes], fits.stderr);
+    // What was planned when it was compiled, and what is run: one count for both.
+    const small = await runCompile([
+      model,
+      ...texts,
+      "--out",
+      `${root}/small`,
+      "--json",
+      "--bits",
+      `mixed@${totalBytes}B`,
+      ...FAST,
+    ]);
+    const [setting] = JSON.parse(await Deno.readTextFile(`${root}/small/plan.json`)).settings;
+    assertEquals(rowsOf(small.stdout).map((row) => row.bytes).at(-1), setting.bytes, small.stderr);
     const less = await runCompile(["eval", out, ...data, "--bits", `mixed@${totalBytes - 1}B`, "--device", "wasm"]);
     assertEquals(less.code, 2);
     assertMatch(ownLines(less).at(-1) ?? "", new RegExp(`at least ${totalBytes} bytes`));
@@ -174,7 +187,7 @@ Deno.test("without any permission the bundled model runs, is inspected, and help
   assertMatch(help.stdout, /--bits SPEC/);
 });
 
-const VARIANTS: Readonly<Record<string, TinyOptions>> = {
+const VARIANTS: Readonly<Record<string, TinyOptions & { readonly args?: readonly string[] }>> = {
   "Qwen2, with biases, untied": {
     config: { model_type: "qwen2", architectures: ["Qwen2ForCausalLM"], tie_word_embeddings: false },
   },
@@ -192,17 +205,26 @@ const VARIANTS: Readonly<Record<string, TinyOptions>> = {
       },
     },
   },
+  "LLaMA with a head of its own and weights kept as halves": {
+    config: { tie_word_embeddings: false },
+    args: ["--master", "fp16"],
+  },
+  "LLaMA with a head of its own, as published": {
+    config: { tie_word_embeddings: false },
+    args: ["--recipe", "quept"],
+  },
   "Mistral, of two bf16 shards": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: null },
     sharded: true,
   },
 };
 
-for (const [name, options] of Object.entries(VARIANTS)) {
+for (const [name, { args = [], ...options }] of Object.entries(VARIANTS)) {
   Deno.test(`compile takes ${name}`, async () => {
     await using place = await tinyModel({ ...options, consistent: true });
     const { model, root } = place, texts = ["--calib", `${model}/calibration.jsonl`, "--eval", `${model}/text.txt`];
-    const compiled = await runCompile([model, "--bits", "w4a4", ...texts, "--out", `${root}/out`, "--json", ...FAST]);
+    const given = ["--bits", "w4a4", ...args, ...texts, "--out", `${root}/out`, "--json", ...FAST];
+    const compiled = await runCompile([model, ...given]);
     assertEquals(compiled.code, 0, compiled.stderr);
     const rows = rowsOf(compiled.stdout),
       full = rowAt(rows, "16"),

@@ -20,7 +20,10 @@ const CONFIG = {
 const ones = (...shape: number[]) => ({ shape, values: Array<number>(shape.reduce((a, b) => a * b)).fill(1) });
 
 /** Verifies a model of one layer with more tensors than it needs. */
-async function verifyWith(extra: readonly string[]): Promise<string> {
+async function verifyWith(
+  extra: readonly string[],
+  head?: { shape: number[]; values: number[] },
+): Promise<string> {
   const config = JSON.stringify(CONFIG);
   const { config: parsed } = await openCheckpoint(
     folderOf({ "config.json": config, "model.safetensors": f32Safetensors({ "model.norm.weight": ones(4) }) }),
@@ -29,7 +32,11 @@ async function verifyWith(extra: readonly string[]): Promise<string> {
   const needed = module.calls.flatMap((call) => [...parametersOf(module, call)])
     .filter(([name]) => !module.derived[name])
     .map(([name, { shape }]) => [nameOf(name), ones(...concreteShape(shape))] as const);
-  const weights = f32Safetensors(Object.fromEntries([...needed, ...extra.map((name) => [name, ones(4)] as const)]));
+  const others = [
+    ...extra.map((name) => [name, ones(4)] as const),
+    ...(head ? [["lm_head.weight", head] as const] : []),
+  ];
+  const weights = f32Safetensors(Object.fromEntries([...needed, ...others]));
   return await verifyCheckpoint(
     await openCheckpoint(folderOf({ "config.json": config, "model.safetensors": weights })),
     module,
@@ -55,6 +62,15 @@ Deno.test("verifyCheckpoint() refuses layers and biases that the configuration d
 Deno.test("verifyCheckpoint() lets pass what transformers ignores as well, and hashes without it", async () => {
   const hash = await verifyWith([]);
   assertMatch(hash, /^[0-9a-f]{64}$/);
-  const extended = await verifyWith(["model.layers.0.self_attn.rotary_emb.inv_freq", "lm_head.weight"]);
+  const extended = await verifyWith(["model.layers.0.self_attn.rotary_emb.inv_freq"], ones(4, 4));
   assertMatch(extended, new RegExp(`^${hash}$`));
+});
+
+Deno.test("verifyCheckpoint() refuses a head that is not the embedding it is said to be tied to", async () => {
+  const head = ones(4, 4);
+  await assertUserError(
+    () => verifyWith([], { ...head, values: head.values.with(5, 0.5) }),
+    /^Expected "lm_head\.weight" to be the embedding, as config\.json says, but found other values, in "model"; set/,
+  );
+  await assertUserError(() => verifyWith([], ones(4)), /"lm_head\.weight".*\[4,4\] but found \[4\]/);
 });

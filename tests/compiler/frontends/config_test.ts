@@ -89,7 +89,14 @@ Deno.test("parseDecoderConfig() reads rotary parameters in old and new spellings
   assertEquals(rope({ rope_parameters: { rope_type: "default", rope_theta: 7 } }), [7, null]);
   assertEquals(rope({ rope_parameters: { rope_theta: 7 } }), [7, null]);
   assertEquals(rope({ rope_theta: 5, rope_parameters: { rope_type: "default" } }), [5, null]);
+  const linear = { rope_type: "linear", factor: 4, rope_theta: 7 };
+  assertEquals(rope({ rope_scaling: {}, rope_parameters: linear }), [7, { type: "linear", factor: 4 }]);
   const scaled = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4, rope_theta: 7 };
+  const own = rope({
+    original_max_position_embeddings: 64,
+    rope_parameters: { ...scaled, original_max_position_embeddings: 32 },
+  });
+  assertEquals((own[1] as { originalMaxPosition?: number }).originalMaxPosition, 64);
   assertEquals(rope({ rope_parameters: scaled }), [
     7,
     { type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPosition: 4096 },
