@@ -200,7 +200,7 @@ function leastText(budget: Budget, least: number, size?: SizeModel): string {
   const fixed = size?.unquantized[budget.of] ?? 0;
   return `${
     Math.ceil(least)
-  } bytes, the least this model has (${fixed} of them embeddings, norms, head and rotary tables),`;
+  } bytes, the least this model has (${fixed} of them embeddings, heads, norms, biases and rotary tables),`;
 }
 
 /** A mixture as users write it; budgets are rounded up. */

@@ -13,7 +13,7 @@ export type Budget =
 
 /** What a configuration takes beside the codes of its weights. */
 export interface SizeModel extends Pick<QuantizationScheme, "groupSizes"> {
-  /** Of what no width changes: embeddings, heads, norms, biases. */
+  /** Of what no width changes: embeddings, heads, norms, biases and rotary tables. */
   readonly unquantized: UnquantizedBytes;
 }
 

@@ -361,6 +361,7 @@ async function learn(learning: Learning): Promise<Learned> {
     others: [tiedFrontier(items, request), ...(predicted ? [predicted] : [])],
     partStore,
     report: (done, all, progress) => report({ kind: "refinement", done, all, progress }),
+    ...noted,
   });
   return { module: elastic, sensitivities, frontier, refined };
 }

@@ -37,6 +37,8 @@ const COPIED = ["config.json", "tokenizer.json", "tokenizer_config.json"] as con
 const KERNELS = "kernels";
 /** Locked by the compilation that writes to the folder; systems let go of it when a process ends, however it does. */
 const LOCK_FILE = ".lock";
+/** How often a lock is taken whose file has gone. */
+const ATTEMPTS = 100;
 /** What `writeAtomically` leaves where a run was killed while it wrote one of the folder's files. */
 const HALF_WRITTEN =
   /^(model\.safetensors|plan\.json|loss\.svg|config\.json|tokenizer\.json|tokenizer_config\.json)\.[0-9a-f]{8}\.tmp$/;
@@ -90,7 +92,7 @@ export async function openOutput(path: string): Promise<OutputFolder> {
 /** Locks a folder; returns what unlocks it. */
 async function lockFolder(path: string): Promise<() => Promise<void>> {
   const file = `${path}/${LOCK_FILE}`;
-  for (;;) {
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     const lock = await Deno.open(file, { write: true, create: true }).catch((error) => explain(error, "write", path));
     // Some file systems have no locks.
     if (!await lock.tryLock(true).catch(() => true)) {
@@ -101,15 +103,20 @@ async function lockFolder(path: string): Promise<() => Promise<void>> {
       });
     }
     // One that ended in between has removed the file: its lock keeps nobody out.
-    const [own, now] = [await lock.stat(), await Deno.stat(file).catch(() => undefined)];
-    if (now && own.ino === now.ino) {
+    const { ino } = await lock.stat(),
+      isThere = async () => (await Deno.stat(file).catch(() => undefined))?.ino === ino;
+    if (await isThere()) {
       return async () => {
-        await Deno.remove(file).catch(() => {});
+        if (await isThere()) await Deno.remove(file).catch(() => {});
         lock.close();
       };
     }
     lock.close();
   }
+  throw new UserError({
+    what: `Expected a folder of its own but found others who begin and end in ${quote(path)}`,
+    mend: "give another folder to --out",
+  });
 }
 
 /** Whether a folder has these of the copied files, and no others. */

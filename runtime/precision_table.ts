@@ -1,7 +1,7 @@
 /** @file Which settings a compilation calibrates for, and which ones its table shows. */
 import { type BitSpec, configOf, parseBitSpec } from "../compiler/bit_spec.ts";
-import { sizeModelOf } from "../compiler/budget.ts";
-import { modelSites } from "../compiler/model_sites.ts";
+import { sizeModelOf, weightBytes } from "../compiler/budget.ts";
+import { type ModelSite, modelSites } from "../compiler/model_sites.ts";
 import type { Recipe, Track } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
@@ -46,7 +46,7 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
 
 /**
  * Refuses what no calibration could change: settings of what a model does not quantize, pins that match nothing, and budgets below
- * what equal widths take, of which every frontier has the best.
+ * what the cheapest width of every site takes. (A frontier may have nothing as cheap, where small groups make narrow widths large.)
  *
  * @param elastic the model as the recipe makes it
  * @param countsSites whether budgets count sites
@@ -60,14 +60,19 @@ export function checkAsked(
 ): void {
   const sites = modelSites(elastic), weights = sites.filter(({ role }) => role === "weight");
   const widths = bitGroups.flat().sort((a, b) => a - b), size = sizeModelOf(elastic, scheme);
-  const equal = {
+  const cheapest = (cost: (site: ModelSite, width: number) => number) =>
+    weights.map((site) => widths.toSorted((a, b) => cost(site, a) - cost(site, b))[0]).join("");
+  const bytes = (of: "file" | "memory") =>
+    cheapest((site, width) => weightBytes({ [site.name]: width }, [site], scheme, of));
+  const least = {
     sites: weights.map(({ name }) => name),
     parameters: weights.map(({ parameters }) => parameters),
-    // Where groups are small, the narrowest need not be the smallest.
-    points: widths.map((width) => ({ meanBits: width, loss: -width, widths: String(width).repeat(weights.length) })),
+    points: [cheapest((_, width) => width), bytes("file"), bytes("memory")].map((digits, i) => {
+      return { meanBits: i, loss: -i, widths: digits };
+    }),
     countsSites,
   };
-  for (const spec of specs) configOf(spec, sites, equal, size);
+  for (const spec of specs) configOf(spec, sites, least, size);
 }
 
 /** Full precision first, then every calibrated width from the highest down, and what else was asked for, in the user's words. */

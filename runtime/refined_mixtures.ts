@@ -25,6 +25,8 @@ export interface RefineAskedInput extends Omit<RefineInput, "mixture" | "store" 
   readonly partStore: PartStore;
   /** Hears which of how many times that a mixture learns this is. */
   readonly report?: (done: number, all: number, progress: CalibrationProgress) => void;
+  /** Hears what there is to say: a sentence without a final period. */
+  readonly note?: (text: string) => void;
 }
 
 /** A mixture that has learned on its own. */
@@ -39,7 +41,7 @@ export interface RefinedMixture {
  * pins or with other activations, as the frontier has them. Equal widths everywhere are not refined: they are what all have learned for.
  */
 export async function refineAsked(
-  { specs, frontier, others, partStore, report, ...input }: RefineAskedInput,
+  { specs, frontier, others, partStore, report, note, ...input }: RefineAskedInput,
 ): Promise<{ readonly frontier: Frontier; readonly refined: readonly RefinedMixture[] }> {
   const sites = modelSites(input.elastic), size = sizeModelOf(input.elastic, input.recipe.scheme);
   const { measured = [], rest = [] } = Object.groupBy(
@@ -80,6 +82,10 @@ export async function refineAsked(
     { ...input, sites: frontier.sites, report: (done, all, progress) => report?.(done, all + rest.length, progress) },
     budgets,
   );
+  for (const [i, own] of budgets.entries()) {
+    const spec = measured[i];
+    if (spec && own.length > 0 && !own.some((candidate) => points.has(candidate))) note?.(notRefined(spec));
+  }
   const alive = new Set(undominated([...frontier.points, ...points.values()]));
   const raced = { ...frontier, refined: [...points.values()] };
   const asked = new Set(measured.map((spec) => widthsFor(spec, raced)?.join()));
@@ -97,10 +103,13 @@ export async function refineAsked(
     const own = { ...input, mixture, store };
     if (await refineMixture({ ...own, report: (progress) => report?.(done, all, progress) })) {
       refined.push({ widths, store });
-    }
+    } else note?.(notRefined(spec));
   }
   return {
     frontier: kept.length > 0 ? { ...frontier, refined: kept.map(([, point]) => point) } : frontier,
     refined,
   };
 }
+
+const notRefined = ({ text }: MixedSpec): string =>
+  `${text} is as all widths have learned: what it learned on its own diverged`;

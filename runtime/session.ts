@@ -169,9 +169,15 @@ export async function createSession(
       });
     }
     let logits: Float32Array = new Float32Array();
-    const pieces = piecesOf(ids.length);
-    for (const [i, piece] of pieces.entries()) {
-      logits = await runPiece({ source, calls, cache }, ids, piece, { wantsLogits: i === pieces.length - 1 });
+    const pieces = piecesOf(ids.length), before = cache.length;
+    try {
+      for (const [i, piece] of pieces.entries()) {
+        logits = await runPiece({ source, calls, cache }, ids, piece, { wantsLogits: i === pieces.length - 1 });
+      }
+    } catch (error) {
+      // Without room to grow the cache is lost: what followed would be of another text.
+      if (cache.length < before) end();
+      throw error;
     }
     return logits;
   };

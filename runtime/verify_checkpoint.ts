@@ -11,7 +11,7 @@ import { concreteShape } from "../ir/types.ts";
  * @param module of the checkpoint, as its front-end made it
  * @returns a hash of names and values, whatever files and number formats they are stored in
  * @throws {UserError} if a tensor is missing, has another shape, or holds NaN or an infinity, or if there are layers or biases
- *   that the module lacks
+ *   that the module lacks, or a head that is not the embedding it is tied to
  */
 export async function verifyCheckpoint(checkpoint: Checkpoint, module: Module): Promise<string> {
   const tensorName = decoderSource(checkpoint.config), needed = new Map<string, readonly number[]>();
@@ -22,17 +22,21 @@ export async function verifyCheckpoint(checkpoint: Checkpoint, module: Module): 
   }
   for (const [name, shape] of needed) checkpoint.check(name, shape);
   refuseUnused(checkpoint, needed);
-  await refuseOtherHead(checkpoint, needed);
-  const lines: string[] = [];
+  const lines: string[] = [],
+    hashOf = async (name: string, shape: readonly number[]) =>
+      await sha256((await checkpoint.tensor(name, shape)).data);
   for (const [name, shape] of needed) {
-    lines.push(`${name} ${await sha256((await checkpoint.tensor(name, shape)).data)}`);
+    const hash = await hashOf(name, shape);
+    lines.push(`${name} ${hash}`);
+    const isTied = name === EMBEDDING && checkpoint.config.tieEmbeddings && checkpoint.has(HEAD);
+    if (isTied && await hashOf(HEAD, shape) !== hash) throw otherHead(checkpoint);
   }
   return await sha256(new TextEncoder().encode(lines.sort().join("\n")));
 }
 
 /**
  * Refuses weights and biases of layers that the configuration does not speak of: a model without them would run and be wrong.
- * Tables that are computed anew (`rotary_emb.inv_freq`) and the head of a model with tied embeddings may be there unused.
+ * Tables that are computed anew (`rotary_emb.inv_freq`) and the head of a model with tied embeddings, if it is the embedding, may be there unused.
  */
 function refuseUnused({ name: folder, names }: Checkpoint, needed: ReadonlyMap<string, readonly number[]>): void {
   const unused = names.find((name) =>
@@ -46,19 +50,15 @@ function refuseUnused({ name: folder, names }: Checkpoint, needed: ReadonlyMap<s
   });
 }
 
-/** Refuses a head that is another matrix than the embedding it is said to be tied to: which of the two is meant is not known. */
-async function refuseOtherHead(checkpoint: Checkpoint, needed: ReadonlyMap<string, readonly number[]>): Promise<void> {
-  const head = "lm_head.weight", embedding = "model.embed_tokens.weight", shape = needed.get(embedding);
-  if (!checkpoint.config.tieEmbeddings || !shape || !checkpoint.has(head)) return;
-  checkpoint.check(head, shape);
-  const [own, tied] = [await checkpoint.tensor(head, shape), await checkpoint.tensor(embedding, shape)];
-  if (own.data.every((value, i) => value === tied.data[i])) return;
-  throw new UserError({
-    what: `Expected ${quote(head)} to be the embedding, as config.json says, but found other values`,
-    where: quote(checkpoint.name),
+const HEAD = "lm_head.weight", EMBEDDING = "model.embed_tokens.weight";
+
+/** A head that is another matrix than the embedding it is said to be tied to: which of the two is meant is not known. */
+const otherHead = ({ name }: Checkpoint): UserError =>
+  new UserError({
+    what: `Expected ${quote(HEAD)} to be the embedding, as config.json says, but found other values`,
+    where: quote(name),
     mend: 'set "tie_word_embeddings" to false if the head is to be used, or remove the tensor',
   });
-}
 
 /** SHA-256 as hexadecimal digits. */
 export async function sha256(data: ArrayBufferView<ArrayBuffer>): Promise<string> {

@@ -70,9 +70,18 @@ export async function raceMixtures(
   const winners = new Set(budgets.flatMap((own) => own.toSorted((a, b) => lossOf(a) - lossOf(b)).slice(0, 1)));
   all = tried.length + winners.size;
   const points = new Map<Candidate, FrontierPoint>();
-  for (const winner of winners) {
-    const point = await learn(winner, winner.store, 1);
-    if (Number.isFinite(point.loss)) points.set(winner, point);
+  const finished = new Map<Candidate, FrontierPoint>();
+  for (const own of budgets) {
+    // Who diverges behind all makes way for the next.
+    for (const candidate of own.toSorted((a, b) => lossOf(a) - lossOf(b))) {
+      const point = finished.get(candidate) ?? await learn(candidate, candidate.store, 1);
+      finished.set(candidate, point);
+      if (Number.isFinite(point.loss)) {
+        points.set(candidate, point);
+        break;
+      }
+      all++;
+    }
   }
   return { points, learned: done };
 }

@@ -61,11 +61,19 @@ Deno.test("planSteps() names only kernels of the catalogue, and shares those wit
 });
 
 Deno.test("planSteps() takes about ten kernels per block and token, even on the least of devices", () => {
-  // A quantized cache takes two more where eight buffers are all, and another one for prompts.
-  for (const [bits, most] of [["2", 10], ["4", 10], ["8", 10], ["w4a4", 10], ["w8a8", 10], ["w4a4kv4", 12]] as const) {
-    for (const { function: name, tokens, kernels } of plan(bits, {}, WIDE).steps) {
-      const allowed = most + (tokens > 1 && most > 10 ? 1 : 0);
-      assert(name !== "block" || kernels.length <= allowed, `${bits} bits, ${tokens} tokens: ${kernels}`);
+  // A quantized cache takes two more where eight buffers are all, and another one for prompts; so do grouped queries and biases.
+  const most = { "2": 10, "4": 10, "8": 10, w4a4: 10, w8a8: 10, w4a4kv4: 12 };
+  const shapes: readonly (readonly [DecoderConfig, number])[] = [
+    [WIDE, 0],
+    [{ ...WIDE, heads: 8, kvHeads: 2, headDim: 32 }, 1],
+    [{ ...WIDE, attentionBias: { qkv: true, output: false } }, 1],
+  ];
+  for (const [decoder, more] of shapes) {
+    for (const [bits, kernelsAtMost] of Object.entries(most)) {
+      for (const { function: name, tokens, kernels } of plan(bits, {}, decoder).steps) {
+        const allowed = kernelsAtMost + more + (tokens > 1 && kernelsAtMost > 10 ? 1 : 0);
+        assert(name !== "block" || kernels.length <= allowed, `${bits} bits, ${tokens} tokens, ${allowed}: ${kernels}`);
+      }
     }
   }
 });

@@ -249,7 +249,7 @@ Deno.test("raceMixtures() learns the better of two mixtures to the end, with val
   assertEquals(await bytesOfAll(loser.store), [[], [], [], []]);
   assertEquals(await bytesOfAll(begun), before);
 
-  // What diverges has no part in it, and all else goes on.
+  // What diverges has no part in it.
   const lost = candidateOf((i) => i % 2 === 0 ? 4 : 3),
     settings = { ...input.settings, adapterRate: 1e38, measureTokens: 16 };
   const none = await raceMixtures({ ...given, settings, begun, sites }, [[lost]]);
