@@ -322,6 +322,23 @@ Deno.test("a session that cannot switch is as it was, or has ended and freed eve
   }
 });
 
+Deno.test("a session whose cache finds no room to grow has ended, rather than go on with another text", async () => {
+  const { backend, alive } = countingBackend(openReference());
+  let room = true;
+  // Caches that grow are results of a program; everything else is there by then.
+  const run: Backend["run"] = (program, ...rest) => {
+    if (!room && program.outputs.grown) throw new Error("out of memory");
+    return backend.run(program, ...rest);
+  };
+  const { folder } = await open("weights", { ...VARIANTS["tied, grouped queries"], maxPositions: 512 });
+  const session = await openSession({ folder, backend: { ...backend, run }, precision: "4" });
+  await session.prefill(IDS);
+  room = false;
+  await assertRejects(() => session.prefill(Array.from({ length: 300 }, () => 1)), Error, "out of memory");
+  await assertRejects(() => session.decode(1), TypeError, "it has ended");
+  assertEquals(alive.size, 0);
+});
+
 Deno.test("sessions of one model share their programs", async () => {
   const backend = openReference(), { folder } = await open("weights"), after: number[] = [];
   let compiled = 0;
