@@ -136,14 +136,15 @@ export type { OpName } from "./ir/ops.ts";
 export type { SiteRole } from "./ir/ops/state.ts";
 export { parse } from "./ir/parse.ts";
 export { print } from "./ir/print.ts";
-export type {
-  AdapterScheme,
-  AdapterSpace,
-  AdapterUse,
-  BitConfig,
-  MasterKind,
-  MasterScheme,
-  QuantizationScheme,
+export {
+  type AdapterScheme,
+  type AdapterSpace,
+  type AdapterUse,
+  type BitConfig,
+  MASTER_KINDS,
+  type MasterKind,
+  type MasterScheme,
+  type QuantizationScheme,
 } from "./ir/sites.ts";
 export type { DType, TensorType, Width } from "./ir/types.ts";
 export {
@@ -155,5 +156,4 @@ export {
   type StepSizes,
   usualSizes,
 } from "./runtime/step_plan.ts";
-export { MASTER_KINDS } from "./ir/sites.ts";
 export { VERSION } from "./runtime/version.ts";

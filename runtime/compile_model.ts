@@ -182,8 +182,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
   const partStore: PartStore = async (name, what = {}) =>
     output ? await openFolderStore(`${output.calibration}/${name}`, { ...fingerprint, ...what }) : memoryStore();
   if (texts.note) report({ kind: "note", text: texts.note });
-  const isCut = cutNote(texts.evaluation, evaluation, maxTokens);
-  if (isCut) report({ kind: "note", text: `Evaluating: ${isCut}` });
+  const shortened = cutNote(texts.evaluation, evaluation, maxTokens);
+  if (shortened) report({ kind: "note", text: `Evaluating: ${shortened}` });
   if (saved && saved.finished > 0) {
     report({
       kind: "note",

@@ -66,10 +66,9 @@ export function shareTensors(source: ElasticSource): ElasticSource {
         throw error;
       }
     });
-    const settled = await Promise.allSettled(entries), loaded: Tensors[] = [];
-    for (const one of settled) if (one.status === "fulfilled") loaded.push(one.value);
-    const failed = settled.find(({ status }) => status === "rejected");
-    if (failed?.status !== "rejected") return Object.assign({}, ...loaded);
+    const settled = await Promise.allSettled(entries), failed = settled.find((one) => one.status === "rejected");
+    const loaded = settled.flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
+    if (!failed) return Object.assign({}, ...loaded);
     for (const tensors of loaded) release(call, tensors);
     throw failed.reason;
   };

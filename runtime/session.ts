@@ -4,8 +4,8 @@
  */
 import type { Backend } from "../backends/backend.ts";
 import { createRunner } from "../backends/runner.ts";
-import { checkIds } from "../compiler/frontends/dataset.ts";
 import { openArtifact } from "../compiler/artifact/artifact.ts";
+import { checkIds } from "../compiler/frontends/dataset.ts";
 import type { Folder } from "../compiler/frontends/source.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";

@@ -22,21 +22,23 @@ export async function verifyCheckpoint(checkpoint: Checkpoint, module: Module): 
   }
   for (const [name, shape] of needed) checkpoint.check(name, shape);
   refuseUnused(checkpoint, needed);
-  const lines: string[] = [],
+  const [head, embedding] = [tensorName("head.weight"), tensorName("embedding.weight")],
+    lines: string[] = [],
     hashOf = async (name: string, shape: readonly number[]) =>
       await sha256((await checkpoint.tensor(name, shape)).data);
   for (const [name, shape] of needed) {
     const hash = await hashOf(name, shape);
     lines.push(`${name} ${hash}`);
-    const isTied = name === EMBEDDING && checkpoint.config.tieEmbeddings && checkpoint.has(HEAD);
-    if (isTied && await hashOf(HEAD, shape) !== hash) throw otherHead(checkpoint);
+    const isTied = name === embedding && checkpoint.config.tieEmbeddings && checkpoint.has(head);
+    if (isTied && await hashOf(head, shape) !== hash) throw otherHead(checkpoint, head);
   }
   return await sha256(new TextEncoder().encode(lines.sort().join("\n")));
 }
 
 /**
  * Refuses weights and biases of layers that the configuration does not speak of: a model without them would run and be wrong.
- * Tables that are computed anew (`rotary_emb.inv_freq`) and the head of a model with tied embeddings, if it is the embedding, may be there unused.
+ * Tables that are computed anew (`rotary_emb.inv_freq`) and the head of a model with tied embeddings, if it is the embedding, may be
+ * there unused.
  */
 function refuseUnused({ name: folder, names }: Checkpoint, needed: ReadonlyMap<string, readonly number[]>): void {
   const unused = names.find((name) =>
@@ -50,12 +52,10 @@ function refuseUnused({ name: folder, names }: Checkpoint, needed: ReadonlyMap<s
   });
 }
 
-const HEAD = "lm_head.weight", EMBEDDING = "model.embed_tokens.weight";
-
 /** A head that is another matrix than the embedding it is said to be tied to: which of the two is meant is not known. */
-const otherHead = ({ name }: Checkpoint): UserError =>
+const otherHead = ({ name }: Checkpoint, head: string): UserError =>
   new UserError({
-    what: `Expected ${quote(HEAD)} to be the embedding, as config.json says, but found other values`,
+    what: `Expected ${quote(head)} to be the embedding, as config.json says, but found other values`,
     where: quote(name),
     mend: 'set "tie_word_embeddings" to false if the head is to be used, or remove the tensor',
   });

@@ -10,7 +10,7 @@ import { lowerAssembly, lowerCopy, lowerMap } from "./lower_map.ts";
 import { lowerRow } from "./lower_row.ts";
 import { CannotLower, type LoweredKernel, type LoweringContext } from "./lower_unit.ts";
 import type { LoweredProgram, LoweredStep, LoweredValue } from "./program.ts";
-import { isBoundLeaf, labelOf, type Partition, partition, type Unit } from "./partition.ts";
+import { isBoundLeaf, labelOf, onlyLargeDot, type Partition, partition, type Unit } from "./partition.ts";
 
 /** How to lower. */
 export interface LowerOptions {
@@ -33,22 +33,8 @@ const LOWERINGS: Readonly<Record<Unit["kind"], (unit: Unit, context: LoweringCon
   assemble: lowerAssembly,
 };
 
-/** What to do with row kernels of too many buffers, and whether there were any that it makes a difference to. */
-interface Gathering {
-  /** Whether a product before them computes, as its epilogue, what they gather from most buffers. */
-  readonly byProducts: boolean;
-  matters: boolean;
-}
-
 /** Lowers a graph with concrete shapes: of two ways to keep within the buffers that there are, the one with fewer kernels. */
 export function lowerGraph(graph: Graph, options: LowerOptions = {}): LoweredProgram {
-  const gathering = { byProducts: true, matters: false }, program = lowerBy(graph, options, gathering);
-  if (!gathering.matters) return program;
-  const other = lowerBy(graph, options, { byProducts: false, matters: false });
-  return other.steps.length < program.steps.length ? other : program;
-}
-
-function lowerBy(graph: Graph, options: LowerOptions, gathering: Gathering): LoweredProgram {
   const { inPlace = {}, maxBuffers = 8, gradientsTogether = false, storeCodes = false } = options;
   const canonical = canonicalize(graph, maxBuffers);
   const order = new Map(canonical.nodes.map((node, i) => [node, i]));
@@ -69,24 +55,34 @@ function lowerBy(graph: Graph, options: LowerOptions, gathering: Gathering): Low
     if (node !== home) homes.set(node, home);
   }
 
-  const forced = new Set<Node>(), alone = new Set<Node>();
-  // Each failed attempt adds a constraint; every node can be constrained twice at most.
-  for (let attempt = 0; attempt <= 2 * canonical.nodes.length + 2; attempt++) {
-    const parts = partition(canonical, { forced, alone, gradientsTogether, storeCodes });
-    const context: LoweringContext = { partition: parts, position, alias: (node) => homes.get(node) };
-    const kernels: LoweredKernel[] = [], failures: CannotLower[] = [];
-    for (const unit of parts.units) {
-      try {
-        kernels.push(...lowerUnit(unit, context, maxBuffers, gathering));
-      } catch (error) {
-        if (!(error instanceof CannotLower)) throw error;
-        failures.push(error);
+  /** Lowers with what the failures before have taught; tells whether a product could have helped a kernel of too many buffers. */
+  const lower = (byProducts: boolean): { readonly program: LoweredProgram; readonly canChoose: boolean } => {
+    const forced = new Set<Node>(), alone = new Set<Node>();
+    let canChoose = false;
+    // Each failed attempt adds a constraint; every node can be constrained twice at most.
+    for (let attempt = 0; attempt <= 2 * canonical.nodes.length + 2; attempt++) {
+      const parts = partition(canonical, { forced, alone, gradientsTogether, storeCodes });
+      const context: LoweringContext = { partition: parts, position, alias: (node) => homes.get(node) };
+      const kernels: LoweredKernel[] = [], failures: CannotLower[] = [];
+      for (const unit of parts.units) {
+        try {
+          kernels.push(...lowerUnit(unit, context, maxBuffers));
+        } catch (error) {
+          if (!(error instanceof CannotLower)) throw error;
+          failures.push(error);
+        }
+      }
+      if (failures.length === 0) return { program: assemble(canonical, parts, context, kernels), canChoose };
+      for (const failure of failures) {
+        canChoose ||= failure.epilogue !== undefined;
+        if (byProducts && failure.epilogue) forced.add(failure.epilogue);
+        else constrain(failure, forced, alone);
       }
     }
-    if (failures.length === 0) return assemble(canonical, parts, context, kernels);
-    for (const failure of failures) constrain(failure, forced, alone);
-  }
-  throw new Error("Internal error in lowerGraph: no partition can be lowered");
+    throw new Error("Internal error in lowerGraph: no partition can be lowered");
+  };
+  const { program, canChoose } = lower(true), other = canChoose ? lower(false).program : program;
+  return other.steps.length < program.steps.length ? other : program;
 }
 
 /** Keeps the failed result out of its unit or, where it is alone already, stores the value it could not reach. */
@@ -97,48 +93,30 @@ function constrain({ unit, root, reason, message }: CannotLower, forced: Set<Nod
   else throw new Error(message);
 }
 
-function lowerUnit(
-  unit: Unit,
-  context: LoweringContext,
-  maxBuffers: number,
-  gathering: Gathering,
-): LoweredKernel[] {
+function lowerUnit(unit: Unit, context: LoweringContext, maxBuffers: number): LoweredKernel[] {
   const kernels = LOWERINGS[unit.kind](unit, context);
   // An update of a computed cache starts from a copy of it; one of a leaf is done in the leaf's memory.
   for (const update of unit.attached.filter((node) => node.op === "update" && !context.alias(node))) {
     kernels.unshift(lowerCopy(unit, update, update.inputs[0] as Node, context));
   }
-  if (kernels.some(({ nodes }) => nodes.length > maxBuffers)) {
-    const last = unit.attached.at(-1), widest = Math.max(...kernels.map(({ nodes }) => nodes.length));
-    const shares = last && unit.anchors.length + unit.attached.length > 1;
-    const epilogue = unit.kind === "row" ? busiestOperand(unit, context, maxBuffers, isEpilogue) : undefined;
-    if (epilogue && widest - epilogue.sources + 1 <= maxBuffers) {
-      gathering.matters = true;
-      if (gathering.byProducts) throw new CannotLower(unit, unit.anchors[0] as Node, epilogue.node);
-    }
+  const widest = Math.max(...kernels.map(({ nodes }) => nodes.length));
+  if (widest > maxBuffers) {
+    const last = unit.attached.at(-1), shares = last && unit.anchors.length + unit.attached.length > 1;
+    // A product before a row that computes what the row gathers from most buffers, in its epilogue, leaves it one of them.
+    const gathered = unit.kind === "row" ? busiestOperand(unit, context, maxBuffers, isEpilogue) : undefined;
+    const helps = gathered && widest - gathered.sources + 1 <= maxBuffers;
     throw new CannotLower(
       unit,
       (last && anchorBelow(unit, last)) ?? last ?? (unit.anchors.at(-1) as Node),
       shares ? last : operandOf(unit, context, maxBuffers),
+      helps ? gathered.node : undefined,
     );
   }
   return kernels;
 }
 
 /** Whether a value is computed from one product of its own size. */
-function isEpilogue(node: Node): boolean {
-  const seen = new Set<Node>(), stack = [...node.inputs], size = sizeOf(node.type.shape);
-  let products = 0;
-  for (let value = stack.pop(); value; value = stack.pop()) {
-    if (seen.has(value)) continue;
-    seen.add(value);
-    if (value.op === "dot") {
-      if (sizeOf(value.type.shape) !== size) return false;
-      products++;
-    } else if (isMap(value.op) || value.op === "reshape" || value.op === "broadcast") stack.push(...value.inputs);
-  }
-  return products === 1;
-}
+const isEpilogue = (node: Node): boolean => onlyLargeDot(node, sizeOf(node.type.shape)) !== undefined;
 
 /** The first row anchor of a unit that a value is computed from, if others stand in front of it: the two can part there. */
 function anchorBelow({ anchors }: Unit, value: Node): Node | undefined {

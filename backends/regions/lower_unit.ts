@@ -15,10 +15,10 @@ export interface LoweredKernel {
   readonly nodes: readonly Node[];
 }
 
-/** A failed lowering: `root` cannot be computed in this unit, because of `cause`. */
+/** A failed lowering: `root` cannot be computed in this unit, because of `reason`; or could, were `epilogue` stored by a product. */
 export class CannotLower extends Error {
   override readonly name = "CannotLower";
-  constructor(readonly unit: Unit, readonly root: Node, readonly reason: Node) {
+  constructor(readonly unit: Unit, readonly root: Node, readonly reason: Node, readonly epilogue?: Node) {
     super(`Internal error in regions: cannot compute ${root.op} in a ${unit.kind} kernel because of ${reason.op}`);
   }
 }

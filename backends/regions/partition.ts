@@ -279,7 +279,8 @@ function groupedSums(graph: Graph): ReadonlyMap<Node, Node> {
   return found;
 }
 
-function onlyLargeDot(x: Node, size: number): Node | undefined {
+/** The one contraction of a size that an elementwise value is computed from, if it is one. */
+export function onlyLargeDot(x: Node, size: number): Node | undefined {
   const dots = new Set<Node>(), seen = new Set<Node>(), stack = [x];
   for (let node = stack.pop(); node; node = stack.pop()) {
     if (seen.has(node)) continue;

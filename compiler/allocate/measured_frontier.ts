@@ -39,8 +39,8 @@ export interface FrontierRequest extends TiedOptions {
 
 /** Searches from the solutions that sensitivities predict, measuring as it goes; see search.ts. */
 export async function measureFrontier(input: MeasureInput, request: FrontierRequest): Promise<Frontier> {
-  const { items, ...options } = request, sites = items.map(({ site }) => site);
-  const { points, ties, counts } = groupFrontier(items, options);
+  const { items, ...options } = request, { points, ties, counts, frontier } = groupFrontier(items, options);
+  const { sites } = frontier;
   const widths = input.recipe.bitGroups.flat().sort((a, b) => a - b), candidates: string[] = [];
   for (let budget = Math.min(...widths); budget <= Math.max(...widths); budget += STEP) {
     const point = lookUp({ points }, budget);
@@ -67,10 +67,8 @@ export async function measureFrontier(input: MeasureInput, request: FrontierRequ
     }));
   const expanded = found.map((point) => ({ ...point, widths: expandTies(point.widths, ties) }));
   return {
-    sites,
-    parameters: items.map(({ parameters }) => parameters),
+    ...frontier,
     points: undominated(await confirm(reportFrom(input, done), sites, finalists(expanded))),
-    ...(options.weighting === "sites" ? { countsSites: true } : {}),
     ...(input.recipe.track === "activations" ? { activations: true } : {}),
   };
 }

@@ -67,13 +67,12 @@ export async function raceMixtures(
     losses.set(candidate, Number.isNaN(loss) ? Infinity : loss);
   }
   const lossOf = (candidate: Candidate) => losses.get(candidate) ?? 0;
-  const winners = new Set(budgets.flatMap((own) => own.toSorted((a, b) => lossOf(a) - lossOf(b)).slice(0, 1)));
-  all = tried.length + winners.size;
-  const points = new Map<Candidate, FrontierPoint>();
-  const finished = new Map<Candidate, FrontierPoint>();
-  for (const own of budgets) {
-    // Who diverges behind all makes way for the next.
-    for (const candidate of own.toSorted((a, b) => lossOf(a) - lossOf(b))) {
+  const ranked = budgets.map((own) => own.toSorted((a, b) => lossOf(a) - lossOf(b)));
+  all = tried.length + new Set(ranked.flatMap(([winner]) => winner ?? [])).size;
+  const points = new Map<Candidate, FrontierPoint>(), finished = new Map<Candidate, FrontierPoint>();
+  for (const own of ranked) {
+    // Who diverges in the end makes way for the next.
+    for (const candidate of own) {
       const point = finished.get(candidate) ?? await learn(candidate, candidate.store, 1);
       finished.set(candidate, point);
       if (Number.isFinite(point.loss)) {

@@ -55,24 +55,31 @@ export interface TiedOptions {
 
 /** The knapsack's solutions for all budgets, sites that are tied together; see `frontierOf`. */
 export function tiedFrontier(items: readonly AllocationItem[], options: TiedOptions = {}): Frontier {
-  const { points, ties } = groupFrontier(items, options);
-  return {
-    sites: items.map(({ site }) => site),
-    parameters: items.map(({ parameters }) => parameters),
-    points: points.map((point) => ({ ...point, widths: expandTies(point.widths, ties) })),
-    ...(options.weighting === "sites" ? { countsSites: true } : {}),
-  };
+  const { points, ties, frontier } = groupFrontier(items, options);
+  return { ...frontier, points: points.map((point) => ({ ...point, widths: expandTies(point.widths, ties) })) };
 }
 
-/** The same with one digit per group, and what each group counts in a budget: its weights, or as all of its sites. */
+/**
+ * The same with one digit per group; what each group counts in a budget, its weights or as all of its sites; and the frontier of all
+ * sites but for its points.
+ */
 export function groupFrontier(
   items: readonly AllocationItem[],
   { ties = untied(items.map(({ site }) => site)), weighting = "parameters" }: TiedOptions,
-): Pick<Frontier, "points"> & { readonly ties: Ties; readonly counts: readonly number[] } {
+): Pick<Frontier, "points"> & {
+  readonly ties: Ties;
+  readonly counts: readonly number[];
+  readonly frontier: Omit<Frontier, "points">;
+} {
   const tied = tiedItems(items, ties);
   const counts = tied.map(({ parameters }, g) => weighting === "parameters" ? parameters : ties[g]?.length ?? 0);
   const { points } = frontierOf(tied.map((item, g) => ({ ...item, parameters: counts[g] ?? 0 })));
-  return { points, ties, counts };
+  const frontier = {
+    sites: items.map(({ site }) => site),
+    parameters: items.map(({ parameters }) => parameters),
+    ...(weighting === "sites" ? { countsSites: true } : {}),
+  };
+  return { points, ties, counts, frontier };
 }
 
 /** One digit per group -> one digit per site. */

@@ -3,9 +3,9 @@
  * original weights on full-precision inputs; what it learns on are the inputs that quantized predecessors leave.
  */
 import type { HostArray } from "../../backends/backend.ts";
+import { quote, UserError } from "../../ir/errors.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { random } from "../../ir/random.ts";
-import { quote, UserError } from "../../ir/errors.ts";
 import { type BitConfig, type LocalWidths, localWidths, sitesOf, WIDTHS } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Recipe } from "../recipe.ts";

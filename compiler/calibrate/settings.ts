@@ -1,6 +1,6 @@
 /** Settings of a calibration. The paper's constants are for 7B models; each default here names what chose it. */
-import { eachWidth } from "../../ir/sites.ts";
 import { quote, UserError } from "../../ir/errors.ts";
+import { eachWidth } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
 import type { Track } from "../recipe.ts";
 

@@ -17,7 +17,6 @@ import { type CompiledModel, compileModel } from "../../runtime/compile_model.ts
 import { score } from "../../runtime/evaluate.ts";
 import { configurationOf } from "../../runtime/configuration.ts";
 import { EVALUATION_TOKENS } from "../../runtime/result_row.ts";
-import { VERSION } from "../../runtime/version.ts";
 import { ablationChart } from "./ablate/chart.ts";
 import { COMMON, PARTS } from "./ablate/parts.ts";
 import { measureInputOf, traceItems } from "./ablate/traces.ts";
@@ -55,10 +54,8 @@ if (unknown !== undefined) {
 }
 await Deno.mkdir(out, { recursive: true });
 const { rows, add } = await openRows<Row>(`${out}/rows-${options.epochs ?? "default"}.jsonl`, {
-  version: VERSION,
+  ...options,
   model: folder.name,
-  calib: options.calib,
-  eval: options.eval,
 });
 await using backend = await openWasm({ threads: Number(options.threads ?? navigator.hardwareConcurrency) });
 

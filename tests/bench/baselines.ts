@@ -10,7 +10,6 @@ import { readTexts } from "../../compiler/frontends/dataset.ts";
 import { localFolder } from "../../compiler/frontends/source.ts";
 import { RECIPE_NAMES, type RecipeName } from "../../compiler/recipe.ts";
 import { compileModel } from "../../runtime/compile_model.ts";
-import { VERSION } from "../../runtime/version.ts";
 import { medianOf, openRows, refuseUnknown } from "./report.ts";
 
 /** A method at a width: as baselines.py prints it, and ours alike. */
@@ -41,12 +40,7 @@ const options = parseArgs(Deno.args, {
 });
 const path = String(options._[0] ?? bundled), widths: readonly number[] = options.widths.split(",").map(Number);
 await Deno.mkdir(options.out, { recursive: true });
-const { rows, add } = await openRows<Row>(`${options.out}/rows.jsonl`, {
-  version: VERSION,
-  model: path,
-  calib: options.calib,
-  eval: options.eval,
-});
+const { rows, add } = await openRows<Row>(`${options.out}/rows.jsonl`, { ...options, model: path });
 const isKnown = (method: string, width: number, seed?: number): boolean =>
   rows.some((row) => row.method === method && row.width === width && row.seed === seed);
 

@@ -1,3 +1,5 @@
+import { VERSION } from "../../runtime/version.ts";
+
 /** One line of a benchmark's result, as JSON lines or as a table. */
 export interface BenchLine {
   readonly name: string;
@@ -61,11 +63,15 @@ export function createReport(format: Format, print: (text: string) => void = con
  * Rows of a long run in a file of JSON lines: those of an earlier run that was stopped, and more, which are written as they come. Rows of
  * something else (of another model, other texts) stay in the file, and are not seen.
  *
- * @param of what the rows are of
+ * @param model and texts that the rows are of
  */
-export async function openRows<Row>(file: string, of: Readonly<Record<string, string>>) {
-  const text = await Deno.readTextFile(file).catch(() => ""), own = JSON.stringify(of);
-  const rows: Row[] = text.split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((row) =>
+export async function openRows<Row>(
+  file: string,
+  { model, calib, eval: text }: { readonly model: string; readonly calib: string; readonly eval: string },
+) {
+  const of = { version: VERSION, model, calib, eval: text }, own = JSON.stringify(of);
+  const earlier = await Deno.readTextFile(file).catch(() => "");
+  const rows: Row[] = earlier.split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((row) =>
     JSON.stringify(row.of) === own
   );
   const add = async (found: readonly Row[]): Promise<void> => {
