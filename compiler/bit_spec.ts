@@ -143,8 +143,12 @@ export function configOf(
   frontier?: Frontier,
   size?: SizeModel,
 ): BitConfig {
-  const pinned = pinnedWidths(spec.pins ?? [], sites);
   const { activations = FULL_WIDTH, cache = FULL_WIDTH } = spec;
+  const pinned = pinnedWidths(
+    spec.pins ?? [],
+    sites,
+    ({ role }) => (role === "activation" ? activations : cache) !== FULL_WIDTH,
+  );
   for (const [role, width] of [["activation", activations], ["key", cache]] as const) {
     if (width === FULL_WIDTH || sites.some((site) => site.role === role)) continue;
     throw new UserError({

@@ -1,6 +1,6 @@
 /** @file Pins: widths of sites by pattern that win over every setting and budget, such as `layers.0.*=8`. */
 import { quote, UserError } from "../ir/errors.ts";
-import { FULL_WIDTH } from "../ir/sites.ts";
+import { FULL_WIDTH, LEAST_WIDTHS } from "../ir/sites.ts";
 import type { ModelSite } from "./model_sites.ts";
 
 /** One pin. */
@@ -9,6 +9,9 @@ export interface Pin {
   readonly pattern: string;
   readonly width: number;
 }
+
+/** A pin as users write it. */
+export const pinText = ({ pattern, width }: Pin): string => `--pin ${pattern}=${width}`;
 
 /**
  * Parses `PATTERN=WIDTH`.
@@ -28,11 +31,18 @@ export function parsePin(text: string): Pin {
 }
 
 /**
- * The widths that pins give to sites; later pins win.
+ * The widths that pins give to sites; later pins win. A pattern that matches weights pins them, and what else it matches as far as
+ * the setting quantizes it, to no fewer bits than it can have: `layers.0.*=3` leaves activations alone where weights alone are
+ * quantized, and gives them 4 bits elsewhere. One that matches no weight pins all that it matches.
  *
+ * @param isQuantized whether the setting quantizes an activation or something cached
  * @throws {UserError} if a pattern matches no site
  */
-export function pinnedWidths(pins: readonly Pin[], sites: readonly ModelSite[]): Readonly<Record<string, number>> {
+export function pinnedWidths(
+  pins: readonly Pin[],
+  sites: readonly ModelSite[],
+  isQuantized: (site: ModelSite) => boolean,
+): Readonly<Record<string, number>> {
   const widths: Record<string, number> = {};
   for (const { pattern, width } of pins) {
     const parts = pattern.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
@@ -46,7 +56,11 @@ export function pinnedWidths(pins: readonly Pin[], sites: readonly ModelSite[]):
         } and so on; inspect --sites lists them`,
       });
     }
-    for (const { name } of matched) widths[name] = width;
+    const ofWeights = matched.some(({ role }) => role === "weight");
+    for (const site of matched) {
+      if (!ofWeights || site.role === "weight") widths[site.name] = width;
+      else if (isQuantized(site)) widths[site.name] = Math.max(width, LEAST_WIDTHS[site.role]);
+    }
   }
   return widths;
 }

@@ -1,6 +1,7 @@
 /** @file From what a user asks for to the widths of every site, checked against what a model can do. */
 import { type BitSpec, configOf, parseBitSpec } from "../compiler/bit_spec.ts";
 import { sizeModelOf } from "../compiler/budget.ts";
+import type { ModelSite } from "../compiler/model_sites.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import { type BitConfig, FULL_WIDTH } from "../ir/sites.ts";
 import type { ElasticSource } from "./elastic_source.ts";
@@ -18,21 +19,36 @@ export function configurationOf(source: ElasticSource, precision: Precision): Bi
   const config = isSpec(spec)
     ? configOf(spec, source.sites, source.frontier, sizeModelOf(source.module, source.scheme))
     : spec;
-  const roles = new Map(source.sites.map(({ name, role }) => [name, role]));
+  checkWidths(config, source, quote(source.name));
+  return Object.fromEntries(source.sites.map(({ name }) => [name, config[name] ?? FULL_WIDTH]));
+}
+
+/**
+ * Refuses widths that sites cannot have.
+ *
+ * @param widths those that weights have grids for
+ * @param where that the error names
+ * @throws {UserError} naming the first site, or one that there is not
+ */
+export function checkWidths(
+  config: BitConfig,
+  { sites, widths: known }: { readonly sites: readonly ModelSite[]; readonly widths: readonly number[] },
+  where: string,
+): void {
+  const roles = new Map(sites.map(({ name, role }) => [name, role]));
   for (const [name, width] of Object.entries(config)) {
     const role = roles.get(name);
     if (role === undefined) {
-      throw new UserError({ what: `Expected a site of the model but found ${quote(name)}`, where: quote(source.name) });
+      throw new UserError({ what: `Expected a site of the model but found ${quote(name)}`, where });
     }
-    const widths: readonly number[] = [...WIDTHS_OF[role] ?? source.widths, FULL_WIDTH];
+    const widths: readonly number[] = [...WIDTHS_OF[role] ?? known, FULL_WIDTH];
     if (widths.includes(width)) continue;
     throw new UserError({
       what: `Expected ${widths.slice(0, -1).join(", ")} or ${FULL_WIDTH} bits for ${quote(name)} but found ${width}`,
-      where: quote(source.name),
-      mend: "use one of these, or compile the model for other widths",
+      where,
+      mend: role === "weight" ? "use one of these, or compile the model for other widths" : "use one of these",
     });
   }
-  return Object.fromEntries(source.sites.map(({ name }) => [name, config[name] ?? FULL_WIDTH]));
 }
 
 /** Widths that need nothing learned. */

@@ -2,13 +2,24 @@
 import { type BitSpec, configOf, parseBitSpec } from "../compiler/bit_spec.ts";
 import { sizeModelOf, weightBytes } from "../compiler/budget.ts";
 import { type ModelSite, modelSites } from "../compiler/model_sites.ts";
+import { pinText } from "../compiler/pins.ts";
 import type { Recipe, Track } from "../compiler/recipe.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import type { Module } from "../ir/module.ts";
 import { FULL_WIDTH, LEAST_WIDTHS } from "../ir/sites.ts";
+import { checkWidths } from "./configuration.ts";
 
-/** The recipe that settings need: weights and activations as soon as one of them quantizes activations or the cache. */
-export const trackOf = (specs: readonly BitSpec[]): Track => specs.some(isBeyondWeights) ? "activations" : "weights";
+/**
+ * What a calibration must serve for some settings: activations as soon as one of them quantizes activations or the cache, and both
+ * tracks where there are also fewer bits per weight than that track has.
+ */
+export const trackOf = (specs: readonly BitSpec[]): Track =>
+  !specs.some(isBeyondWeights) ? "weights" : specs.some(hasNarrowWeights) ? "both" : "activations";
+
+const hasNarrowWeights = (spec: BitSpec): boolean =>
+  spec.kind === "uniform"
+    ? spec.weights < LEAST_WIDTHS.activation
+    : spec.budget.kind === "bits" && spec.budget.most < LEAST_WIDTHS.activation;
 
 const isBeyondWeights = ({ activations = FULL_WIDTH, cache = FULL_WIDTH }: BitSpec): boolean =>
   activations === "weights" || activations < FULL_WIDTH || cache < FULL_WIDTH;
@@ -45,8 +56,8 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
 }
 
 /**
- * Refuses what no calibration could change: settings of what a model does not quantize, pins that match nothing, and budgets below
- * what the cheapest width of every site takes. (A frontier may have nothing as cheap, where small groups make narrow widths large.)
+ * Refuses what no calibration could change: settings of what a model does not quantize, pins that match nothing or to widths that
+ * there are not, and budgets below what the cheapest width of every site takes. (A frontier may have nothing as cheap, where small groups make narrow widths large.)
  *
  * @param elastic the model as the recipe makes it
  * @param countsSites whether budgets count sites
@@ -72,7 +83,10 @@ export function checkAsked(
     }),
     countsSites,
   };
-  for (const spec of specs) configOf(spec, sites, least, size);
+  for (const spec of specs) {
+    const where = spec.pins ? `${quote(spec.text)} with ${spec.pins.map(pinText).join(", ")}` : quote(spec.text);
+    checkWidths(configOf(spec, sites, least, size), { sites, widths }, where);
+  }
 }
 
 /** Full precision first, then every calibrated width from the highest down, and what else was asked for, in the user's words. */

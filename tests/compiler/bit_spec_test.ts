@@ -251,6 +251,9 @@ Deno.test("pins win over every width, and budgets are kept by the rest", () => {
     configOf(withPins([parseBitSpec(text)], pins.map(parsePin))[0] as BitSpec, SITES, FRONTIER);
   assertEquals(pinned("2", "up.*=8")["up.weight"], 8);
   assertEquals(pinned("w4a4", "*.input=8", "up.input=6")["up.input"], 6, "later pins win");
+  assertEquals(pinned("2", "up.*=8")["up.input"], 16, "what the setting does not quantize stays in full precision");
+  assertEquals(pinned("w4a8", "up.*=3"), { ...pinned("w4a8"), "up.weight": 3, "up.input": 4 });
+  assertEquals(pinned("2", "up.input=8")["up.input"], 8, "but where it is meant");
   assertEquals(pinned("16", "up.*=8")["up.weight"], 16, "what others are compared with stays");
   for (const hundredths of [250, 300, 450, 700]) {
     const config = pinned(`mixed@${hundredths / 100}`, "down.weight=2");

@@ -5,7 +5,7 @@ import { decoderModule } from "../../compiler/frontends/decoder.ts";
 import { modelSites } from "../../compiler/model_sites.ts";
 import { parsePin } from "../../compiler/pins.ts";
 import { elasticModule } from "../../compiler/pipeline.ts";
-import { defaultRecipe } from "../../compiler/recipe.ts";
+import { defaultRecipe, type Track } from "../../compiler/recipe.ts";
 import { UserError } from "../../ir/errors.ts";
 import { checkAsked, checkSettings, tableSettings, trackOf } from "../../runtime/precision_table.ts";
 import { VARIANTS } from "../support/random_decoder.ts";
@@ -15,16 +15,16 @@ const table = (bits: string): string => {
   return tableSettings(specs, defaultRecipe(trackOf(specs), 0)).map(({ text }) => text).join(" ");
 };
 
-Deno.test("trackOf() chooses activations as soon as one setting quantizes them or the cache", () => {
+Deno.test("trackOf() chooses activations as soon as one setting quantizes them or the cache, and both beside fewer than 4 bits", () => {
   const track = (bits: string) => trackOf(parseBitSpecs(bits));
-  assertEquals(["2-8", "mixed", "16", "4,w4a4", "w4kv8", "w3"].map(track), [
-    "weights",
-    "weights",
-    "weights",
-    "activations",
-    "activations",
-    "weights",
-  ]);
+  const expected = {
+    weights: ["2-8", "mixed", "16", "w3"],
+    activations: ["4,w4a4", "w4kv8", "mixed@5aw", "w16a8"],
+    both: ["w2a8", "w4a4,3", "w3kv4", "w8a8,mixed", "mixed@3.5aw"],
+  };
+  for (const [name, texts] of Object.entries(expected)) {
+    for (const text of texts) assertEquals(track(text), name, text);
+  }
 });
 
 Deno.test("tableSettings() shows full precision, all widths from the highest, and what was asked for, in the user's words", () => {
@@ -67,12 +67,25 @@ Deno.test("checkAsked() refuses what no calibration could serve, and nothing els
   assertThrows(() => check("mixed@2.5", ["*=16"], false), UserError, "pin fewer sites");
 });
 
+Deno.test("checkAsked() refuses pins to widths that a site cannot have", () => {
+  const check = (track: Track, text: string, ...pins: readonly string[]) => {
+    const recipe = defaultRecipe(track, 0),
+      module = elasticModule(decoderModule(VARIANTS["all biases, width 20"]), recipe);
+    checkAsked(withPins(parseBitSpecs(text), pins.map(parsePin)), module, recipe, false);
+  };
+  check("both", "w4a4,mixed@3.5aw", "layers.0.*=3");
+  const refused = (...given: Parameters<typeof check>) => assertThrows(() => check(...given), UserError);
+  assert(refused("activations", "w4a4", "layers.0.*=3").message.includes('4, 5, 6, 7, 8 or 16 bits for "layers.0.'));
+  assert(refused("both", "w4a4", "*.input=3").message.includes('"w4a4" with --pin *.input=3'));
+});
+
 Deno.test("checkSettings() refuses widths and budgets that are not calibrated", () => {
-  const check = (bits: string) => () =>
-    checkSettings(parseBitSpecs(bits), defaultRecipe(trackOf(parseBitSpecs(bits)), 0));
+  const check = (bits: string, track = trackOf(parseBitSpecs(bits))) => () =>
+    checkSettings(parseBitSpecs(bits), defaultRecipe(track, 0));
   check("2-8,mixed@2,16")();
   check("w4a4,16,mixed@4.5")();
   for (const bits of ["w4a4,3", "w3kv4", "w8a8,mixed"]) {
-    assertThrows(check(bits), UserError, "Expected 4 to 8 bits per weight beside quantized activations");
+    check(bits)();
+    assertThrows(check(bits, "activations"), UserError, "Expected 4 to 8 bits per weight beside quantized activations");
   }
 });
