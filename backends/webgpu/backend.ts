@@ -60,13 +60,19 @@ export function createBackend(
     const { error } = event as GPUUncapturedErrorEvent;
     failure ??= new Error(`Internal error in WebGPU: ${error.message}`, { cause: error });
   });
-  device.lost.then(({ reason, message }) => {
-    if (reason !== "destroyed") failure ??= new Error(`The WebGPU device was lost: ${message}`);
-  });
+  device.lost.then(({ message }) => failure ??= lostDevice(message));
   const submitter = createSubmitter(device),
     pipelines = createPipelines(device, { traits, tuning: software ? undefined : named(tuning, adapter, traits) });
   const maxBuffers = Math.min(device.limits.maxStorageBuffersPerShaderStage, MOST_BUFFERS);
-  const memory = createMemory(device, () => failure, submitter.flush);
+  const memory = createMemory(device, {
+    flush: submitter.flush,
+    failure: () => failure,
+    // A buffer that cannot be read tells less than why; that comes a moment later.
+    broken: async (cause) => {
+      await new Promise((resolve) => setTimeout(resolve, LATER));
+      return failure ?? new Error("Internal error in WebGPU: a buffer cannot be read", { cause });
+    },
+  });
   const backend: Backend = {
     name: "webgpu",
     traits: { adapter, software },
@@ -90,7 +96,7 @@ export function createBackend(
       };
       return executable;
     },
-    allocate: (type) => memory.create(type),
+    allocate: (type) => memory.allocate(type),
     upload(type, values) {
       const tensor = memory.create(type);
       memory.write(tensor, values);
@@ -120,6 +126,12 @@ export function createBackend(
   };
   return backend;
 }
+
+/** Milliseconds within which a device says that it is lost. */
+const LATER = 50;
+
+const lostDevice = (message: string): Error =>
+  new Error(`The WebGPU device was lost${message ? `: ${message}` : ""}; open the backend and what ran on it again`);
 
 /** A store as one device sees it. */
 const named = (store: TuningStore, adapter: string, traits: KernelTraits): TuningStore => {

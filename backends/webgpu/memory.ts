@@ -4,7 +4,7 @@ import type { HostArray, Tensor } from "../backend.ts";
 import { checkStored } from "../stored.ts";
 import { bytesOf, layoutOf, pack, packStored, unpack } from "./layout.ts";
 
-/** A range of a GPU buffer. Ids are never used twice. */
+/** A range of a GPU buffer. Equal ids are equal ranges. */
 export interface Range {
   readonly id: number;
   readonly buffer: GPUBuffer;
@@ -21,6 +21,9 @@ export interface GpuTensor extends Tensor, Range {
 
 /** The memory of one device. */
 export interface GpuMemory {
+  /** A tensor of zeros. */
+  allocate(type: TensorType): GpuTensor;
+  /** A tensor whose values are about to be written: it may have those of a freed one. */
   create(type: TensorType): GpuTensor;
   view(tensor: Tensor, offset: number, type: TensorType): GpuTensor;
   write(tensor: Tensor, values: HostArray): void;
@@ -40,6 +43,13 @@ const USAGE = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.
 /** Buffers are whole vec4s, so that kernels may bind them as such. */
 const GRAIN = 16;
 
+/**
+ * Freed buffers of up to so many bytes are kept, so many bytes in all, for tensors of the same size. A buffer can only be destroyed once
+ * all that was encoded has been submitted, and one token frees a value per layer; so a token is one submission, and its tensors come
+ * to lie where those of the last one did, for which there are bind groups.
+ */
+const MOST_KEPT = 1 << 20, MOST_KEPT_IN_ALL = 1 << 24;
+
 /** Bytes of the buffer of a tensor. */
 export const bufferBytes = (type: TensorType): number => toGrains(bytesOf(type));
 
@@ -49,11 +59,20 @@ const toGrains = (bytes: number): number => Math.max(GRAIN, Math.ceil(bytes / GR
  * Manages the memory of a device.
  *
  * @param flush submits all work that was encoded: called before a buffer is written, read or destroyed
+ * @param failure what has gone wrong on the device so far
+ * @param broken what went wrong where a buffer could not be read
  */
-export function createMemory(device: GPUDevice, failure: () => Error | undefined, flush: () => void): GpuMemory {
+export function createMemory(
+  device: GPUDevice,
+  { flush, failure, broken }: {
+    readonly flush: (copy?: (encoder: GPUCommandEncoder) => void) => void;
+    readonly failure: () => Error | undefined;
+    readonly broken: (cause: unknown) => Promise<Error>;
+  },
+): GpuMemory {
   const tensors = new WeakSet<Tensor>(), buffers = new Set<GPUBuffer>(), staging = new Map<number, GPUBuffer[]>();
-  const slots: Range[] = [];
-  let ids = 0;
+  const slots: Range[] = [], kept = new Map<number, Range[]>();
+  let ids = 0, keptBytes = 0;
   const most = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
 
   const newBuffer = (bytes: number, what: string, usage = USAGE): GPUBuffer => {
@@ -70,10 +89,21 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
     buffers.delete(buffer);
     buffer.destroy();
   };
-  const register = (tensor: Omit<GpuTensor, "id" | "freed">): GpuTensor => {
-    const made = { ...tensor, id: ids++, freed: false };
+  const register = (tensor: Omit<GpuTensor, "freed">): GpuTensor => {
+    const made = { ...tensor, freed: false };
     tensors.add(made);
     return made;
+  };
+  const allocate = (type: TensorType): GpuTensor => {
+    const buffer = newBuffer(bytesOf(type), typeText(type));
+    return register({ id: ids++, type, buffer, offset: 0, size: buffer.size, parent: undefined });
+  };
+  const recycle = (range: Range) => {
+    if (range.size > MOST_KEPT || keptBytes + range.size > MOST_KEPT_IN_ALL) return destroy(range.buffer);
+    const alike = kept.get(range.size) ?? [];
+    kept.set(range.size, alike);
+    alike.push(range);
+    keptBytes += range.size;
   };
   const own = (tensor: Tensor, what: string): GpuTensor => {
     if (!tensors.has(tensor)) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
@@ -96,9 +126,13 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
 
   return {
     own,
+    allocate,
     create(type) {
-      const size = bytesOf(type), buffer = newBuffer(size, typeText(type));
-      return register({ type, buffer, offset: 0, size: buffer.size, parent: undefined });
+      const found = kept.get(bufferBytes(type))?.pop();
+      if (!found) return allocate(type);
+      const { id, buffer, offset, size } = found;
+      keptBytes -= size;
+      return register({ id, type, buffer, offset, size, parent: undefined });
     },
     view(tensor, offset, type) {
       const whole = own(tensor, "view a tensor"), count = sizeOf(type.shape);
@@ -113,6 +147,7 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
         );
       }
       return register({
+        id: ids++,
         type,
         buffer: whole.buffer,
         offset: whole.offset + offset * 4,
@@ -142,15 +177,16 @@ export function createMemory(device: GPUDevice, failure: () => Error | undefined
     free(tensor) {
       const found = own(tensor, "free a tensor");
       found.freed = true;
-      if (!found.parent) destroy(found.buffer);
+      if (!found.parent) recycle(found);
     },
     async download(tensor) {
       const { type, buffer, offset } = own(tensor, "download a tensor"), size = bytesOf(type), read = takeStaging(size);
-      flush();
-      const encoder = device.createCommandEncoder();
-      encoder.copyBufferToBuffer(buffer, offset, read, 0, size);
-      device.queue.submit([encoder.finish()]);
-      await read.mapAsync(GPUMapMode.READ, 0, size);
+      flush((encoder) => encoder.copyBufferToBuffer(buffer, offset, read, 0, size));
+      try {
+        await read.mapAsync(GPUMapMode.READ, 0, size);
+      } catch (error) {
+        throw await broken(error);
+      }
       const words = new Uint32Array(read.getMappedRange(0, size).slice(0));
       read.unmap();
       giveStaging(read);

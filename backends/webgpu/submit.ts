@@ -26,8 +26,8 @@ const KEPT_GROUPS = 256;
 export interface Submitter {
   /** Encodes all steps; `ranges` says where every value of the program lies. */
   run(steps: readonly LoadedStep[], ranges: readonly Range[]): void;
-  /** Submits what was encoded: before buffers are written, read or destroyed. */
-  flush(): void;
+  /** Submits what was encoded, with a copy behind it: before buffers are written, read or destroyed. */
+  flush(copy?: (encoder: GPUCommandEncoder) => void): void;
 }
 
 /** So many dispatches are submitted together at most, so that the device begins while the host goes on. */
@@ -37,12 +37,14 @@ const MOST_DISPATCHES = 1024;
 export function createSubmitter(device: GPUDevice): Submitter {
   let open: { readonly encoder: GPUCommandEncoder; pass: GPUComputePassEncoder; dispatches: number } | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const flush = () => {
+  const flush: Submitter["flush"] = (copy) => {
     clearTimeout(timer);
     timer = undefined;
-    if (!open) return;
-    open.pass.end();
-    device.queue.submit([open.encoder.finish()]);
+    if (!open && !copy) return;
+    open?.pass.end();
+    const encoder = open?.encoder ?? device.createCommandEncoder();
+    copy?.(encoder);
+    device.queue.submit([encoder.finish()]);
     open = undefined;
   };
   return {
@@ -71,7 +73,7 @@ export function createSubmitter(device: GPUDevice): Submitter {
         if (open.dispatches >= MOST_DISPATCHES) flush();
       }
       // Whoever only runs programs and waits for something else must not wait for ever.
-      if (open) timer ??= setTimeout(flush, 0);
+      if (open) timer ??= setTimeout(() => flush(), 0);
     },
   };
 }
