@@ -38,6 +38,7 @@ import { concreteShape, type TensorType } from "../ir/types.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { checkpointSource } from "./checkpoint_source.ts";
 import { type CompilationMemory, compilationMemory } from "./compilation_memory.ts";
+import type { EvaluationMemory } from "./evaluation_memory.ts";
 import { chooseRotation } from "./choose_rotation.ts";
 import { type HeldOut, holdOut } from "./hold_out.ts";
 import { openLossLog } from "./loss_log.ts";
@@ -92,6 +93,8 @@ export type CompileEvent =
   | { readonly kind: "note"; readonly text: string }
   /** What the calibration and the measuring behind it are going to need. */
   | { readonly kind: "memory"; readonly memory: CompilationMemory }
+  /** What the evaluation for the table is going to need. */
+  | { readonly kind: "evaluation"; readonly memory: EvaluationMemory }
   /** A rehearsal is the short calibration that mixtures are predicted by. */
   | { readonly kind: "calibration" | "rehearsal"; readonly progress: CalibrationProgress }
   /** A mixture learns on its own. */
@@ -231,6 +234,7 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     reference: original,
     settings: [settingOf(original, full), ...others.map((spec) => settingOf(elastic, spec))],
     sequences: evaluation,
+    planned: (memory) => report({ kind: "evaluation", memory }),
     report: (row) => {
       rows.push(row);
       report({ kind: "result", row });

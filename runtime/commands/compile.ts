@@ -4,7 +4,7 @@ import { UserError } from "../../ir/errors.ts";
 import { type CompileEvent, compileModel } from "../compile_model.ts";
 import { deviceText, openDevice } from "./devices.ts";
 import { type Host, openModel, openTexts } from "./host.ts";
-import { compilationMemoryText } from "./memory_text.ts";
+import { compilationMemoryText, evaluationMemoryText } from "./memory_text.ts";
 import type { CompileOptions } from "./options.ts";
 import { demandWrite, mayWrite } from "./permissions.ts";
 import { createClock, type Progress } from "./progress.ts";
@@ -100,6 +100,8 @@ function reporter(
         return line(event.text);
       case "memory":
         return line(compilationMemoryText(event.memory));
+      case "evaluation":
+        return line(evaluationMemoryText(event.memory));
       case "rehearsal":
         return learning("Rehearsing", event.progress, rehearsing);
       case "calibration":
