@@ -239,6 +239,11 @@ export const PLAN_CHANGES = {
     "learning rate of adapters in weight space; it is ten times as high in others",
     (text) => defined("adapterRate", numberIn(text, { above: 0 })),
   ),
+  "adapter-start": setting(
+    "inputs|random",
+    "where the A of adapters starts: at the directions in which its inputs vary most, or anywhere",
+    (text) => defined("adapterStart", oneOf<"inputs" | "random">(text, ["inputs", "random"])),
+  ),
   "rate-slope": setting(
     "SLOPE",
     "rates of adapters in weight space fall by 2^-SLOPE per bit above 4",

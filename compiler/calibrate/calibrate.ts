@@ -15,6 +15,7 @@ import { openBlock } from "./block.ts";
 import { columnScales } from "./column_scales.ts";
 import type { MixtureOfBits } from "./draw.ts";
 import { openExact } from "./exact_call.ts";
+import { BASIS_BATCHES, startAdapters } from "./input_bases.ts";
 import { type InputStatistics, inputStatistics } from "./input_statistics.ts";
 import { initialLearned, learnedLayout, restoredLearned, storedLearned } from "./learned.ts";
 import type { LoadParameter } from "./prepare_call.ts";
@@ -93,7 +94,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     }
 
     if (tracks.length === 0) tracks = recipe.bitGroups.map(() => [...full]);
-    const targets: Float32Array[] = [], [output] = Object.values(call.outputs);
+    const front = full.slice(0, BASIS_BATCHES), targets: Float32Array[] = [], [output] = Object.values(call.outputs);
     if (output === undefined || Object.keys(call.outputs).length > 1) {
       throw new TypeError(`Cannot calibrate "${call.function}": expected a function with one output`);
     }
@@ -135,6 +136,20 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     const found = begun ?? saved;
     if (found) scales.restore(call, found);
     else await findScales(beginning, scales, learned);
+    if (settings.adapterStart === "inputs" && !before) {
+      // With the scales that were just found.
+      await within(await openExact(input, structure, structure.calls[index] as Call), async (exact) => {
+        const search = {
+          exact,
+          graph: functionOf(structure, call),
+          name: call.function,
+          layout,
+          batches,
+          track: front,
+        };
+        await startAdapters(search, learned, rng("directions"));
+      });
+    }
     const at = block++;
     await within(await openHolds(input, elastic, call), async (held) => {
       if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);

@@ -10,6 +10,7 @@ import { prepareGraph, stage } from "../passes/stage.ts";
 import type { Recipe } from "../recipe.ts";
 import { batchesOf } from "./batches.ts";
 import { type BlockFunction, blockProgram, type BlockProgramKind, widthsAt } from "./block_programs.ts";
+import { BASIS_BATCHES, basisBytes, basisRows, mostRows, namedBasisRound } from "./input_bases.ts";
 import { namedStatistics } from "./input_statistics.ts";
 import { learnedLayout } from "./learned.ts";
 import { prepareParts, prepareProgram } from "./prepare_call.ts";
@@ -79,9 +80,10 @@ export interface CalibrationMemory {
  *
  *     targets      4·N                             + batch  + arena
  *     preparation  N·(1 + 1/4 + 2/64) + 4·N_max                   + arena
- *                  with 4·P·4 + batch in addition, where columns' scales are searched
+ *                  with 4·P·4 + batch in addition, where columns' scales are searched; that of the original weights where the starts
+ *                  of adapters are: 4·N + batch + 2·4·(r + 8)·q for every value of q columns that linears read
  *     training     N·(1 + 1/4 + 2/64) + 4·P·(4 + mean)   + batch  + arena
- *     host         (groups + 1)·4·h·tokens + ids, positions, weights, rotary tables + the block itself
+ *     host         ((groups + 1)·tokens + 8·b)·4·h + ids, positions, weights, rotary tables + the block itself
  *
  * with mean = 1 where the last steps are averaged, batch = 4·b·(2·h + rotary tables + 1), and the arena of the largest program, which
  * is about 3·4·N_max for the weight in hand, its product and its gradient, 4·b·(6·h + 2·f) for what the backward pass reads, and 12·b·f
@@ -121,6 +123,14 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
       }
       const block = await quantizedCall(input, call, { batch, tokens });
       compiled.push(...block.compiled);
+      if (settings.adapterStart === "inputs" && block.rank > 0) {
+        const graph = functionOf(structure, call), count = basisRows(block.rank);
+        const exact = await exactCall(programs, structure, structure.calls[index] as Call, symbols);
+        const round = namedBasisRound(graph, call.function, count);
+        compiled.push(await programs.get(`exact ${round.name}`, round.graph, symbols));
+        const bytes = exact.batch + basisBytes(graph, count);
+        phases.push({ function: call.function, phase: "preparation", weights: exact.held, learned: 0, batch: bytes });
+      }
       if (recipe.scaleColumns) {
         const common = { function: call.function, weights: peak, batch: block.batch };
         phases.push({ ...common, phase: "preparation", learned: block.kept });
@@ -209,6 +219,7 @@ async function quantizedCall(
   );
   return {
     compiled,
+    rank: mostRows(layout),
     kept: 4 * flat,
     training: (settings.average > 0 ? 5 : 4) * flat,
     batch: sum([...own.values()].map((type) => backend.bytesOf(type))),
@@ -236,7 +247,9 @@ function hostMemory(
   }
   const bytes = (names: Iterable<string>) => sum([...names].map((name) => 4 * sizeOf(types.get(name)?.shape ?? [0])));
   const copies = 1 + (settings.inputs === "tracks" ? recipe.bitGroups.length : 1);
-  const tracks = batches * copies * bytes([...read].filter((name) => changed.has(name)));
+  // Adapters' starts look at some batches once more.
+  const again = settings.adapterStart === "inputs" ? Math.min(BASIS_BATCHES, batches) : 0;
+  const tracks = (batches * copies + again) * bytes([...read].filter((name) => changed.has(name)));
   const fixed = new Set([...read, "ids", "positions"].filter((name) => !changed.has(name)));
   const tokens = batches * (bytes(fixed) + 4 * Number(symbols.B) * Number(symbols.T));
   return { tracks, tokens, block, total: tracks + tokens + block };

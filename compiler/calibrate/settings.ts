@@ -30,6 +30,8 @@ export interface CalibrationSettings {
   readonly average: number;
   /** Clip logits before training: σ(4) = 0.982 is the published start, σ(9) leaves the range as it is. */
   readonly clipStart: Readonly<Record<Width, number>>;
+  /** Where the A of adapters starts: `inputs`, at what its inputs vary in most, see input_bases.ts; `random`, as published. */
+  readonly adapterStart: "inputs" | "random";
   /** p of the reconstruction loss Σ|P - Y|^p. */
   readonly lossPower: 1 | 2;
   /** `fused`: all bit groups share merged inputs, as published; `tracks`: each group carries its own from block to block. */
@@ -124,6 +126,7 @@ export function publishedSettings(track: Exclude<Track, "both">): CalibrationSet
     average: 0,
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4, 8: 4 },
     clipSearch: false,
+    adapterStart: "random",
     lossPower: 1,
     inputs: "fused",
     mixtures: 0,
@@ -160,6 +163,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     clipStart: { 2: 4, 3: 4, 4: 4, 5: 9, 6: 9, 7: 9, 8: 9 },
     // Beside quantized activations alone it gains nothing: docs/quality.md.
     clipSearch: track !== "activations",
+    adapterStart: "inputs",
     lossPower: 1,
     inputs: "tracks",
     // Widths of quantized activations have few mixtures, and a rehearsal of theirs costs W4A4 a tenth of its divergence.
