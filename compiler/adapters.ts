@@ -55,6 +55,9 @@ export function adaptersOf(kind: AdapterKind, ranks: RankSchedule): AdapterSchem
   }
 }
 
+/** Whether any width has adapters. */
+export const hasAdapters = ({ pairs }: AdapterScheme): boolean => Object.keys(pairs).length > 0;
+
 /** The narrowest width that uses a pair: the one that decides how far its columns may move in a step. */
 export const narrowestUser = ({ uses }: AdapterScheme, pair: string): Width | undefined =>
   WIDTHS.find((width) => uses[width].rank > 0 && uses[width].pair === pair);

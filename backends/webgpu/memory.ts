@@ -44,7 +44,7 @@ const USAGE = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.
 const GRAIN = 16;
 
 /**
- * Freed buffers of up to so many bytes are kept, so many bytes in all, for tensors of the same size. A buffer can only be destroyed once
+ * Freed buffers of up to so many bytes are kept, so many bytes in all, for tensors of the same size, beside what is planned. A buffer can only be destroyed once
  * all that was encoded has been submitted, and one token frees a value per layer; so a token is one submission, and its tensors come
  * to lie where those of the last one did, for which there are bind groups.
  */
@@ -98,8 +98,15 @@ export function createMemory(
     const buffer = newBuffer(bytesOf(type), typeText(type));
     return register({ id: ids++, type, buffer, offset: 0, size: buffer.size, parent: undefined });
   };
+  const forget = () => {
+    for (const range of [...kept.values()].flat()) destroy(range.buffer);
+    kept.clear();
+    keptBytes = 0;
+  };
   const recycle = (range: Range) => {
-    if (range.size > MOST_KEPT || keptBytes + range.size > MOST_KEPT_IN_ALL) return destroy(range.buffer);
+    if (range.size > MOST_KEPT) return destroy(range.buffer);
+    // Among them may be many of sizes that nobody wants any more.
+    if (keptBytes + range.size > MOST_KEPT_IN_ALL) forget();
     const alike = kept.get(range.size) ?? [];
     kept.set(range.size, alike);
     alike.push(range);
@@ -205,6 +212,7 @@ export function createMemory(
       return slots;
     },
     dispose() {
+      forget();
       flush();
       for (const buffer of buffers) buffer.destroy();
       buffers.clear();

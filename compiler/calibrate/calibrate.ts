@@ -8,6 +8,7 @@ import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { random } from "../../ir/random.ts";
 import { type BitConfig, type LocalWidths, localWidths, sitesOf, WIDTHS } from "../../ir/sites.ts";
 import type { Width } from "../../ir/types.ts";
+import { hasAdapters } from "../adapters.ts";
 import type { Recipe } from "../recipe.ts";
 import { advanceTracks, type Track } from "./advance_tracks.ts";
 import { asFloats, batchesOf, type Values } from "./batches.ts";
@@ -94,11 +95,14 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     }
 
     if (tracks.length === 0) tracks = recipe.bitGroups.map(() => [...full]);
-    const front = full.slice(0, BASIS_BATCHES), targets: Float32Array[] = [], [output] = Object.values(call.outputs);
+    const targets: Float32Array[] = [], [output] = Object.values(call.outputs);
     if (output === undefined || Object.keys(call.outputs).length > 1) {
       throw new TypeError(`Cannot calibrate "${call.function}": expected a function with one output`);
     }
     const saved = await input.store.load(index), begun = await input.begun?.load(index), before = saved ?? begun;
+    // What is looked at once more behind the search for scales.
+    const directed = settings.adapterStart === "inputs" && !before && hasAdapters(recipe.scheme.adapters);
+    const front = directed ? full.slice(0, BASIS_BATCHES) : [];
     const statistics = await within(
       await openExact(input, structure, structure.calls[index] as Call),
       async (exact) => {
@@ -136,7 +140,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     const found = begun ?? saved;
     if (found) scales.restore(call, found);
     else await findScales(beginning, scales, learned);
-    if (settings.adapterStart === "inputs" && !before) {
+    if (directed) {
       // With the scales that were just found.
       await within(await openExact(input, structure, structure.calls[index] as Call), async (exact) => {
         const search = {
@@ -149,6 +153,7 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
         };
         await startAdapters(search, learned, rng("directions"));
       });
+      front.length = 0;
     }
     const at = block++;
     await within(await openHolds(input, elastic, call), async (held) => {

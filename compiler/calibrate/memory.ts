@@ -7,6 +7,7 @@ import { sitesOf } from "../../ir/sites.ts";
 import { bindSymbols } from "../../ir/symbols.ts";
 import { sizeOf, type TensorType, tensorType } from "../../ir/types.ts";
 import { prepareGraph, stage } from "../passes/stage.ts";
+import { hasAdapters } from "../adapters.ts";
 import type { Recipe } from "../recipe.ts";
 import { batchesOf } from "./batches.ts";
 import { type BlockFunction, blockProgram, type BlockProgramKind, widthsAt } from "./block_programs.ts";
@@ -248,7 +249,8 @@ function hostMemory(
   const bytes = (names: Iterable<string>) => sum([...names].map((name) => 4 * sizeOf(types.get(name)?.shape ?? [0])));
   const copies = 1 + (settings.inputs === "tracks" ? recipe.bitGroups.length : 1);
   // Adapters' starts look at some batches once more.
-  const again = settings.adapterStart === "inputs" ? Math.min(BASIS_BATCHES, batches) : 0;
+  const directed = settings.adapterStart === "inputs" && hasAdapters(recipe.scheme.adapters);
+  const again = directed ? Math.min(BASIS_BATCHES, batches) : 0;
   const tracks = (batches * copies + again) * bytes([...read].filter((name) => changed.has(name)));
   const fixed = new Set([...read, "ids", "positions"].filter((name) => !changed.has(name)));
   const tokens = batches * (bytes(fixed) + 4 * Number(symbols.B) * Number(symbols.T));

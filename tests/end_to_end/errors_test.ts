@@ -116,7 +116,7 @@ const CASES: readonly Case[] = [
   { name: "an unknown bit spec", args: () => ["--bits", "w9"], message: /Expected a bit specification but found "w9"/ },
   {
     name: "widths without activations",
-    args: () => ["--bits", "w2a4"],
+    args: () => ["--bits", "w2a4", "--track", "activations"],
     message: /Expected 4 to 8 bits per weight .*found "w2a4"/,
   },
   {
@@ -154,7 +154,16 @@ const CASES: readonly Case[] = [
     model: { config: { max_position_embeddings: 1 } },
     message: /"max_position_embeddings" to be 2 or more/,
   },
-  { name: "a budget below the least", args: () => ["--bits", "w4a4,mixed@3"], message: /found "mixed@3"/ },
+  {
+    name: "a budget below the least",
+    args: () => ["--bits", "w4a4,mixed@3", "--track", "activations"],
+    message: /found "mixed@3"/,
+  },
+  {
+    name: "a pin to a width that the site cannot have",
+    args: () => ["--bits", "w4a4", "--pin", "layers.0.*=3"],
+    message: /Expected 4, 5, 6, 7, 8 or 16 bits for "layers\.0\..*found 3, in "w4a4" with --pin layers\.0\.\*=3/,
+  },
   {
     name: "an empty calibration text",
     whole: true,
