@@ -57,7 +57,8 @@ export function checkSettings(specs: readonly BitSpec[], { bitGroups, track }: R
 
 /**
  * Refuses what no calibration could change: settings of what a model does not quantize, pins that match nothing or to widths that
- * there are not, and budgets below what the cheapest width of every site takes. (A frontier may have nothing as cheap, where small groups make narrow widths large.)
+ * there are not, and budgets below what the cheapest width of every site takes. (A frontier may have nothing as cheap, where small
+ * groups make narrow widths large.)
  *
  * @param elastic the model as the recipe makes it
  * @param countsSites whether budgets count sites

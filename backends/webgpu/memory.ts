@@ -44,9 +44,9 @@ const USAGE = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.
 const GRAIN = 16;
 
 /**
- * Freed buffers of up to so many bytes are kept, so many bytes in all, for tensors of the same size, beside what is planned. A buffer can only be destroyed once
- * all that was encoded has been submitted, and one token frees a value per layer; so a token is one submission, and its tensors come
- * to lie where those of the last one did, for which there are bind groups.
+ * Freed buffers of up to so many bytes are kept, so many bytes in all, for tensors of the same size, beside what is planned. A buffer
+ * can only be destroyed once all that was encoded has been submitted, and one token frees a value per layer; so a token is one
+ * submission, and its tensors come to lie where those of the last one did, for which there are bind groups.
  */
 const MOST_KEPT = 1 << 20, MOST_KEPT_IN_ALL = 1 << 24;
 

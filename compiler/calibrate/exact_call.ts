@@ -4,9 +4,10 @@ import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import type { Graph } from "../../ir/node.ts";
 import { stage } from "../passes/stage.ts";
-import type { Values } from "./batches.ts";
+import type { Batches, Values } from "./batches.ts";
 import { type LoadParameter, prepareCall } from "./prepare_call.ts";
 import { createPool, type Programs } from "./programs.ts";
+import { TRAIN_LEAVES } from "./train_program.ts";
 
 /** An open call; `release` frees its weights. */
 export interface ExactCall {
@@ -21,6 +22,32 @@ export interface ExactCall {
 export interface ExactProgram {
   readonly name: string;
   readonly graph: () => Graph;
+}
+
+/**
+ * What a program puts out, summed over batches, by output: as many of them as `track` has values in front of the call for, each with
+ * its tokens' weights.
+ *
+ * @param more values that are the same for all of them
+ */
+export async function sumResults(
+  exact: ExactCall,
+  program: ExactProgram,
+  { batch, tokens, list }: Batches,
+  track: readonly Values[],
+  more: Values = new Map(),
+): Promise<ReadonlyMap<string, Float64Array>> {
+  const sums = new Map<string, Float64Array>();
+  for (const [i, given] of track.entries()) {
+    const weights: HostArray = list[i]?.weights ?? new Float32Array();
+    const values = new Map([...given, ...more, [TRAIN_LEAVES.tokenWeights, weights] as const]);
+    for (const [output, part] of await exact.results(program, values, { B: batch, T: tokens })) {
+      const sum = sums.get(output) ?? new Float64Array(part.length);
+      part.forEach((value, at) => sum[at] = (sum[at] ?? 0) + value);
+      sums.set(output, sum);
+    }
+  }
+  return sums;
 }
 
 /** Prepares a call's weights. */

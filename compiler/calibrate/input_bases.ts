@@ -4,22 +4,21 @@
  * (the start by principal components of LoRA's successors; EVA, Paischer et al., 2024). Found by subspace iteration on the
  * inputs' second moment, which is never formed: a round is one product with the basis and one back.
  */
-import type { HostArray } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";
 import { type Graph, graphOf, type Node } from "../../ir/node.ts";
 import type { Random } from "../../ir/random.ts";
-import { sizeOf, tensorType } from "../../ir/types.ts";
+import { tensorType } from "../../ir/types.ts";
 import { inputNames } from "../passes/quantize/insert_activation_quantizers.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { stage } from "../passes/stage.ts";
 import type { Batches, Values } from "./batches.ts";
-import type { ExactCall, ExactProgram } from "./exact_call.ts";
+import { type ExactCall, type ExactProgram, sumResults } from "./exact_call.ts";
 import type { LearnedLayout } from "./learned.ts";
 import { TRAIN_LEAVES } from "./train_program.ts";
 
 /** Rounds of the iteration. */
 const ROUNDS = 4;
-/** Batches that each of them sees, the first ones. */
+/** Batches that each of them sees at most, the first ones. */
 export const BASIS_BATCHES = 8;
 /** Directions beyond those that are used, which make the last ones of these converge. */
 const SPARE = 8;
@@ -61,13 +60,14 @@ export const basisRows = (rank: number): number => rank + SPARE;
 export const mostRows = (layout: LearnedLayout): number =>
   Math.max(0, ...layout.tensors.flatMap((tensor) => tensor.kind === "factor" ? tensor.shape[0] ?? 0 : []));
 
-/** Orthonormal rows f32[count,columns], fewer where there are fewer columns, the first direction first, by the name of the value. */
+/** Orthonormal rows f32[count,columns], not more of them than columns, the first direction first, by the name of the value. */
 async function inputBases(
   { exact, graph, name, batches, track }: BasisSearch,
   count: number,
   rng: Random,
 ): Promise<ReadonlyMap<string, Float32Array>> {
-  const columns = inputColumns(graph), symbols = { B: batches.batch, T: batches.tokens };
+  const names = inputNames(graph), program = namedBasisRound(graph, name, count);
+  const columns = new Map(linearsOf(graph).map(({ name, columns }) => [names.get(name) ?? name, columns]));
   let bases = new Map(
     [...columns].map(([input, n]) => [
       input,
@@ -75,29 +75,12 @@ async function inputBases(
     ]),
   );
   for (let round = 0; round < ROUNDS; round++) {
-    const sums = new Map([...bases].map(([input, basis]) => [input, new Float64Array(basis.length)]));
-    for (const [i, { weights }] of batches.list.slice(0, BASIS_BATCHES).entries()) {
-      const given = [...bases].map(([input, basis]) => [basisLeaf(input), basis] as const);
-      const values: Values = new Map<string, HostArray>([
-        ...track[i] ?? [],
-        ...given,
-        [TRAIN_LEAVES.tokenWeights, weights],
-      ]);
-      for (const [input, part] of await exact.results(namedBasisRound(graph, name, count), values, symbols)) {
-        const sum = sums.get(input);
-        part.forEach((value, at) => sum ? sum[at] = (sum[at] ?? 0) + value : undefined);
-      }
-    }
+    const given = new Map([...bases].map(([input, basis]) => [basisLeaf(input), basis]));
+    const sums = await sumResults(exact, program, batches, track, given);
     bases = new Map([...sums].map(([input, sum]) => [input, orthonormal(sum, columns.get(input) ?? 1)]));
   }
   return bases;
 }
-
-/** Columns of every value that linears read. */
-const inputColumns = (graph: Graph): ReadonlyMap<string, number> => {
-  const names = inputNames(graph);
-  return new Map(linearsOf(graph).map(({ name, columns }) => [names.get(name) ?? name, columns]));
-};
 
 const basisLeaf = (input: string): string => `${input}.basis`;
 
@@ -120,12 +103,6 @@ export function basisRound(graph: Graph, count: number): Graph {
   }
   return stage(graphOf(outputs)).step;
 }
-
-/** Bytes that a round adds to a call: bases in, and what comes out. */
-export const basisBytes = (graph: Graph, count: number): number => {
-  const sizes = [...inputColumns(graph).values()].map((n) => sizeOf([Math.min(count, n), n]));
-  return 2 * 4 * sizes.reduce((sum, size) => sum + size, 0);
-};
 
 /** What is this much smaller than the largest row is rounding. */
 const LEAST = 1e-6;

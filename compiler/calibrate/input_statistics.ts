@@ -1,5 +1,4 @@
 /** How large the values are that linears read, column by column: what scales of columns and clips are searched with. */
-import type { HostArray } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";
 import { type Graph, graphOf, type Node } from "../../ir/node.ts";
 import { tensorType } from "../../ir/types.ts";
@@ -7,7 +6,7 @@ import { inputNames } from "../passes/quantize/insert_activation_quantizers.ts";
 import { linearsOf } from "../passes/quantize/linears.ts";
 import { stage } from "../passes/stage.ts";
 import type { Batches, Values } from "./batches.ts";
-import type { ExactCall, ExactProgram } from "./exact_call.ts";
+import { type ExactCall, type ExactProgram, sumResults } from "./exact_call.ts";
 import { TRAIN_LEAVES } from "./train_program.ts";
 
 /** What is known of one value that linears read, f32[columns] each. */
@@ -26,18 +25,8 @@ export async function inputStatistics(
   batches: Batches,
   track: readonly Values[],
 ): Promise<ReadonlyMap<string, InputStatistics>> {
-  const sums = new Map<string, Float64Array>(), symbols = { B: batches.batch, T: batches.tokens };
-  const program = namedStatistics(graph, name);
-  let tokens = 0;
-  for (const [i, { weights }] of batches.list.entries()) {
-    const values: Values = new Map<string, HostArray>([...track[i] ?? [], [TRAIN_LEAVES.tokenWeights, weights]]);
-    for (const [output, part] of await exact.results(program, values, symbols)) {
-      const sum = sums.get(output) ?? new Float64Array(part.length);
-      part.forEach((value, at) => sum[at] = (sum[at] ?? 0) + value);
-      sums.set(output, sum);
-    }
-    tokens += weights.reduce((a, b) => a + b, 0);
-  }
+  const sums = await sumResults(exact, namedStatistics(graph, name), batches, track);
+  const tokens = batches.list.reduce((all, { weights }) => weights.reduce((a, b) => a + b, all), 0);
   const mean = (output: string) => Float32Array.from(sums.get(output) ?? [], (sum) => sum / Math.max(1, tokens));
   return new Map(
     [...new Set(inputNames(graph).values())].map((input) => [input, {

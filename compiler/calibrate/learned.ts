@@ -102,7 +102,10 @@ export function learnedLayout(
   return { tensors, byName: new Map(tensors.map((tensor) => [tensor.name, tensor])), clips, pairs, length };
 }
 
-/** Start values (of A, where `startAdapters` has no better): clips at their logits, A Xavier-uniform, B zero, so that the adapter starts at exactly zero (4.3). */
+/**
+ * Start values: clips at their logits, A Xavier-uniform unless `startAdapters` has better, B zero, so that the adapter starts at
+ * exactly zero (4.3).
+ */
 export function initialLearned(
   layout: LearnedLayout,
   clipStart: Readonly<Record<Width, number>>,

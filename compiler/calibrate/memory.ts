@@ -11,7 +11,7 @@ import { hasAdapters } from "../adapters.ts";
 import type { Recipe } from "../recipe.ts";
 import { batchesOf } from "./batches.ts";
 import { type BlockFunction, blockProgram, type BlockProgramKind, widthsAt } from "./block_programs.ts";
-import { BASIS_BATCHES, basisBytes, basisRows, mostRows, namedBasisRound } from "./input_bases.ts";
+import { BASIS_BATCHES, basisRows, mostRows, namedBasisRound } from "./input_bases.ts";
 import { namedStatistics } from "./input_statistics.ts";
 import { learnedLayout } from "./learned.ts";
 import { prepareParts, prepareProgram } from "./prepare_call.ts";
@@ -81,8 +81,8 @@ export interface CalibrationMemory {
  *
  *     targets      4·N                             + batch  + arena
  *     preparation  N·(1 + 1/4 + 2/64) + 4·N_max                   + arena
- *                  with 4·P·4 + batch in addition, where columns' scales are searched; that of the original weights where the starts
- *                  of adapters are: 4·N + batch + 2·4·(r + 8)·q for every value of q columns that linears read
+ *                  with 4·P·4 + batch in addition, where columns' scales are searched; for starts of adapters of rank r
+ *                  4·N + batch + 2·4·(r + 8)·q for every value of q columns that linears read, instead
  *     training     N·(1 + 1/4 + 2/64) + 4·P·(4 + mean)   + batch  + arena
  *     host         ((groups + 1)·tokens + 8·b)·4·h + ids, positions, weights, rotary tables + the block itself
  *
@@ -110,9 +110,8 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
     const { peak, held, ...prepared } = await preparation(programs, elastic, call);
     compiled.push(...prepared.compiled);
     phases.push({ function: call.function, phase: "preparation", weights: peak, learned: 0, batch: 0 });
-    if (index <= last) {
-      const original = structure.calls[index] as Call;
-      const exact = await exactCall(programs, structure, original, symbols);
+    const exact = index <= last && await exactCall(programs, structure, structure.calls[index] as Call, symbols);
+    if (exact) {
       compiled.push(...exact.compiled);
       phases.push({ function: call.function, phase: "preparation", weights: exact.peak, learned: 0, batch: 0 });
       phases.push({ function: call.function, phase: "targets", weights: exact.held, learned: 0, batch: exact.batch });
@@ -124,13 +123,14 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
       }
       const block = await quantizedCall(input, call, { batch, tokens });
       compiled.push(...block.compiled);
-      if (settings.adapterStart === "inputs" && block.rank > 0) {
-        const graph = functionOf(structure, call), count = basisRows(block.rank);
-        const exact = await exactCall(programs, structure, structure.calls[index] as Call, symbols);
-        const round = namedBasisRound(graph, call.function, count);
-        compiled.push(await programs.get(`exact ${round.name}`, round.graph, symbols));
-        const bytes = exact.batch + basisBytes(graph, count);
-        phases.push({ function: call.function, phase: "preparation", weights: exact.held, learned: 0, batch: bytes });
+      if (exact && settings.adapterStart === "inputs" && block.rank > 0) {
+        const { name, graph } = namedBasisRound(functionOf(structure, call), call.function, basisRows(block.rank));
+        const run = await programs.get(`exact ${name}`, graph, symbols);
+        compiled.push(run);
+        // Bases go in as they come out.
+        const bases = 2 * sum(Object.values(run.outputs).map((type) => programs.backend.bytesOf(type)));
+        const common = { function: call.function, weights: exact.held, batch: exact.batch + bases };
+        phases.push({ ...common, phase: "preparation", learned: 0 });
       }
       if (recipe.scaleColumns) {
         const common = { function: call.function, weights: peak, batch: block.batch };
