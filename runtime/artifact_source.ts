@@ -7,9 +7,11 @@ import { learnedName } from "../compiler/artifact/refined.ts";
 import { parseDecoderConfig } from "../compiler/frontends/config.ts";
 import { contextLimit } from "../compiler/frontends/decoder.ts";
 import { modelSites } from "../compiler/model_sites.ts";
+import type { Call } from "../ir/module.ts";
 import { quote, UserError } from "../ir/errors.ts";
 import { sameType, typeText } from "../ir/types.ts";
 import { type ElasticSource, freeTensors } from "./elastic_source.ts";
+import { readAhead } from "./read_ahead.ts";
 
 /**
  * A source over an open artifact.
@@ -19,7 +21,8 @@ import { type ElasticSource, freeTensors } from "./elastic_source.ts";
 export function artifactSource(artifact: Artifact, runner: Runner): ElasticSource {
   const { module, recipe, config, frontier, refined } = artifact.description, { backend } = runner;
   const bytes = new TextEncoder().encode(JSON.stringify(config));
-  const free = freeTensors(runner);
+  const free = freeTensors(runner), reads = readAhead(artifact.read);
+  const nameIn = ({ prefix }: Call, set: number | undefined) => (name: string) => learnedName(prefix + name, set);
   return {
     name: artifact.name,
     runner,
@@ -31,8 +34,7 @@ export function artifactSource(artifact: Artifact, runner: Runner): ElasticSourc
     ...(frontier ? { frontier } : {}),
     ...(refined ? { refined } : {}),
     load: async (call, leaves, set) => {
-      const nameOf = (name: string) => learnedName(call.prefix + name, set);
-      const stored = await artifact.read([...leaves.keys()].map(nameOf));
+      const nameOf = nameIn(call, set), stored = await reads.read([...leaves.keys()].map(nameOf));
       const tensors: Record<string, Tensor> = {};
       try {
         for (const [name, expected] of leaves) {
@@ -52,6 +54,7 @@ export function artifactSource(artifact: Artifact, runner: Runner): ElasticSourc
       }
       return tensors;
     },
+    ahead: (call, leaves, set) => reads.begin([...leaves.keys()].map(nameIn(call, set))),
     release: free,
   };
 }

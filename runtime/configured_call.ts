@@ -57,6 +57,19 @@ export function configureCall(
   return configure(source, programs, call, precision, { codes: new Map(), held: {} });
 }
 
+/** Begins to read what configuring a call is going to load first, if its source can. */
+export function readCallAhead(
+  source: ElasticSource,
+  programs: ElasticPrograms,
+  call: Call,
+  { widths, set }: CallPrecision,
+): void {
+  if (!source.ahead) return;
+  const [first] = programs.weights(call, widths);
+  if (first) readWeightsAhead(source, programs, call, first, set);
+  else source.ahead(call, heldParameters(programs.step(call, widths)));
+}
+
 async function configure(
   source: ElasticSource,
   programs: ElasticPrograms,
@@ -69,12 +82,19 @@ async function configure(
   const missing = new Map([...needed].filter(([name]) => !old.held[name]));
   let loaded: Tensors;
   try {
+    const asked: CodedWeights[] = [];
     for (const weights of programs.weights(call, widths)) {
       const { name, width } = weights, known = old.codes.get(name);
-      const stays = known?.width === width && known.set === set;
-      const own = stays ? known.tensors : await makeCodes(source, programs, call, weights, set);
-      if (own !== known?.tensors) made.push(own);
-      codes.set(name, { width, set, tensors: own });
+      if (known?.width === width && known.set === set) codes.set(name, known);
+      else asked.push(weights);
+    }
+    for (const [i, weights] of asked.entries()) {
+      const next = asked[i + 1];
+      if (next) readWeightsAhead(source, programs, call, next, set);
+      else source.ahead?.(call, missing);
+      const tensors = await makeCodes(source, programs, call, weights, set);
+      made.push(tensors);
+      codes.set(weights.name, { width: weights.width, set, tensors });
     }
     loaded = await source.load(call, missing);
   } catch (error) {
@@ -127,18 +147,41 @@ async function makeCodes(
   }
 }
 
-/** What a switch program reads: held of the checkpoint, and learned, by all or by a refined mixture. */
+/** Begins to read what the switch program of a weight, or of a stack, is going to load. */
+function readWeightsAhead(
+  source: ElasticSource,
+  programs: ElasticPrograms,
+  call: Call,
+  weights: CodedWeights,
+  set: number | undefined,
+): void {
+  for (const { leaves, from } of earlyReads(programs.switch(call, weights), set)) source.ahead?.(call, leaves, from);
+}
+
 async function loadEarly(source: ElasticSource, call: Call, graph: Graph, set: number | undefined): Promise<Tensors> {
-  // Together, since they may lie near each other.
-  if (set === undefined) return await source.load(call, earlyParameters(graph));
-  const held = await source.load(call, heldParameters(graph));
+  let loaded: Tensors = {};
   try {
-    return { ...held, ...await source.load(call, learnedParameters(graph), set) };
+    for (const { leaves, from } of earlyReads(graph, set)) {
+      loaded = { ...loaded, ...await source.load(call, leaves, from) };
+    }
+    return loaded;
   } catch (error) {
-    source.release(call, held);
+    source.release(call, loaded);
     throw error;
   }
 }
+
+/**
+ * What a switch program reads: held of the checkpoint, and learned, by all or by a refined mixture. Together where it can be, since it
+ * may lie near each other.
+ */
+const earlyReads = (
+  graph: Graph,
+  set: number | undefined,
+): readonly { readonly leaves: ReadonlyMap<string, TensorType>; readonly from?: number }[] =>
+  set === undefined
+    ? [{ leaves: earlyParameters(graph) }]
+    : [{ leaves: heldParameters(graph) }, { leaves: learnedParameters(graph), from: set }];
 
 const earlyParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint", "calibration"]));
 const heldParameters = memoOf((graph: Graph) => typesOf(graph, ["checkpoint"]));

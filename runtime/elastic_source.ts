@@ -35,6 +35,8 @@ export interface ElasticSource {
    * @throws {UserError} if one is missing, damaged or of another type
    */
   load(call: Call, leaves: ReadonlyMap<string, TensorType>, set?: number): Promise<Tensors>;
+  /** Is told what `load` is going to be asked for next, to read it meanwhile; nothing of it is on the backend before. */
+  ahead?(call: Call, leaves: ReadonlyMap<string, TensorType>, set?: number): void;
   /** Takes tensors of `load` back. */
   release(call: Call, tensors: Tensors): void;
 }
@@ -81,7 +83,13 @@ export function shareTensors(source: ElasticSource): ElasticSource {
       source.release(entry.call, { [name]: tensor });
     }
   };
-  return { ...source, load, release };
+  const ahead: ElasticSource["ahead"] = (call, leaves, set) => {
+    if (isAlone.get(call.prefix)) return source.ahead?.(call, leaves, set);
+    for (const [name, type] of leaves) {
+      if (!shared.has(learnedName(call.prefix + name, set))) source.ahead?.(call, new Map([[name, type]]), set);
+    }
+  };
+  return { ...source, load, ahead, release };
 }
 
 /** A source whose tensors stay on the backend once they are loaded: switches back and forth read nothing again. */
@@ -94,19 +102,23 @@ export interface KeptTensors {
 /** Keeps what a source loads. */
 export function keepTensors(source: ElasticSource): KeptTensors {
   const kept = new Map<string, { readonly call: Call; readonly name: string; readonly tensor: Tensor }>();
+  const keyOf = ({ prefix }: Call, name: string, set: number | undefined) => learnedName(prefix + name, set);
+  const missing = (call: Call, leaves: ReadonlyMap<string, TensorType>, set: number | undefined) =>
+    new Map([...leaves].filter(([name]) => !kept.has(keyOf(call, name, set))));
   const load: ElasticSource["load"] = async (call, leaves, set) => {
-    const keyOf = (name: string) => learnedName(call.prefix + name, set);
-    const missing = new Map([...leaves].filter(([name]) => !kept.has(keyOf(name))));
-    for (const [name, tensor] of Object.entries(await source.load(call, missing, set))) {
-      kept.set(keyOf(name), { call, name, tensor });
+    for (const [name, tensor] of Object.entries(await source.load(call, missing(call, leaves, set), set))) {
+      kept.set(keyOf(call, name, set), { call, name, tensor });
     }
-    return Object.fromEntries([...leaves.keys()].map((name) => [name, kept.get(keyOf(name))?.tensor as Tensor]));
+    return Object.fromEntries(
+      [...leaves.keys()].map((name) => [name, kept.get(keyOf(call, name, set))?.tensor as Tensor]),
+    );
   };
+  const ahead: ElasticSource["ahead"] = (call, leaves, set) => source.ahead?.(call, missing(call, leaves, set), set);
   const free = () => {
     for (const { call, name, tensor } of kept.values()) source.release(call, { [name]: tensor });
     kept.clear();
   };
-  return { source: { ...source, load, release: () => {} }, free };
+  return { source: { ...source, load, ahead, release: () => {} }, free };
 }
 
 /** Frees tensors one by one: `release` of sources that do not share. */

@@ -12,7 +12,7 @@ import type { Module } from "../ir/module.ts";
 import type { BitConfig, QuantizationScheme } from "../ir/sites.ts";
 import { artifactSource } from "./artifact_source.ts";
 import { configurationOf, type Precision } from "./configuration.ts";
-import { callPrecisions, configureCall, type ConfiguredCall } from "./configured_call.ts";
+import { callPrecisions, configureCall, type ConfiguredCall, readCallAhead } from "./configured_call.ts";
 import { type ElasticSource, keepTensors, shareTensors } from "./elastic_source.ts";
 import { type GenerateOptions, greedy } from "./generate.ts";
 import { createCache } from "./kv_cache.ts";
@@ -61,7 +61,7 @@ export interface SessionStart {
    * longer nevertheless.
    */
   readonly length?: SequenceLength;
-  /** Is told what was planned, before weights are read. */
+  /** Is told what was planned, before any weight is on the backend. */
   readonly planned?: (memory: SessionMemory) => void;
   /**
    * Keeps what switches read, masters and the adapters of the widths that were used, on the backend: 1.3 bytes per weight and more.
@@ -102,6 +102,9 @@ export async function createSession(
   const cache = createCache(runner), vocabulary = vocabularyOf(module);
   let config = configurationOf(source, precision), hasEnded = false;
   if (length) checkLength(length.tokens, source.contextLimit);
+  const [first] = module.calls;
+  // The first weights come from the disk while programs are compiled.
+  if (first) readCallAhead(source, programs, first, callPrecisions(source, config)(first));
   const memory = length && await sessionMemory({ source, programs, config, resident }, length);
   if (memory) planned?.(memory);
   let calls: readonly ConfiguredCall[] = [];
@@ -114,7 +117,9 @@ export async function createSession(
   };
   try {
     const precisionOf = callPrecisions(source, config);
-    for (const call of module.calls) {
+    for (const [i, call] of module.calls.entries()) {
+      const next = module.calls[i + 1];
+      if (next) readCallAhead(source, programs, next, precisionOf(next));
       calls = [...calls, await configureCall(source, programs, call, precisionOf(call))];
     }
     if (length) await cache.reserve(length.tokens, calls.slice(0, -1).map(({ step }) => step));
