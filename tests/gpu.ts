@@ -3,7 +3,7 @@
 /**
  * A device of Deno's own WebGPU for one test; the test destroys it.
  *
- * @param describe What to ask the adapter for; by default every feature and limit that it has.
+ * @param describe What to ask the adapter for; by default every feature and limit that it has, and subgroups, which Deno does not list.
  * @returns The device, or undefined, after a printed SKIPPED line, where there is no adapter.
  * @throws {Error} Without an adapter while VERNIER_REQUIRE_WEBGPU is 1, so that a pipeline cannot pass by skipping.
  */
@@ -14,7 +14,11 @@ export async function openTestGpu(
   if (!adapter) {
     return skipped("no WebGPU adapter found; install a Vulkan driver (mesa-vulkan-drivers is a software one)");
   }
-  return await adapter.requestDevice(describe(adapter));
+  const wanted = describe(adapter);
+  if (describe !== everything) return await adapter.requestDevice(wanted);
+  const features = [...wanted.requiredFeatures ?? [], "subgroups" as GPUFeatureName];
+  return await adapter.requestDevice({ ...wanted, requiredFeatures: features })
+    .catch(() => adapter.requestDevice(wanted));
 }
 
 /**

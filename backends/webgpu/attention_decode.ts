@@ -9,6 +9,7 @@
 import type { AttentionKernel } from "../kernel.ts";
 import { attentionOperands, LOWEST, storeFours, storeLogSumExp } from "./attention_parts.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
+import { foldFunction, togetherOf } from "./fold.ts";
 import { floatText, indent, powerAbove, powerBelow } from "./text.ts";
 import type { KernelTraits } from "./traits.ts";
 import type { Writer } from "./writer.ts";
@@ -86,7 +87,7 @@ function walk(writer: Writer, spec: AttentionKernel, plan: DecodePlan): string[]
   const { threads, splits, widthFours, keyLanes, valueLanes, valueFours } = plan, stride = threads + 4;
   const queries = writer.workgroup("query_here", "vec4<f32>", widthFours);
   const products = writer.workgroup("products", "f32", stride * keyLanes);
-  const highest = writer.workgroup("highest", "f32", threads), weights = writer.workgroup("weights", "f32", threads);
+  const weights = writer.workgroup("weights", "f32", threads);
   const perPass = threads / keyLanes,
     rows = threads / valueLanes,
     together = Math.min(AHEAD, valueLanes),
@@ -117,13 +118,7 @@ function walk(writer: Writer, spec: AttentionKernel, plan: DecodePlan): string[]
       `  for (var i = 1u; i < ${keyLanes}u; i++) { score += ${products}[i * ${stride}u + lane]; }`,
       `  score = score * ${floatText(spec.scale)} + ${bias("token", "first + lane")};`,
       "}",
-      `${highest}[lane] = score;`,
-      "workgroupBarrier();",
-      `for (var half = ${threads / 2}u; half > 0u; half /= 2u) {`,
-      `  if (lane < half) { ${highest}[lane] = max(${highest}[lane], ${highest}[lane + half]); }`,
-      "  workgroupBarrier();",
-      "}",
-      `let top_here = max(top, ${highest}[0]);`,
+      ...highestScore(writer, threads),
       `${weights}[lane] = select(0.0, exp(score - top_here), lane < here);`,
       "workgroupBarrier();",
       "let shrink = exp(top - top_here);",
@@ -150,6 +145,25 @@ function walk(writer: Writer, spec: AttentionKernel, plan: DecodePlan): string[]
       "}",
     ]),
     "}",
+  ];
+}
+
+/** Lines that leave `top_here`, the highest of `top` and the scores of all invocations. */
+function highestScore(writer: Writer, threads: number): string[] {
+  if (togetherOf(writer, threads) > 1) {
+    const highest = foldFunction(writer, { op: "max", scalar: "f32", lanes: threads, threads });
+    return [`let top_here = max(top, ${highest}(lane, score));`];
+  }
+  // As that function does it, but without a barrier behind: there is another one before the memory is written again.
+  const highest = writer.workgroup("highest", "f32", threads);
+  return [
+    `${highest}[lane] = score;`,
+    "workgroupBarrier();",
+    `for (var half = ${threads / 2}u; half > 0u; half /= 2u) {`,
+    `  if (lane < half) { ${highest}[lane] = max(${highest}[lane], ${highest}[lane + half]); }`,
+    "  workgroupBarrier();",
+    "}",
+    `let top_here = max(top, ${highest}[0]);`,
   ];
 }
 

@@ -2,7 +2,7 @@
  * Kernels with known answers, one for each feature that kernel generators use where it works. A feature that is listed is not yet one that
  * works: drivers have been seen to return zeros without an error. Whoever opens a device runs them and believes the answers alone.
  */
-import type { KernelTraits } from "./traits.ts";
+import type { KernelTraits, Subgroup } from "./traits.ts";
 
 /** One canary: entry point `main`, one workgroup, whose results are the eight words of the only buffer (binding 0, storage). */
 export interface Canary {
@@ -51,3 +51,36 @@ export const CANARIES: readonly Canary[] = [{
     0,
   ],
 }];
+
+/** Most neighbours that are tried: subgroups of some devices are larger, but no row of a kernel needs more. */
+const MOST_NEIGHBOURS = 32;
+const MASKS = [1, 2, 4, 8, 16];
+const CANARY_THREADS = 256;
+
+/** Counts for every mask the invocations that read their neighbour's register. Two modules, since compilers disagree on the first line. */
+export const subgroupCanary = (declared: boolean): string =>
+  `\
+${declared ? "enable subgroups;\n" : ""}\
+@group(0) @binding(0) var<storage, read_write> result: array<atomic<u32>, 8>;
+@compute @workgroup_size(${CANARY_THREADS})
+fn main(@builtin(local_invocation_index) lane: u32) {
+${
+    MASKS.map((mask, i) =>
+      `  let neighbour${i} = subgroupShuffleXor(lane * 3u, ${mask}u);
+  if (neighbour${i} == (lane ^ ${mask}u) * 3u) { atomicAdd(&result[${i}], 1u); }`
+    ).join("\n")
+  }
+}
+`;
+
+/**
+ * What a subgroup canary has proved.
+ *
+ * @param counts the words that it left
+ * @param least invocations of the smallest subgroup that the device may choose for a kernel
+ */
+export function provedSubgroup(counts: readonly number[], least: number, declared: boolean): Subgroup | undefined {
+  let size = 1;
+  while (size < Math.min(least, MOST_NEIGHBOURS) && counts[Math.log2(size)] === CANARY_THREADS) size *= 2;
+  return size > 1 ? { size, declared } : undefined;
+}

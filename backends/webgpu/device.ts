@@ -1,7 +1,7 @@
 /** Opens GPU devices: asks for the limits that large tensors need, recognises software adapters, and tries a kernel with a known answer. */
 import { UserError } from "../../ir/errors.ts";
-import { CANARIES } from "./canaries.ts";
-import { type KernelTraits, PORTABLE } from "./traits.ts";
+import { CANARIES, provedSubgroup, subgroupCanary } from "./canaries.ts";
+import { type KernelTraits, PORTABLE, type Subgroup } from "./traits.ts";
 
 /** A device ready for kernels. */
 export interface WebGpuDevice {
@@ -20,6 +20,8 @@ export interface WebGpuDevice {
 const WANTED = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
 /** By which variants of kernels are chosen. */
 const CLOCK = "timestamp-query";
+/** By which invocations exchange registers. Deno has it on devices that do not list it. */
+const SUBGROUPS = "subgroups" as GPUFeatureName;
 /** More would leave room for too few workgroups. */
 const MOST_WORKGROUP_BYTES = 32768;
 /** Most buffers that one kernel binds, where the device allows it: eight are sure, and a quantized cache is written by one kernel of eleven. */
@@ -56,7 +58,8 @@ export async function openDevice(
     maxComputeWorkgroupStorageSize: Math.min(adapter.limits.maxComputeWorkgroupStorageSize, MOST_WORKGROUP_BYTES),
   };
   const requiredFeatures = ([CLOCK] as const).filter((feature) => adapter.features.has(feature));
-  const device = await adapter.requestDevice({ requiredLimits, requiredFeatures });
+  const device = await adapter.requestDevice({ requiredLimits, requiredFeatures: [...requiredFeatures, SUBGROUPS] })
+    .catch(() => adapter.requestDevice({ requiredLimits, requiredFeatures }));
   try {
     await tryCanary(device, name);
     return { gpu: device, adapter: name, software, owned: true, traits: await traitsOf(device, software) };
@@ -120,7 +123,19 @@ async function traitsOf(device: GPUDevice, software: boolean): Promise<KernelTra
     const found = await runCanary(device, wgsl);
     proved[trait] = typeof found !== "string" && answer.every((word, i) => found[i] === word);
   }
-  return { ...base, workgroupBytes, packedDots: proved.packedDots ?? false };
+  const subgroup = await subgroupOf(device);
+  return { ...base, workgroupBytes, packedDots: proved.packedDots ?? false, ...(subgroup ? { subgroup } : {}) };
+}
+
+/** How invocations exchange registers, if they do. */
+export async function subgroupOf(device: GPUDevice): Promise<Subgroup | undefined> {
+  const { subgroupMinSize = 1 } = device.adapterInfo ?? {};
+  for (const declared of [true, false]) {
+    const found = await runCanary(device, subgroupCanary(declared));
+    const subgroup = typeof found === "string" ? undefined : provedSubgroup(found, subgroupMinSize, declared);
+    if (subgroup) return subgroup;
+  }
+  return undefined;
 }
 
 /** The words that a canary leaves, or the message of what is wrong with it. */

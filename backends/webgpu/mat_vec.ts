@@ -4,6 +4,7 @@
  */
 import type { DotKernel } from "../kernel.ts";
 import { finishFunction, sumScalar, termFunction } from "./epilogue.ts";
+import { foldFunction } from "./fold.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { operandFunction } from "./operands.ts";
 import { constantText, indent, powerAbove, powerBelow, typeText } from "./text.ts";
@@ -43,12 +44,13 @@ export function writeMatVec(writer: Writer, spec: DotKernel): { lines: string[];
     ...counts.map((i) => `  four${i} += w * ${fewSide}(batch, ${i}u, ${group}k);`),
     "}",
   ];
+  const sumOfLanes = (scalar: "f32" | "i32") => foldFunction(writer, { op: "sum", scalar, lanes, threads: THREADS });
   const total = (i: number) => `dot(four${i}, ${vec}(${constantText(1, scalar)}))`;
   const body: string[] = counts.map((i) => `var sum${i} = ${constantText(0, sum)};`);
   if (!groups) {
     body.push(
       ...contract("share * 4u", lanes * 4),
-      ...counts.map((i) => `sum${i} = ${lanesSum(writer, scalar, lanes)}(lane, ${total(i)});`),
+      ...counts.map((i) => `sum${i} = ${sumOfLanes(scalar)}(lane, ${total(i)});`),
     );
   } else if (byGroup) {
     body.push(
@@ -58,14 +60,14 @@ export function writeMatVec(writer: Writer, spec: DotKernel): { lines: string[];
         ...counts.map((i) => `sum${i} += ${termFunction(writer, spec)}(batch, ${at(i)}, group, ${total(i)});`),
       ]),
       "}",
-      ...counts.map((i) => `sum${i} = ${lanesSum(writer, sum, lanes)}(lane, sum${i});`),
+      ...counts.map((i) => `sum${i} = ${sumOfLanes(sum)}(lane, sum${i});`),
     );
   } else {
     body.push(
       `for (var group = 0u; group < ${groupCount}u; group++) {`,
       ...indent([
         ...contract("share * 4u", lanes * 4),
-        ...counts.map((i) => `let inner${i} = ${lanesSum(writer, scalar, lanes)}(lane, ${total(i)});`),
+        ...counts.map((i) => `let inner${i} = ${sumOfLanes(scalar)}(lane, ${total(i)});`),
         ...counts.map((i) => `sum${i} += ${termFunction(writer, spec)}(batch, ${at(i)}, group, inner${i});`),
       ]),
       "}",
@@ -94,25 +96,3 @@ export function writeMatVec(writer: Writer, spec: DotKernel): { lines: string[];
 /** Lanes per row: 32 as long as there are rows enough to fill a device, more of them where rows are few. */
 const lanesFor = (rows: number): number =>
   rows >= 1024 ? 32 : Math.min(THREADS, Math.max(32, powerAbove(32768 / rows)));
-
-/** The function that adds one value per lane of a row in a fixed tree and gives the sum to the row's lanes. */
-function lanesSum(writer: Writer, scalar: "f32" | "i32", lanes: number): string {
-  return writer.helper(`sum_of_lanes_${scalar}`, (name) => {
-    const partial = writer.shared(`partial_${scalar}`, scalar, THREADS);
-    return [
-      `fn ${name}(lane: u32, value: ${scalar}) -> ${scalar} {`,
-      `  ${partial}[lane] = value;`,
-      "  workgroupBarrier();",
-      `  for (var half = ${Math.floor(lanes / 2)}u; half > 0u; half /= 2u) {`,
-      `    if (lane % ${lanes}u < half) {`,
-      `      ${partial}[lane] += ${partial}[lane + half];`,
-      "    }",
-      "    workgroupBarrier();",
-      "  }",
-      `  let result = ${partial}[lane / ${lanes}u * ${lanes}u];`,
-      "  workgroupBarrier();",
-      "  return result;",
-      "}",
-    ];
-  });
-}

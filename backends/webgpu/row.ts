@@ -9,8 +9,9 @@ import { locate, type Place, writeOne } from "./access.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { type Block, startBlock } from "./expressions.ts";
 import { stageCodes, type StagedStore } from "./staging.ts";
+import { foldFunction, foldText, neutralText } from "./fold.ts";
 import { type Row, sweep } from "./sweep.ts";
-import { constantText, floatText, indent, powerAbove, wrap } from "./text.ts";
+import { indent, powerAbove, wrap } from "./text.ts";
 import { writeTransform } from "./transform.ts";
 import type { Writer } from "./writer.ts";
 
@@ -50,7 +51,7 @@ const placeOfElement = ({ spec, outerVars, rowVars }: Row): Place => ({
 });
 
 function phaseLines(state: Row, phase: RowPhase): string[] {
-  const { writer, spec, known } = state, { unique } = writer.names;
+  const { writer, spec, known, threads } = state, { unique } = writer.names;
   const staged = phase.stores.map((store) => stageCodes(state, store));
   const kept = new Map(phase.elements.filter(({ keep }) => keep).map(({ id }) => [id, unique("kept")]));
   const sums = phase.reductions.map(({ op }) => unique(`running_${op}`));
@@ -59,11 +60,14 @@ function phaseLines(state: Row, phase: RowPhase): string[] {
     const name = kept.get(id);
     if (name) lines.push(`var ${name}: array<${value.scalar}, ${state.slots}>;`);
   }
-  phase.reductions.forEach(({ op, scalar }, i) => lines.push(`var ${sums[i]} = ${startOf(op, scalar)};`));
+  phase.reductions.forEach(({ op, scalar }, i) => lines.push(`var ${sums[i]} = ${neutralText({ op, scalar })};`));
 
   const element = startBlock(writer, placeOfElement(state), rootsOfElement(phase), known);
   const inPhase = evaluateElements(state, phase.elements, element, kept);
-  const added = phase.reductions.map(({ op, value }, i) => foldText(op, sums[i] ?? "", element.emit(value).text));
+  const added = phase.reductions.map(({ op, value }, i) => {
+    const sum = sums[i] ?? "";
+    return `${sum} = ${foldText(op, sum, element.emit(value).text)};`;
+  });
   const values = phase.stores.map((store) => ({
     value: element.emit(store.value).text,
     row: store.scatter && element.emit(store.scatter.index).text,
@@ -78,7 +82,7 @@ function phaseLines(state: Row, phase: RowPhase): string[] {
 
   phase.reductions.forEach(({ id, op, scalar }, i) => {
     const total = unique(`${op}_of_row`);
-    lines.push(`let ${total} = ${reducer(state, op, scalar)}(lane, ${sums[i]});`);
+    lines.push(`let ${total} = ${foldFunction(writer, { op, scalar, lanes: threads, threads })}(lane, ${sums[i]});`);
     known.set(id, { text: total, scalar, vector: false });
   });
   lines.push(...staged.flatMap((store) => store?.after ?? []));
@@ -120,47 +124,6 @@ function evaluateElements(
   }
   return elements.map(({ id }) => id);
 }
-
-type Op = RowPhase["reductions"][number]["op"];
-
-const startOf = (op: Op, scalar: "f32" | "i32"): string => {
-  if (op === "sum") return constantText(0, scalar);
-  const end = scalar === "f32" ? Infinity : 2 ** 31 - 1, sign = op === "max" ? -1 : 1;
-  return scalar === "f32" ? floatText(sign * end) : constantText(sign * end, scalar);
-};
-
-const FOLD = {
-  sum: (a: string, b: string) => `${a} + ${wrap(b)}`,
-  max: (a: string, b: string) => `max(${a}, ${b})`,
-  min: (a: string, b: string) => `min(${a}, ${b})`,
-};
-const foldText = (op: Op, sum: string, value: string): string => `${sum} = ${FOLD[op](sum, value)};`;
-
-/** The function that folds one value per invocation in a fixed tree and gives the result to all of them. */
-function reducer({ writer, threads }: Row, op: Op, scalar: "f32" | "i32"): string {
-  return writer.helper(`${op}_over_row_${scalar}`, (name) => {
-    const partial = partials(writer, scalar, threads);
-    return [
-      `fn ${name}(lane: u32, value: ${scalar}) -> ${scalar} {`,
-      `  ${partial}[lane] = value;`,
-      "  workgroupBarrier();",
-      `  for (var half = ${threads / 2}u; half > 0u; half /= 2u) {`,
-      "    if (lane < half) {",
-      `      ${partial}[lane] = ${FOLD[op](`${partial}[lane]`, `${partial}[lane + half]`)};`,
-      "    }",
-      "    workgroupBarrier();",
-      "  }",
-      `  let result = ${partial}[0];`,
-      "  workgroupBarrier();",
-      "  return result;",
-      "}",
-    ];
-  });
-}
-
-/** One array per type, declared where it is first needed. */
-const partials = (writer: Writer, scalar: "f32" | "i32", threads: number): string =>
-  writer.shared(`partial_${scalar}`, scalar, threads);
 
 /** Scalars of the row, and their stores by its first invocation. */
 function perRow(state: Row, phase: RowPhase): string[] {

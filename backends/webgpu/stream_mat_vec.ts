@@ -10,6 +10,7 @@ import type { DotKernel, Expr } from "../kernel.ts";
 import { finishFunction, sumScalar, termFunction } from "./epilogue.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
 import { startBlock } from "./expressions.ts";
+import { foldTogether } from "./fold.ts";
 import { operandFunction } from "./operands.ts";
 import { type BytePlan, bytePlan, mergeAxes, type Stream, streamOf } from "./stream.ts";
 import { floatFour, packedDot, packedFour, readUnit, type UnitText } from "./stream_text.ts";
@@ -82,7 +83,8 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
   };
   const plain = (fewIsM ? spec.lhs : spec.rhs).kind === "load";
   if (lanes === 1 && plain && !bytes) return { ...plan, tile: 0 };
-  const partials = lanes > 1 ? shape.threads * rows * few * 4 : 0, perUnit = few * stream.unit * (bytes ? 1 : 4);
+  const partials = lanes > 1 && !foldsInRegisters(lanes, traits) ? shape.threads * rows * few * 4 : 0,
+    perUnit = few * stream.unit * (bytes ? 1 : 4);
   const room = Math.min(traits.workgroupBytes, MOST_TILE_BYTES) - partials;
   const most = Math.floor(room / perUnit), round = lanes * units, rounds = Math.floor(most / round);
   // Tiles of equal length, as far as whole rounds allow.
@@ -93,6 +95,9 @@ export function planStream(spec: DotKernel, traits: KernelTraits, shape: StreamS
     : Math.ceil(total / round / Math.ceil(total / round / rounds)) * round;
   return tile > 0 ? { ...plan, tile } : undefined;
 }
+
+/** Whether the lanes of a row add up without workgroup memory. */
+const foldsInRegisters = (lanes: number, { subgroup }: KernelTraits): boolean => lanes <= (subgroup?.size ?? 1);
 
 /** Entry points for a plan. */
 export function writeStream(
@@ -123,6 +128,23 @@ export function writeStream(
   if (lanes === 1) {
     for (const { r, i, name } of sums) {
       lines.push(`if (first_row + ${r}u < ${many}u) { ${finish}(batch, ${at(`${i}u`, `row${r}`)}, ${name}); }`);
+    }
+  } else if (foldsInRegisters(lanes, writer.traits)) {
+    lines.push("", "// the lanes of a row add up in a fixed tree, and share what is to be done with the sums");
+    for (const { name } of sums) lines.push(...foldTogether(writer, "sum", name, lanes));
+    for (let first = 0; first < sums.length; first += lanes) {
+      const [own, ...others] = sums.slice(first, first + lanes), count = 1 + others.length;
+      const number = first === 0 ? "share" : `(share + ${first}u)`;
+      lines.push(
+        "{",
+        `  let row = first_row + ${few === 1 ? number : `${number} / ${few}u`};`,
+        `  var mine = ${own?.name};`,
+        ...others.map(({ name }, i) => `  mine = select(mine, ${name}, share == ${i + 1}u);`),
+        `  if (${count < lanes ? `share < ${count}u && ` : ""}row < ${many}u) {`,
+        `    ${finish}(batch, ${at(few === 1 ? "0u" : `${number} % ${few}u`, "row")}, mine);`,
+        "  }",
+        "}",
+      );
     }
   } else {
     const partial = writer.workgroup("partial", sum, threads * sums.length);

@@ -8,6 +8,16 @@ export interface KernelTraits {
   readonly packedDots: boolean;
   /** Whether whoever runs kernels binds the scratch that some variants ask for. */
   readonly scratch: boolean;
+  /** How invocations of a workgroup exchange registers; undefined where they do not. */
+  readonly subgroup?: Subgroup;
+}
+
+/** Neighbouring invocations that exchange registers. */
+export interface Subgroup {
+  /** So many neighbours, a power of two, run together in every kernel. */
+  readonly size: number;
+  /** Whether a module says so in its first line: the standard asks for it, naga knows the functions without and refuses the line. */
+  readonly declared: boolean;
 }
 
 /** The least that every WebGPU device has. */

@@ -7,6 +7,7 @@
 import type { RowTransform } from "../kernel.ts";
 import { hadamardFactor, hadamardMatrix } from "../../ir/hadamard.ts";
 import { readOne } from "./access.ts";
+import { neighbour, togetherOf } from "./fold.ts";
 import { type Row, sweep } from "./sweep.ts";
 import { floatText, indent, sumText } from "./text.ts";
 
@@ -45,7 +46,13 @@ export function writeTransform(row: Row, { transposed, signs }: RowTransform, fr
     `var ${to}: array<f32, ${slots}>;`,
   ];
   const first = transposed ? "" : sign, last = ` * ${scale}${transposed ? sign : ""}`;
-  lines.push(...butterflies(row, { block, exchange, from, to, first, last: K === 1 ? last : "" }));
+  // Every invocation has to take part in an exchange of registers, with elements whose numbers differ as those of invocations do.
+  const together = length % row.threads === 0 ? togetherOf(writer, block) : 1;
+  if (together > 1) lines.push(...exchanges(row, { together, from, to, first }));
+  const own = together > 1 ? { from: to, first: "" } : { from, first };
+  if (together === block && together > 1) {
+    if (K === 1) lines.push(...sweep(row, [`${to}[slot] = ${to}[slot]${last};`]));
+  } else lines.push(...butterflies(row, { ...own, block, together, exchange, to, last: K === 1 ? last : "" }));
   if (K > 1) {
     // One kernel may use both a matrix and its transpose.
     const [name, entries] = transposed
@@ -62,8 +69,28 @@ const pieces = (count: number, body: readonly string[]): string[] =>
     ? ["{", "  let piece = 0u;", ...indent(body), "}"]
     : [`for (var piece = 0u; piece < ${count}u; piece++) {`, ...indent(body), "}"];
 
+interface Exchanges {
+  /** Neighbouring invocations that exchange registers. */
+  readonly together: number;
+  readonly from: string;
+  readonly to: string;
+  readonly first: string;
+}
+
+/** Lines for the steps in which elements meet that neighbouring invocations hold. */
+function exchanges(row: Row, { together, from, to, first }: Exchanges): string[] {
+  const lines = [`var turned_here = ${from}[slot]${first};`];
+  for (let half = 1; half < together; half *= 2) {
+    const other = neighbour(row.writer, "turned_here", half);
+    lines.push(`turned_here = ${other} + select(turned_here, -turned_here, (lane & ${half}u) != 0u);`);
+  }
+  return sweep(row, [...lines, `${to}[slot] = turned_here;`]);
+}
+
 interface Butterflies {
   readonly block: number;
+  /** Steps that are done: those over fewer elements. */
+  readonly together: number;
   readonly exchange: string;
   readonly from: string;
   readonly to: string;
@@ -72,15 +99,15 @@ interface Butterflies {
   readonly last: string;
 }
 
-function butterflies(row: Row, { block, exchange, from, to, first, last }: Butterflies): string[] {
+function butterflies(row: Row, { block, together, exchange, from, to, first, last }: Butterflies): string[] {
   const { length, threads } = row, size = Math.max(1, Math.floor(Math.min(length, EXCHANGE) / block)) * block;
   const count = Math.ceil(length / size), at = count === 1 ? "i" : `i - piece * ${size}u`;
   const inPiece = (body: string): string[] => count === 1 ? [body] : [`if (i / ${size}u == piece) {`, `  ${body}`, "}"];
   return pieces(count, [
     ...sweep(row, inPiece(`${exchange}[${at}] = ${from}[slot]${first};`)),
     "workgroupBarrier();",
-    ...(block === 1 ? [] : [
-      `for (var half = 1u; half < ${block}u; half *= 2u) {`,
+    ...(block === together ? [] : [
+      `for (var half = ${together}u; half < ${block}u; half *= 2u) {`,
       `  for (var pair = lane; pair < ${size / 2}u; pair += ${threads}u) {`,
       "    let low = 2u * pair - pair % half;",
       `    let a = ${exchange}[low];`,

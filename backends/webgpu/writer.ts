@@ -62,6 +62,8 @@ export interface Writer {
   scratch(wish: string, element: string, count: number): string;
   /** Bytes of workgroup memory declared so far. */
   workgroupBytes(): number;
+  /** Notes that functions of subgroups are used. */
+  markSubgroups(): void;
   /** Adds a function once per key and returns its name. */
   helper(key: string, make: (name: string) => readonly string[]): string;
 }
@@ -115,6 +117,7 @@ export function writeModule(
       atomic: facts.atomic.has(i),
     };
   });
+  let subgroups = false;
   const writer: Writer = {
     spec,
     traits,
@@ -149,6 +152,7 @@ export function writeModule(
       return name;
     },
     workgroupBytes: bytes,
+    markSubgroups: () => subgroups = true,
     helper: (key, make) => {
       const found = functions.get(key);
       if (found) return found.name;
@@ -159,6 +163,7 @@ export function writeModule(
   };
   const entries = write(writer);
   const lines = [
+    ...(subgroups && traits.subgroup?.declared ? ["enable subgroups;", ""] : []),
     ...buffers.map(binding),
     ...[...tables.values()].map(({ name, words }, i) =>
       `@group(0) @binding(${buffers.length + i}) var<uniform> ${name}: array<vec4<u32>, ${words.length / 4}>;`

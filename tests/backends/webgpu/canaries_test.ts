@@ -1,6 +1,7 @@
 /** Canaries give their answers on a device that works, and are valid for both compilers. */
 import { assertEquals } from "@std/assert";
-import { CANARIES } from "../../../backends/webgpu/canaries.ts";
+import { CANARIES, provedSubgroup, subgroupCanary } from "../../../backends/webgpu/canaries.ts";
+import { subgroupOf } from "../../../backends/webgpu/device.ts";
 import { openTestGpu, shaderErrors } from "../../gpu.ts";
 import { tintCheck } from "../../tint.ts";
 
@@ -26,4 +27,29 @@ Deno.test("canaries give their answers", async () => {
     assertEquals([...new Uint32Array(staging.getMappedRange())], answer, trait);
   }
   device.destroy();
+});
+
+Deno.test("the canary of subgroups is valid in the form of the standard, and proves what a device does", async () => {
+  assertEquals(await tintCheck(subgroupCanary(true)) ?? [], []);
+  const device = await openTestGpu();
+  if (!device) return;
+  // Deno leaves the first line out, and has subgroups although it does not list them.
+  assertEquals(await shaderErrors(device, subgroupCanary(false)), []);
+  const found = await subgroupOf(device), { subgroupMinSize = 1 } = device.adapterInfo;
+  assertEquals(found, { size: Math.min(32, subgroupMinSize), declared: false });
+  device.destroy();
+
+  const without = await openTestGpu(() => ({}));
+  assertEquals(without && await subgroupOf(without), undefined);
+  without?.destroy();
+});
+
+Deno.test("provedSubgroup() believes as many neighbours as every invocation has found", () => {
+  const all = [256, 256, 256, 256, 256, 0, 0, 0];
+  assertEquals(provedSubgroup(all, 64, true), { size: 32, declared: true });
+  assertEquals(provedSubgroup(all, 8, false), { size: 8, declared: false }, "the device may choose smaller ones");
+  assertEquals(provedSubgroup([256, 256, 255, 256, 256, 0, 0, 0], 32, true), { size: 4, declared: true });
+  assertEquals(provedSubgroup([0, 256, 256, 256, 256, 0, 0, 0], 32, true), undefined, "neighbours lie elsewhere");
+  assertEquals(provedSubgroup(new Array<number>(8).fill(0), 32, true), undefined, "a driver that returns zeros");
+  assertEquals(provedSubgroup(all, 1, true), undefined);
 });

@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import * as fc from "fast-check";
 import type { RowKernel } from "../../../backends/kernel.ts";
 import { generateKernel } from "../../../backends/webgpu/kernel.ts";
-import { PORTABLE } from "../../../backends/webgpu/traits.ts";
+import { type KernelTraits, PORTABLE } from "../../../backends/webgpu/traits.ts";
 import { random } from "../../../ir/random.ts";
 import { tensorType } from "../../../ir/types.ts";
 import { openTestGpu } from "../../gpu.ts";
@@ -11,6 +11,8 @@ import { halfKernel } from "../../support/half_kernel.ts";
 import { NARROW, type RandomKernel, randomKernels, valueOf } from "../../support/random_kernels.ts";
 import { checkKernel, runKernel } from "./run_kernel.ts";
 import { copyMap } from "./specs.ts";
+
+const SHUFFLING: KernelTraits = { ...PORTABLE, subgroup: { size: 8, declared: false } };
 
 /** Software devices take a tenth of a second and more for each kernel. */
 const RUNS = { map: 16, row: 14, dot: 14, attention: 10, topK: 12 };
@@ -26,6 +28,23 @@ for (const kind of ["map", "row", "dot", "attention", "topK"] as const) {
     device.destroy();
   });
 }
+
+Deno.test("rows and contractions compute the same where invocations exchange registers", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  for (const kind of ["row", "dot"] as const) {
+    await fc.assert(
+      fc.asyncProperty(randomKernels(kind), fc.constantFrom(4, 8), (kernel, size) => {
+        return checkKernel(device, kernel, 1e-5, { ...SHUFFLING, subgroup: { size, declared: false } });
+      }),
+      { numRuns: RUNS[kind], seed: 5 },
+    );
+  }
+  for (const [n, transposed] of [[8, false], [128, true], [172, false], [2048, false], [5120, true]] as const) {
+    await checkKernel(device, transformKernel(n, 2, transposed), 1e-5, SHUFFLING);
+  }
+  device.destroy();
+});
 
 Deno.test("every narrow type is read and written in whole words, rows in between and at the end", async () => {
   const device = await openTestGpu();

@@ -305,7 +305,7 @@ fn sum_of_lanes_f32(lane: u32, value: f32) -> f32 {
   workgroupBarrier();
   for (var half = 32u; half > 0u; half /= 2u) {
     if (lane % 64u < half) {
-      partial_f32[lane] += partial_f32[lane + half];
+      partial_f32[lane] = partial_f32[lane] + partial_f32[lane + half];
     }
     workgroupBarrier();
   }
