@@ -1,16 +1,19 @@
 /**
  * Variants of kernels side by side on a GPU: `deno run -A tests/bench/gpu_kernels.ts [--match TEXT] [--json] [--shrink N]`. For every kernel of
  * gpu_specs.ts each variant's time, bytes and operations per second, share of the copy bandwidth measured in the same process, and
- * the largest difference of its results from those of the general variant. `--shrink` divides sizes, to try the script on a slow device.
+ * the largest difference of its results from those of the general variant. Where invocations exchange registers, variants that do are
+ * timed once more without. `--shrink` divides sizes, to try the script on a slow device.
  */
 import { parseArgs } from "@std/cli/parse-args";
 import type { KernelSpec } from "../../backends/kernel.ts";
 import { generateKernel } from "../../backends/webgpu/kernel.ts";
 import { bytesOf, pack } from "../../backends/webgpu/layout.ts";
+import { subgroupOf } from "../../backends/webgpu/device.ts";
 import { type KernelTraits, PORTABLE } from "../../backends/webgpu/traits.ts";
 import { GENERAL, kernelVariants } from "../../backends/webgpu/variants.ts";
 import { random } from "../../ir/random.ts";
 import { sizeOf } from "../../ir/types.ts";
+import { openTestGpu } from "../gpu.ts";
 import { attention, ATTENTIONS, linear, LINEARS, type LinearShape } from "./gpu_specs.ts";
 import { refuseUnknown } from "./report.ts";
 
@@ -21,21 +24,20 @@ const MOST_COPIES = 48;
 const args = parseArgs(Deno.args, { unknown: refuseUnknown, string: ["match", "shrink"], boolean: ["json"] });
 const shrink = Number(args.shrink ?? 1);
 const device = await openDevice(), queue = device.queue;
-const traits: KernelTraits = {
+const plain: KernelTraits = {
   scratch: true,
   workgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
   packedDots: (navigator.gpu as { wgslLanguageFeatures?: ReadonlySet<string> }).wgslLanguageFeatures
     ?.has("packed_4x8_integer_dot_product") ?? false,
 };
+const subgroup = await subgroupOf(device), traits: KernelTraits = subgroup ? { ...plain, subgroup } : plain;
 
 async function openDevice(): Promise<GPUDevice> {
-  const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
-  if (!adapter) throw new Error("No WebGPU adapter found");
-  const names = ["maxBufferSize", "maxStorageBufferBindingSize", "maxComputeWorkgroupStorageSize"] as const;
-  console.error(
-    `adapter ${adapter.info.description || adapter.info.vendor}, features ${[...adapter.features].join(" ")}`,
-  );
-  return await adapter.requestDevice({ requiredLimits: Object.fromEntries(names.map((n) => [n, adapter.limits[n]])) });
+  const device = await openTestGpu();
+  if (!device) throw new Error("No WebGPU adapter found");
+  const { description, vendor } = device.adapterInfo;
+  console.error(`adapter ${description || vendor}, features ${[...device.features].join(" ")}`);
+  return device;
 }
 
 type Pass = (pass: GPUComputePassEncoder, n: number) => void;
@@ -77,8 +79,8 @@ async function read(from: GPUBuffer): Promise<Float32Array> {
 }
 
 /** Pipelines of a kernel's dispatches. */
-async function pipelinesOf(spec: KernelSpec, variant: string) {
-  const kernel = generateKernel(spec, traits, variant);
+async function pipelinesOf(spec: KernelSpec, variant: string, own: KernelTraits) {
+  const kernel = generateKernel(spec, own, variant);
   const types = spec.buffers.map(({ use }): GPUBufferBindingType => use === "read" ? "read-only-storage" : "storage");
   types.push(...kernel.tables.map(() => "uniform" as const), ...kernel.scratch.map(() => "storage" as const));
   const layout = device.createBindGroupLayout({
@@ -168,6 +170,15 @@ interface Row {
   readonly difference: number;
 }
 
+/** What is timed: every variant, the general one first, and those that exchange registers without, too. */
+function candidates(spec: KernelSpec): { readonly variant: string; readonly own: KernelTraits }[] {
+  return [GENERAL, ...kernelVariants(spec, traits).filter((v) => v !== GENERAL)].flatMap((variant) => {
+    const known = kernelVariants(spec, plain).includes(variant);
+    const differs = known && generateKernel(spec, traits, variant).text !== generateKernel(spec, plain, variant).text;
+    return [{ variant, own: traits }, ...(differs ? [{ variant, own: plain }] : [])];
+  });
+}
+
 async function timeVariants(name: string, spec: KernelSpec, operations: number, bandwidth: number): Promise<void> {
   const bytes = spec.buffers.reduce((sum, { type }) => sum + bytesOf(type), 0);
   const copies = Math.max(1, Math.min(MOST_COPIES, Math.ceil(SPREAD / shrink / bytes)));
@@ -175,10 +186,10 @@ async function timeVariants(name: string, spec: KernelSpec, operations: number, 
     use !== "read" || bytesOf(type) < 2 ** 20 ? filled(spec, i) : undefined
   );
   const sets = Array.from({ length: copies }, () => shared.map((found, i) => found ?? filled(spec, i)));
-  const output = spec.buffers.findIndex(({ use }) => use === "write"), variants = kernelVariants(spec, traits);
+  const output = spec.buffers.findIndex(({ use }) => use === "write");
   let truth: Float32Array | undefined;
-  for (const variant of [GENERAL, ...variants.filter((v) => v !== GENERAL)]) {
-    const { layout, steps, compile, scratch } = await pipelinesOf(spec, variant);
+  for (const { variant, own } of candidates(spec)) {
+    const { layout, steps, compile, scratch } = await pipelinesOf(spec, variant, own);
     const groups = sets.map((set) =>
       device.createBindGroup({
         layout,
@@ -208,7 +219,7 @@ async function timeVariants(name: string, spec: KernelSpec, operations: number, 
     const seconds = await secondsOf(encode);
     report({
       name,
-      variant,
+      variant: own === traits ? variant : `${variant}, no subgroups`,
       microseconds: seconds * 1e6,
       gigabytesPerSecond: bytes / seconds / 1e9,
       teraopsPerSecond: operations / seconds / 1e12,
@@ -224,7 +235,7 @@ function report(row: Row): void {
   if (args.json) return console.log(JSON.stringify(row));
   const { name, variant, microseconds, gigabytesPerSecond, teraopsPerSecond, share, compileMilliseconds } = row;
   console.log(
-    `${name.padEnd(34)} ${variant.padEnd(24)} ${microseconds.toFixed(1).padStart(9)} us ${
+    `${name.padEnd(34)} ${variant.padEnd(39)} ${microseconds.toFixed(1).padStart(9)} us ${
       gigabytesPerSecond.toFixed(0).padStart(6)
     } GB/s ${(100 * share).toFixed(0).padStart(4)}% ${teraopsPerSecond.toFixed(2).padStart(7)} Top/s  compiled in ${
       compileMilliseconds.toFixed(0)
