@@ -117,7 +117,9 @@ export function readOne(
       writer.markSingle(view.index);
       return view.buffer.type.dtype === "bool" ? `(${view.name}[${flat}] != 0u)` : `${view.name}[${flat}]`;
     case "halves":
-      return `${halfReader(writer, view)}(${flat})`;
+      if (!view.halves) return `${halfReader(writer, view)}(${flat})`;
+      writer.markSingle(view.index);
+      return `f32(${view.name}[${flat}])`;
     default:
       return `${codeReader(writer, view)}(${row}, ${column})`;
   }
@@ -133,7 +135,8 @@ function readFour(
       if (!view.wide) return undefined;
       return view.buffer.type.dtype === "bool" ? `(${view.name}[${quad}] != vec4<u32>())` : `${view.name}[${quad}]`;
     case "halves":
-      return `${fourHalvesReader(writer, view)}(${flat})`;
+      if (!view.halves) return `${fourHalvesReader(writer, view)}(${flat})`;
+      return view.wide ? `vec4<f32>(${view.name}[${quad}])` : undefined;
     default:
       return `${fourCodesReader(writer, view)}(${row}, ${column})`;
   }

@@ -2,6 +2,7 @@
  * Kernels with known answers, one for each feature that kernel generators use where it works. A feature that is listed is not yet one that
  * works: drivers have been seen to return zeros without an error. Whoever opens a device runs them and believes the answers alone.
  */
+import { halfBits } from "../../ir/numerics.ts";
 import type { KernelTraits, Subgroup } from "./traits.ts";
 
 /** One canary: entry point `main`, one workgroup, whose results are the eight words of the only buffer (binding 0, storage). */
@@ -27,6 +28,23 @@ fn main() {
 }
 `;
 
+/** Halves as a device writes them, and reads them again: their bits and their sums. */
+const HALVES = `\
+enable f16;
+struct Result { halves: array<vec4<f16>, 2>, words: array<u32, 4> }
+@group(0) @binding(0) var<storage, read_write> result: Result;
+@compute @workgroup_size(1)
+fn main() {
+  let zero = f32(result.words[3]);
+  result.halves[0] = vec4<f16>(vec4<f32>(zero + 1.0, zero - 2.5, zero + 65504.0, zero + 0.5));
+  result.halves[1] = vec4<f16>(result.halves[0].wzyx) + 1.0h;
+  let read = vec4<f32>(result.halves[0]) * 2.0 + vec4<f32>(result.halves[1]);
+  result.words[0] = u32(i32(read.x * 16.0));
+  result.words[1] = u32(read.z + read.w);
+  result.words[2] = bitcast<u32>(read.y + 65504.0);
+}
+`;
+
 const bytes = (word: number, signed: boolean): number[] =>
   [0, 8, 16, 24].map((shift) => signed ? (word >>> shift) << 24 >> 24 : (word >>> shift) & 255);
 
@@ -36,8 +54,26 @@ function packedDot(a: number, b: number, signed: boolean): number {
   return left.reduce((sum, x, i) => sum + x * (right[i] ?? 0), 0) >>> 0;
 }
 
+/** Two halves as a word. */
+const halfPair = (low: number, high: number): number => (halfBits(high) << 16 | halfBits(low)) >>> 0;
+
+const floatBits = (value: number): number => new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0;
+
 /** All canaries. */
 export const CANARIES: readonly Canary[] = [{
+  trait: "halves",
+  wgsl: HALVES,
+  answer: [
+    halfPair(1, -2.5),
+    halfPair(65504, 0.5),
+    halfPair(1.5, 65504),
+    halfPair(-1.5, 2),
+    16 * (2 * 1 + 1.5),
+    Math.floor(2 * 65504 - 1.5 + 2 * 0.5 + 2),
+    floatBits(2 * -2.5 + 65504 + 65504),
+    0,
+  ],
+}, {
   trait: "packedDots",
   wgsl: PACKED_DOTS,
   answer: [

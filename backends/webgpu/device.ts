@@ -18,8 +18,8 @@ export interface WebGpuDevice {
 
 /** Limits worth having; everything else stays at its default, so that nothing depends on a generous device unnoticed. */
 const WANTED = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
-/** By which variants of kernels are chosen. */
-const CLOCK = "timestamp-query";
+/** A clock, by which variants of kernels are chosen, and half floats in memory. */
+const FEATURES = ["timestamp-query", "shader-f16"] as const;
 /** By which invocations exchange registers. Deno has it on devices that do not list it. */
 const SUBGROUPS = "subgroups" as GPUFeatureName;
 /** More would leave room for too few workgroups. */
@@ -57,7 +57,7 @@ export async function openDevice(
     maxStorageBuffersPerShaderStage: Math.min(adapter.limits.maxStorageBuffersPerShaderStage, MOST_BUFFERS),
     maxComputeWorkgroupStorageSize: Math.min(adapter.limits.maxComputeWorkgroupStorageSize, MOST_WORKGROUP_BYTES),
   };
-  const requiredFeatures = ([CLOCK] as const).filter((feature) => adapter.features.has(feature));
+  const requiredFeatures = FEATURES.filter((feature) => adapter.features.has(feature));
   const device = await adapter.requestDevice({ requiredLimits, requiredFeatures: [...requiredFeatures, SUBGROUPS] })
     .catch(() => adapter.requestDevice({ requiredLimits, requiredFeatures }));
   try {
@@ -124,7 +124,8 @@ async function traitsOf(device: GPUDevice, software: boolean): Promise<KernelTra
     proved[trait] = typeof found !== "string" && answer.every((word, i) => found[i] === word);
   }
   const subgroup = await subgroupOf(device);
-  return { ...base, workgroupBytes, packedDots: proved.packedDots ?? false, ...(subgroup ? { subgroup } : {}) };
+  const { packedDots = false, halves = false } = proved;
+  return { ...base, workgroupBytes, packedDots, halves, ...(subgroup ? { subgroup } : {}) };
 }
 
 /** How invocations exchange registers, if they do. */

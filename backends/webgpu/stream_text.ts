@@ -8,7 +8,7 @@ import { hex } from "./access.ts";
 import { fieldPlaces } from "./layout.ts";
 import type { Stream } from "./stream.ts";
 import { indent, wrap } from "./text.ts";
-import type { Writer } from "./writer.ts";
+import type { BufferView, Writer } from "./writer.ts";
 import type { KernelTraits } from "./traits.ts";
 
 /** One unit in registers. */
@@ -28,6 +28,7 @@ export function readUnit(writer: Writer, { buffer, words, element }: Stream, nam
     writer.markSingle(buffer);
     return { registers: [{ name, value: `vec4<f32>(${parts.join(", ")})` }], word: () => name };
   }
+  if (view.halves) return readHalves(writer, view, name, unit);
   writer.markStreamed(buffer);
   const { vector } = view, count = words / vector;
   const part = (i: number) => count === 1 ? name : `${name}_${i}`;
@@ -35,6 +36,20 @@ export function readUnit(writer: Writer, { buffer, words, element }: Stream, nam
   return {
     registers: Array.from({ length: count }, (_, i) => ({ name: part(i), value: `${view.name}[${place(i)}]` })),
     word: (i) => vector === 1 ? part(i) : `${part(Math.floor(i / vector))}.${"xyzw"[i % vector]}`,
+  };
+}
+
+/** A unit of halves: two registers of four, each in the place of two words. */
+function readHalves(writer: Writer, { index, name: buffer, wide }: BufferView, name: string, unit: string): UnitText {
+  const four = (i: number) => {
+    const at = `${wrap(unit)} * 2u${i > 0 ? " + 1u" : ""}`;
+    if (wide) return `${buffer}[${at}]`;
+    writer.markSingle(index);
+    return `vec4<f16>(${[0, 1, 2, 3].map((j) => `${buffer}[(${at}) * 4u + ${j}u]`).join(", ")})`;
+  };
+  return {
+    registers: [0, 1].map((i) => ({ name: `${name}_${i}`, value: four(i) })),
+    word: (i) => `${name}_${i >> 1}`,
   };
 }
 
@@ -61,6 +76,7 @@ export function floatFour(writer: Writer, stream: Stream, unit: UnitText, quad: 
   const { element, raised } = stream;
   if (element === "f32") return unit.word(0);
   if (element === "f16") {
+    if (writer.view(stream.buffer).halves) return `vec4<f32>(${unit.word(2 * quad)})`;
     return `vec4<f32>(unpack2x16float(${unit.word(2 * quad)}), unpack2x16float(${unit.word(2 * quad + 1)}))`;
   }
   const packed = packedFour(writer, stream, unit, quad, false);

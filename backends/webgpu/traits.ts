@@ -8,6 +8,8 @@ export interface KernelTraits {
   readonly packedDots: boolean;
   /** Whether whoever runs kernels binds the scratch that some variants ask for. */
   readonly scratch: boolean;
+  /** Whether half floats are read as such (`enable f16;`); otherwise pairs of them are unpacked from words. */
+  readonly halves: boolean;
   /** How invocations of a workgroup exchange registers; undefined where they do not. */
   readonly subgroup?: Subgroup;
 }
@@ -21,4 +23,4 @@ export interface Subgroup {
 }
 
 /** The least that every WebGPU device has. */
-export const PORTABLE: KernelTraits = { workgroupBytes: 16384, packedDots: false, scratch: false };
+export const PORTABLE: KernelTraits = { workgroupBytes: 16384, packedDots: false, scratch: false, halves: false };

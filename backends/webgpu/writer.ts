@@ -5,7 +5,7 @@
  * shared between invocations, which names the text uses. So drafts are written until their facts agree with those they were written under.
  */
 import type { KernelBuffer, KernelSpec } from "../kernel.ts";
-import { typeText as tensorText } from "../../ir/types.ts";
+import { sizeOf, typeText as tensorText } from "../../ir/types.ts";
 import { type Layout, layoutOf } from "./layout.ts";
 import { createNames, type Names } from "./names.ts";
 import type { KernelTraits } from "./traits.ts";
@@ -28,6 +28,8 @@ export interface BufferView {
   readonly name: string;
   readonly buffer: KernelBuffer;
   readonly layout: Layout;
+  /** Whether the array holds half floats as such, and not words. */
+  readonly halves: boolean;
   /** Whether the array holds vec4s. */
   readonly wide: boolean;
   /** Words of an element of the array of a packed buffer. */
@@ -106,12 +108,16 @@ export function writeModule(
   const bytes = () => [...memory.values()].reduce((sum, { element, count }) => sum + count * (BYTES[element] ?? 4), 0);
   const buffers = spec.buffers.map((buffer, i): BufferView => {
     const layout = layoutOf(buffer.type);
-    const wide = layout.kind === "words" && layout.words % 4 === 0 && !facts.single.has(i);
+    // Halves are written by their bits: how devices round to them is their own affair.
+    const halves = traits.halves && layout.kind === "halves" && buffer.use === "read";
+    const inFours = halves ? sizeOf(buffer.type.shape) % 4 === 0 : layout.kind === "words" && layout.words % 4 === 0;
+    const wide = inFours && !facts.single.has(i);
     return {
       index: i,
       name: names.unique(facts.words ? buffer.name : `buffer ${i}`, facts.words),
       buffer,
       layout,
+      halves,
       wide,
       vector: facts.streamed.has(i) && !facts.single.has(i) ? streamVector(layout) : 1,
       atomic: facts.atomic.has(i),
@@ -162,8 +168,13 @@ export function writeModule(
     },
   };
   const entries = write(writer);
+  const enabled = [
+    ...(buffers.some(({ halves }) => halves) ? ["f16"] : []),
+    ...(subgroups && traits.subgroup?.declared ? ["subgroups"] : []),
+  ];
   const lines = [
-    ...(subgroups && traits.subgroup?.declared ? ["enable subgroups;", ""] : []),
+    ...enabled.map((feature) => `enable ${feature};`),
+    ...(enabled.length > 0 ? [""] : []),
     ...buffers.map(binding),
     ...[...tables.values()].map(({ name, words }, i) =>
       `@group(0) @binding(${buffers.length + i}) var<uniform> ${name}: array<vec4<u32>, ${words.length / 4}>;`
@@ -199,14 +210,16 @@ export const streamVector = ({ kind, fields }: Layout): 1 | 2 | 4 => {
   return words % 4 === 0 ? 4 : words % 2 === 0 ? 2 : 1;
 };
 
-function binding({ name, buffer, wide, vector, atomic, layout }: BufferView, index: number): string {
+function binding({ name, buffer, halves, wide, vector, atomic, layout }: BufferView, index: number): string {
   const access = buffer.use === "read" ? "read" : "read_write";
-  const word = layout.kind === "words" && buffer.type.dtype !== "bool"
+  const word = halves
+    ? "f16"
+    : layout.kind === "words" && buffer.type.dtype !== "bool"
     ? buffer.type.dtype
     : atomic
     ? "atomic<u32>"
     : "u32";
   return `@group(0) @binding(${index}) var<storage, ${access}> ${name}: array<${
-    wide ? `vec4<${word}>` : vector > 1 ? `vec${vector}<${word}>` : word
+    wide ? `vec4<${word}>` : vector > 1 && !halves ? `vec${vector}<${word}>` : word
   }>; // ${tensorText(buffer.type)}`;
 }

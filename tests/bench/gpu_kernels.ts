@@ -1,8 +1,8 @@
 /**
  * Variants of kernels side by side on a GPU: `deno run -A tests/bench/gpu_kernels.ts [--match TEXT] [--json] [--shrink N]`. For every kernel of
  * gpu_specs.ts each variant's time, bytes and operations per second, share of the copy bandwidth measured in the same process, and
- * the largest difference of its results from those of the general variant. Where invocations exchange registers, variants that do are
- * timed once more without. `--shrink` divides sizes, to try the script on a slow device.
+ * the largest difference of its results from those of the general variant. Variants that read halves as such
+ * or exchange registers are timed once more without. `--shrink` divides sizes, to try the script on a slow device.
  */
 import { parseArgs } from "@std/cli/parse-args";
 import type { KernelSpec } from "../../backends/kernel.ts";
@@ -29,8 +29,10 @@ const plain: KernelTraits = {
   workgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
   packedDots: (navigator.gpu as { wgslLanguageFeatures?: ReadonlySet<string> }).wgslLanguageFeatures
     ?.has("packed_4x8_integer_dot_product") ?? false,
+  halves: false,
 };
-const subgroup = await subgroupOf(device), traits: KernelTraits = subgroup ? { ...plain, subgroup } : plain;
+const subgroup = await subgroupOf(device), halves = device.features.has("shader-f16");
+const traits: KernelTraits = { ...plain, halves, ...(subgroup ? { subgroup } : {}) };
 
 async function openDevice(): Promise<GPUDevice> {
   const device = await openTestGpu();
@@ -170,7 +172,7 @@ interface Row {
   readonly difference: number;
 }
 
-/** What is timed: every variant, the general one first, and those that exchange registers without, too. */
+/** What is timed: every variant, the general one first, and those whose text is another one on plainer devices as it is there, too. */
 function candidates(spec: KernelSpec): { readonly variant: string; readonly own: KernelTraits }[] {
   return [GENERAL, ...kernelVariants(spec, traits).filter((v) => v !== GENERAL)].flatMap((variant) => {
     const known = kernelVariants(spec, plain).includes(variant);
@@ -219,7 +221,7 @@ async function timeVariants(name: string, spec: KernelSpec, operations: number, 
     const seconds = await secondsOf(encode);
     report({
       name,
-      variant: own === traits ? variant : `${variant}, no subgroups`,
+      variant: own === traits ? variant : `${variant}, plain`,
       microseconds: seconds * 1e6,
       gigabytesPerSecond: bytes / seconds / 1e9,
       teraopsPerSecond: operations / seconds / 1e12,

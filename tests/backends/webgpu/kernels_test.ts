@@ -12,7 +12,7 @@ import { NARROW, type RandomKernel, randomKernels, valueOf } from "../../support
 import { checkKernel, runKernel } from "./run_kernel.ts";
 import { copyMap } from "./specs.ts";
 
-const SHUFFLING: KernelTraits = { ...PORTABLE, subgroup: { size: 8, declared: false } };
+const RICH: KernelTraits = { ...PORTABLE, halves: true, subgroup: { size: 8, declared: false } };
 
 /** Software devices take a tenth of a second and more for each kernel. */
 const RUNS = { map: 16, row: 14, dot: 14, attention: 10, topK: 12 };
@@ -29,19 +29,19 @@ for (const kind of ["map", "row", "dot", "attention", "topK"] as const) {
   });
 }
 
-Deno.test("rows and contractions compute the same where invocations exchange registers", async () => {
+Deno.test("kernels compute the same where halves are read as such and invocations exchange registers", async () => {
   const device = await openTestGpu();
   if (!device) return;
-  for (const kind of ["row", "dot"] as const) {
+  for (const kind of ["map", "row", "dot"] as const) {
     await fc.assert(
       fc.asyncProperty(randomKernels(kind), fc.constantFrom(4, 8), (kernel, size) => {
-        return checkKernel(device, kernel, 1e-5, { ...SHUFFLING, subgroup: { size, declared: false } });
+        return checkKernel(device, kernel, 1e-5, { ...RICH, subgroup: { size, declared: false } });
       }),
       { numRuns: RUNS[kind], seed: 5 },
     );
   }
   for (const [n, transposed] of [[8, false], [128, true], [172, false], [2048, false], [5120, true]] as const) {
-    await checkKernel(device, transformKernel(n, 2, transposed), 1e-5, SHUFFLING);
+    await checkKernel(device, transformKernel(n, 2, transposed), 1e-5, RICH);
   }
   device.destroy();
 });

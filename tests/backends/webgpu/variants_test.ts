@@ -7,16 +7,16 @@ import { GENERAL, kernelVariants } from "../../../backends/webgpu/variants.ts";
 import { openTestGpu } from "../../gpu.ts";
 import { hostArray } from "../../../backends/backend.ts";
 import { random } from "../../../ir/random.ts";
-import { rangeOf, sizeOf } from "../../../ir/types.ts";
+import { isFloat, rangeOf, sizeOf } from "../../../ir/types.ts";
 import { attention, type AttentionShape } from "../../bench/gpu_specs.ts";
 import { type RandomKernel, randomKernel, randomKernels } from "../../support/random_kernels.ts";
 import { tintCheck } from "../../tint.ts";
 import { LARGE_SIDES, randomStream, randomStreams, SMALL_SIDES } from "./random_streams.ts";
-import { checkKernel } from "./run_kernel.ts";
+import { checkKernel, runKernel } from "./run_kernel.ts";
 import { MAT_VEC } from "./specs.ts";
 
-/** Packed products and everything else that a good device has. */
-const RICH: KernelTraits = { workgroupBytes: 32768, packedDots: true, scratch: true };
+/** Packed products, half floats and everything else that a good device has. */
+const RICH: KernelTraits = { workgroupBytes: 32768, packedDots: true, scratch: true, halves: true };
 /** The same on devices whose invocations exchange registers: as Deno's software device does, and most hardware in browsers. */
 const SHUFFLING: KernelTraits = { ...RICH, subgroup: { size: 8, declared: false } };
 const DECLARED: KernelTraits = { ...RICH, subgroup: { size: 32, declared: true } };
@@ -139,6 +139,28 @@ Deno.test("the text of every variant is a function of specification and traits, 
     }),
     { numRuns: 40, seed: 8 },
   );
+});
+
+Deno.test("lanes that exchange registers add in the order of the tree in workgroup memory", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  const draw = random(2, "order"),
+    buffers = MAT_VEC.buffers.map(({ type }) => {
+      const values = hostArray(type.dtype, sizeOf(type.shape));
+      return values.map(() => isFloat(type.dtype) ? draw.normal() : draw.int(16)) as typeof values;
+    });
+  const variants = kernelVariants(MAT_VEC, SHUFFLING).filter((name) => name.startsWith("lanes8_"));
+  assert(variants.length > 1);
+  for (const variant of variants) {
+    const run = async (traits: KernelTraits) => {
+      const own = buffers.map((values) => values.slice());
+      const text = await runKernel(device, { spec: MAT_VEC, buffers: own }, traits, variant);
+      assertEquals(text.includes("subgroupShuffleXor"), traits === SHUFFLING);
+      return own;
+    };
+    assertEquals(await run(SHUFFLING), await run(RICH), variant);
+  }
+  device.destroy();
 });
 
 Deno.test("kernels without variants have the general one; others are refused", () => {
