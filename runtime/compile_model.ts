@@ -41,7 +41,7 @@ import { type CompilationMemory, compilationMemory } from "./compilation_memory.
 import type { EvaluationMemory } from "./evaluation_memory.ts";
 import { chooseRotation } from "./choose_rotation.ts";
 import { type HeldOut, holdOut } from "./hold_out.ts";
-import { openLossLog } from "./loss_log.ts";
+import { type LossCurve, openLossLog } from "./loss_log.ts";
 import { memoryArtifact } from "./memory_artifact.ts";
 import { openOutput, type OutputFolder } from "./output_folder.ts";
 import { type PartStore, refineAsked, type RefinedMixture } from "./refined_mixtures.ts";
@@ -209,8 +209,9 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
     seed,
     weighting,
     tie,
+    begins: (curve) => losses?.begin(curve),
     report: (event) => {
-      if (event.kind === "calibration") losses?.add(event.progress);
+      if ("progress" in event) losses?.add(event.progress);
       report(event);
     },
   });
@@ -240,6 +241,8 @@ export async function compileModel(options: CompileModelOptions): Promise<Compil
       report({ kind: "result", row });
     },
   });
+  // As long as calls of other mixtures are kept, their losses are, too.
+  losses?.close();
   await saved?.remove();
   return { artifact, rows };
 }
@@ -305,6 +308,8 @@ interface Learning {
   readonly seed: number;
   readonly weighting: "parameters" | "sites";
   readonly tie: boolean;
+  /** Hears what learns next. */
+  readonly begins: (curve: LossCurve) => void;
   readonly report: (event: CompileEvent) => void;
 }
 
@@ -317,7 +322,7 @@ interface Learned extends Pick<ArtifactDescription, "module" | "sensitivities" |
 /** Calibrates every call into the store, and allocates bits. */
 async function learn(learning: Learning): Promise<Learned> {
   const { checkpoint, module, recipe, settings, sequences, store, rehearsal, backend, seed, weighting, tie } = learning,
-    { specs, partStore, report } = learning;
+    { specs, partStore, begins, report } = learning;
   const noted = { note: (text: string) => report({ kind: "note", text }) };
   const structure = structureModule(module, recipe), elastic = elasticModule(module, recipe, noted);
   const tensorName = decoderSource(checkpoint.config), programs = createPrograms(backend);
@@ -329,6 +334,7 @@ async function learn(learning: Learning): Promise<Learned> {
   const measured = (done: number, all: number) => report({ kind: "sensitivity", done, all });
   report({ kind: "memory", memory: await compilationMemory(given, rehearsal !== undefined) });
   const [first, rest] = rehearsalSettings(settings);
+  if (rehearsal) begins({ stage: "rehearsal" });
   const predicted = rehearsal && await predictMixtures({
     ...given,
     settings: first,
@@ -338,6 +344,7 @@ async function learn(learning: Learning): Promise<Learned> {
     measured,
   }, request);
   const rehearsed = predicted && { settings: rest, begun: rehearsal, mixtureOf: mixturesOf(predicted) };
+  begins({});
   const load = await calibrate({
     ...given,
     ...rehearsed,
@@ -364,6 +371,7 @@ async function learn(learning: Learning): Promise<Learned> {
     frontier: searched,
     others: [tiedFrontier(items, request), ...(predicted ? [predicted] : [])],
     partStore,
+    begins,
     report: (done, all, progress) => report({ kind: "refinement", done, all, progress }),
     ...noted,
   });

@@ -1,4 +1,7 @@
-/** @file Loss curves of a calibration as SVG: one line per block, so that a block that has not converged is seen at a glance. */
+/**
+ * @file Loss curves as SVG: a panel per calibration and in it a line per block, so that a block that has not converged is seen at a
+ * glance.
+ */
 
 /** Mean loss over the steps since the point before, as a line of `loss.jsonl`. */
 export interface LossPoint {
@@ -9,16 +12,35 @@ export interface LossPoint {
   readonly loss: number;
 }
 
+/** The curves of one calibration. */
+export interface LossPanel {
+  readonly title: string;
+  readonly points: readonly LossPoint[];
+}
+
+/** Size of a panel, and its margins. */
 const WIDTH = 720, HEIGHT = 400, LEFT = 64, RIGHT = 96, TOP = 24, BOTTOM = 44;
 const INNER = { width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM };
 /** Room between two entries of the legend, and how many of them fit. */
 const LINE = 16, MOST_NAMES = Math.floor(INNER.height / LINE);
 
+/** The chart: one panel below the other, each with axes of its own, since losses of different calibrations do not compare. */
+export const lossChart = (panels: readonly LossPanel[]): string =>
+  [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${
+      HEIGHT * panels.length
+    }" font-family="sans-serif" font-size="12">`,
+    `<rect width="${WIDTH}" height="${HEIGHT * panels.length}" fill="white"/>`,
+    `<title>Loss of calibration by block</title>`,
+    ...panels.flatMap((panel, i) => [`<g transform="translate(0 ${i * HEIGHT})">`, ...panelLines(panel), "</g>"]),
+    "</svg>\n",
+  ].join("\n");
+
 /**
- * The chart. The loss axis is logarithmic, since blocks differ by orders of magnitude; points whose loss is not positive have no
- * place on it and are left out.
+ * The elements of a panel. The loss axis is logarithmic, since blocks differ by orders of magnitude; points whose loss is not positive
+ * have no place on it and are left out.
  */
-export function lossChart(points: readonly LossPoint[]): string {
+function panelLines({ title, points }: LossPanel): readonly string[] {
   const shown = points.filter(({ loss }) => Number.isFinite(loss) && loss > 0);
   const steps = shown.reduce((most, { step }) => Math.max(most, step), 1);
   const low = Math.floor(Math.log10(shown.reduce((least, { loss }) => Math.min(least, loss), Infinity)));
@@ -50,14 +72,11 @@ export function lossChart(points: readonly LossPoint[]): string {
     ]
   );
   return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
-    `<rect width="${WIDTH}" height="${HEIGHT}" fill="white"/>`,
-    `<title>Loss of calibration by block</title>`,
+    `<text x="${LEFT}" y="16" font-weight="bold">${title}</text>`,
     ...grid,
     ...ticks,
     `<text x="${LEFT + INNER.width / 2}" y="${HEIGHT - 8}" text-anchor="middle">optimiser steps</text>`,
     ...curves,
     ...names,
-    "</svg>\n",
-  ].join("\n");
+  ];
 }

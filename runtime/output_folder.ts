@@ -41,7 +41,7 @@ const LOCK_FILE = ".lock";
 const ATTEMPTS = 100;
 /** What `writeAtomically` leaves where a run was killed while it wrote one of the folder's files. */
 const HALF_WRITTEN =
-  /^(model\.safetensors|plan\.json|loss\.svg|config\.json|tokenizer\.json|tokenizer_config\.json)\.[0-9a-f]{8}\.tmp$/;
+  /^(model\.safetensors|plan\.json|loss\.jsonl|loss\.svg|config\.json|tokenizer\.json|tokenizer_config\.json)\.[0-9a-f]{8}\.tmp$/;
 
 /**
  * Makes the folder, tries to write to it, and removes what a killed run left half written.

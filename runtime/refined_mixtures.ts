@@ -10,6 +10,7 @@ import type { CallStore } from "../compiler/calibrate/store.ts";
 import type { JsonObject } from "../compiler/frontends/json.ts";
 import { modelSites } from "../compiler/model_sites.ts";
 import { UserError } from "../ir/errors.ts";
+import type { LossCurve } from "./loss_log.ts";
 import { sha256 } from "./verify_checkpoint.ts";
 
 /** Opens a store for a part of a compilation that depends on `what` beside all else. */
@@ -23,6 +24,8 @@ export interface RefineAskedInput extends Omit<RefineInput, "mixture" | "store" 
   /** Other allocations, the best by other measures. */
   readonly others: readonly Frontier[];
   readonly partStore: PartStore;
+  /** Hears which mixture learns next; it may have learned all of it in an interrupted run. */
+  readonly begins?: (curve: LossCurve) => void;
   /** Hears which of how many times that a mixture learns this is. */
   readonly report?: (done: number, all: number, progress: CalibrationProgress) => void;
   /** Hears what there is to say: a sentence without a final period. */
@@ -41,7 +44,7 @@ export interface RefinedMixture {
  * pins or with other activations, as the frontier has them. Equal widths everywhere are not refined: they are what all have learned for.
  */
 export async function refineAsked(
-  { specs, frontier, others, partStore, report, note, ...input }: RefineAskedInput,
+  { specs, frontier, others, partStore, begins, report, note, ...input }: RefineAskedInput,
 ): Promise<{ readonly frontier: Frontier; readonly refined: readonly RefinedMixture[] }> {
   const sites = modelSites(input.elastic), size = sizeModelOf(input.elastic, input.recipe.scheme);
   const { measured = [], rest = [] } = Object.groupBy(
@@ -59,10 +62,12 @@ export async function refineAsked(
       throw error;
     }
   };
-  const storeOf = async (widths: RefinedWidths, kind: "refined" | "tried" = "refined"): Promise<CallStore> => {
-    const mixture = widths.join(), name = (await sha256(new TextEncoder().encode(mixture))).slice(0, 16);
-    return await partStore(`${kind}-${name}`, { mixture, refine: input.settings.refine });
-  };
+  const nameOf = async (widths: RefinedWidths): Promise<string> =>
+    (await sha256(new TextEncoder().encode(widths.join()))).slice(0, 16);
+  const storeOf = async (widths: RefinedWidths, kind: "refined" | "tried" = "refined"): Promise<CallStore> =>
+    await partStore(`${kind}-${await nameOf(widths)}`, { mixture: widths.join(), refine: input.settings.refine });
+  const begin = async (stage: "race" | "refinement", widths: RefinedWidths, own: readonly MixedSpec[]): Promise<void> =>
+    begins?.({ stage, mixture: own.map(({ text }) => text).join(), candidate: await nameOf(widths) });
 
   const known = new Map<string, Candidate>(), budgets: (readonly Candidate[])[] = [];
   for (const spec of measured) {
@@ -79,7 +84,15 @@ export async function refineAsked(
     budgets.push([...own]);
   }
   const { points, learned } = await raceMixtures(
-    { ...input, sites: frontier.sites, report: (done, all, progress) => report?.(done, all + rest.length, progress) },
+    {
+      ...input,
+      sites: frontier.sites,
+      begins: (candidate, stage) => {
+        const own = measured.filter((_, i) => budgets[i]?.includes(candidate));
+        return begin(stage, refinedWidths(candidate.mixture, sites), own);
+      },
+      report: (done, all, progress) => report?.(done, all + rest.length, progress),
+    },
     budgets,
   );
   for (const [i, own] of budgets.entries()) {
@@ -101,6 +114,7 @@ export async function refineAsked(
     const store = await storeOf(widths), mixture = refinedConfig(widths, sites);
     const done = learned + i, all = learned + rest.length;
     const own = { ...input, mixture, store };
+    await begin("refinement", widths, rest.filter((other) => widthsFor(other, frontier)?.join() === widths.join()));
     if (await refineMixture({ ...own, report: (progress) => report?.(done, all, progress) })) {
       refined.push({ widths, store });
     } else note?.(notRefined(spec));

@@ -33,6 +33,8 @@ export interface Race {
 export interface RaceInput extends Omit<RefineInput, "mixture" | "store" | "report"> {
   /** Names of weights, in the order of the points' digits. */
   readonly sites: readonly string[];
+  /** Hears which candidate learns next: while it competes, or to the end. It may have learned all of it in an interrupted run. */
+  readonly begins?: (candidate: Candidate, stage: "race" | "refinement") => Promise<void>;
   /** Hears which of how many times that a mixture learns this is. */
   readonly report?: (done: number, all: number, progress: CalibrationProgress) => void;
 }
@@ -46,13 +48,16 @@ const TRIAL = 1 / 3;
  * @param budgets the candidates of every budget; a mixture may stand for several
  */
 export async function raceMixtures(
-  { sites, report, ...input }: RaceInput,
+  { sites, begins, report, ...input }: RaceInput,
   budgets: readonly (readonly Candidate[])[],
 ): Promise<Race> {
   const tried = [...new Set(budgets.filter(({ length }) => length > 1).flat())];
   let done = 0, all = tried.length + budgets.filter(({ length }) => length > 0).length;
-  const learn = async ({ mixture, point }: Candidate, store: CallStore, part: number): Promise<FrontierPoint> => {
+  const learn = async (candidate: Candidate, stage: "race" | "refinement"): Promise<FrontierPoint> => {
+    const { mixture, point } = candidate;
+    const [store, part] = stage === "race" ? [candidate.trial, TRIAL] : [candidate.store, 1];
     const settings = { ...input.settings, refine: input.settings.refine * part };
+    await begins?.(candidate, stage);
     const own = { ...input, settings, mixture, store };
     const converged = await refineMixture({ ...own, report: (progress) => report?.(done, all, progress) });
     done++;
@@ -63,7 +68,7 @@ export async function raceMixtures(
 
   const losses = new Map<Candidate, number>();
   for (const candidate of tried) {
-    const { loss } = await learn(candidate, candidate.trial, TRIAL);
+    const { loss } = await learn(candidate, "race");
     losses.set(candidate, Number.isNaN(loss) ? Infinity : loss);
   }
   const lossOf = (candidate: Candidate) => losses.get(candidate) ?? 0;
@@ -73,7 +78,7 @@ export async function raceMixtures(
   for (const own of ranked) {
     // Who diverges in the end makes way for the next.
     for (const candidate of own) {
-      const point = finished.get(candidate) ?? await learn(candidate, candidate.store, 1);
+      const point = finished.get(candidate) ?? await learn(candidate, "refinement");
       finished.set(candidate, point);
       if (Number.isFinite(point.loss)) {
         points.set(candidate, point);

@@ -36,6 +36,16 @@ const bytesOf = async ({ root }: Place, out: string): Promise<string> =>
   new Uint8Array(await crypto.subtle.digest("SHA-256", await Deno.readFile(`${root}/${out}/model.safetensors`)))
     .toHex();
 
+/** That the loss curves of the stopped compilation are those of the whole one, as data and drawn; returns the data. */
+async function assertEqualLosses({ root }: Place): Promise<string> {
+  const [data] = await Promise.all(["loss.jsonl", "loss.svg"].map(async (file) => {
+    const whole = await Deno.readTextFile(`${root}/whole/${file}`);
+    assertEquals(await Deno.readTextFile(`${root}/stopped/${file}`), whole);
+    return whole;
+  }));
+  return data ?? "";
+}
+
 /** Throws at the first step of a block, as if somebody pulled the plug. */
 const stopAt = (block: number, kind: CompileEvent["kind"] = "calibration") => (event: CompileEvent) => {
   if (event.kind === kind && "progress" in event && event.progress.block === block) throw new Error("stopped");
@@ -60,12 +70,7 @@ Deno.test("a stopped compilation goes on from its finished blocks to the same by
   assertEquals([...blocks], [1]);
   assert(notes.includes("Going on from an interrupted run: 2 of 4 calls are finished"), notes.join("\n"));
   assertEquals(await bytesOf(place, "stopped"), await bytesOf(place, "whole"));
-  for (const file of ["loss.jsonl", "loss.svg"]) {
-    assertEquals(
-      await Deno.readTextFile(`${place.root}/stopped/${file}`),
-      await Deno.readTextFile(`${place.root}/whole/${file}`),
-    );
-  }
+  await assertEqualLosses(place);
   assertEquals((await namesIn(`${place.root}/stopped`)).includes(".calibration"), false);
 });
 
@@ -91,16 +96,34 @@ Deno.test("a mixture that was being refined goes on from its finished blocks to 
     Error,
     "stopped",
   );
-  const blocks: number[] = [];
-  await compileTo(place, "stopped", {
-    bits: "mixed@3",
-    settings,
-    report: (event) => {
-      if (event.kind === "refinement" && event.done === 0) blocks.push(event.progress.block);
-    },
-  });
-  assertEquals(new Set(blocks), new Set([1]));
+  /** Goes on; returns the blocks that learn, of the first of all mixtures and of the last, which is stopped or not. */
+  const goOn = async (last?: "stop") => {
+    const learned = { first: new Set<number>(), last: new Set<number>() };
+    const report = (event: CompileEvent) => {
+      if (event.kind !== "refinement") return;
+      const { done, all, progress: { block } } = event;
+      if (done === 0) learned.first.add(block);
+      if (done === all - 1) learned.last.add(block);
+      if (last && done === all - 1) stopAt(1, "refinement")(event);
+    };
+    const run = compileTo(place, "stopped", { bits: "mixed@3", settings, report });
+    await (last ? assertRejects(() => run, Error, "stopped") : run);
+    return learned;
+  };
+  assertEquals(await goOn("stop"), { first: new Set([1]), last: new Set([0, 1]) });
+  assertEquals(await goOn(), { first: new Set(), last: new Set([1]) });
   assertEquals(await bytesOf(place, "stopped"), await bytesOf(place, "whole"));
+  const lines = (await assertEqualLosses(place)).trimEnd().split("\n").map((line) => JSON.parse(line));
+  // What competes for the budget learns first, then the best of it to the end.
+  assertEquals([...new Set(lines.map(({ stage }) => stage))], ["rehearsal", undefined, "race", "refinement"]);
+  const named = lines.filter(({ stage }) => stage === "race" || stage === "refinement");
+  assertEquals(new Set(named.map(({ mixture }) => mixture)), new Set(["mixed@3"]));
+  const candidates = (of: string) =>
+    new Set(named.filter(({ stage }) => stage === of).map(({ candidate }) => candidate));
+  assert(candidates("race").size > 1 && candidates("refinement").size === 1, JSON.stringify(named));
+  assert(candidates("refinement").isSubsetOf(candidates("race")), JSON.stringify(named));
+  const svg = await Deno.readTextFile(`${place.root}/whole/loss.svg`);
+  assertEquals(svg.match(/>(all widths|mixed@[^<]*)</g), [">all widths<", ">mixed@3<"]);
 });
 
 Deno.test("a stopped calibration of rotated blocks with scaled columns goes on to the same bytes", async () => {
