@@ -32,6 +32,7 @@ import {
   type Program,
   type Step,
   type StepArgument,
+  WorkerError,
 } from "./threads.ts";
 import { planTurns, type TurnPlan } from "./turns.ts";
 
@@ -43,6 +44,8 @@ export interface WasmOptions {
   readonly memoryBytes?: number;
   /** Is told how long each kernel took, waiting for all threads behind each; without it runs have no clocks in them. */
   readonly profile?: KernelProfile;
+  /** Hears why there are fewer threads than were asked for: a sentence without a final period. */
+  readonly note?: (text: string) => void;
 }
 
 /** Hears of one kernel's run. */
@@ -103,12 +106,13 @@ interface WasmExecutable extends Executable {
 /**
  * Opens the backend.
  *
- * One thread runs everything where there is no shared memory, and where this thread must not wait (a browser's main thread).
+ * One thread runs everything where there is no shared memory, where this thread must not wait (a browser's main thread), and where
+ * workers cannot be started.
  *
  * @throws {Error} if the engine lacks SIMD
  */
 export function openWasm(
-  { threads: wanted = 1, memoryBytes: limit = MOST_BYTES, profile }: WasmOptions = {},
+  { threads: wanted = 1, memoryBytes: limit = MOST_BYTES, profile, note }: WasmOptions = {},
 ): Promise<Backend> {
   const features = probeFeatures();
   if (!features.simd) {
@@ -125,16 +129,24 @@ export function openWasm(
     );
   }
   const shared = features.threads && wanted > 1, spaces = createSpaces({ shared, limit });
-  const { memory } = spaces.first.heap;
-  let pool = createPool({ threads: shared ? wanted : 1, memory });
-  if (!pool.participates) {
-    pool[Symbol.dispose]();
-    pool = createPool({ threads: 1, memory });
-  }
+  const pool = openPool(shared ? wanted : 1, spaces.first.heap.memory, note);
   const relaxed = features["relaxed-simd"],
     products = relaxed ? probeByteProducts() : { fours: false, unsigned: false };
   const traits = { simd: true, relaxed, ...products, threads: pool.threads };
   return Promise.resolve(createBackend(spaces, pool, traits, shared, profile));
+}
+
+/** A pool that runs kernels while its caller waits; of one thread where there is no other. */
+function openPool(threads: number, memory: WebAssembly.Memory, note?: (text: string) => void): Pool {
+  try {
+    const pool = createPool({ threads, memory });
+    if (pool.participates) return pool;
+    pool[Symbol.dispose]();
+  } catch (error) {
+    if (!(error instanceof WorkerError)) throw error;
+    note?.(`Computing on 1 thread instead of ${threads}: ${error.message}`);
+  }
+  return createPool({ threads: 1, memory });
 }
 
 function createBackend(

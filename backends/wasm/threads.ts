@@ -28,10 +28,10 @@ import {
   type StepArgument,
   type StepRecord,
 } from "./threads/executor.ts";
-import { startWorker, type WorkerHandle, type WorkerKind } from "./threads/worker.ts";
+import { startWorkers, type WorkerKind } from "./threads/worker.ts";
 
 export type { StepArgument } from "./threads/executor.ts";
-export type { WorkerKind } from "./threads/worker.ts";
+export { WorkerError, type WorkerKind } from "./threads/worker.ts";
 
 /** A loaded module: an instance of it on every thread. */
 export interface Kernel {
@@ -131,7 +131,11 @@ const SPINS = { least: 100, most: 8000 };
 /** Milliseconds a worker may take to start or to end before that is an error. */
 const PATIENCE = 10_000;
 
-/** Makes a pool; the workers start in the background. */
+/**
+ * Makes a pool; the workers start in the background.
+ *
+ * @throws {WorkerError} where they cannot be started
+ */
 export function createPool(options: PoolOptions): Pool {
   const { threads, memory } = options;
   if (!Number.isInteger(threads) || threads < 1) {
@@ -153,11 +157,8 @@ export function createPool(options: PoolOptions): Pool {
   const control = words(CONTROL_WORDS);
   const greeting = { control, layout: CONTROL, threads, spins: SPINS };
   const own = participates ? createExecutor({ ...greeting, thread: 0 }) : undefined;
-  const workers: WorkerHandle[] = Array.from({ length: count }, (_, i) => {
-    const worker = startWorker(options.workers);
-    worker.post({ ...greeting, thread: participates ? i + 1 : i });
-    return worker;
-  });
+  const workers = startWorkers(count, options.workers);
+  for (const [i, worker] of workers.entries()) worker.post({ ...greeting, thread: participates ? i + 1 : i });
 
   const modules = new Map<number, WebAssembly.Module>();
   const slots = new Map<number, Int32Array>();

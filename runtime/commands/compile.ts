@@ -40,7 +40,7 @@ export async function compileCommand(options: CompileOptions, host: Host): Promi
   await compileModel({
     model,
     backend: async () => {
-      const backend = devices.use(await openDevice(options));
+      const backend = devices.use(await openDevice({ ...options, note: progress.line }));
       title += ` on ${deviceText(backend)}`;
       return backend;
     },

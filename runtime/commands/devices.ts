@@ -18,6 +18,8 @@ export interface OpenDeviceOptions {
   readonly device: DeviceName;
   /** Threads of the wasm device; as many as the machine has cores unless given. */
   readonly threads?: number;
+  /** Hears what is other than asked for: a sentence without a final period. */
+  readonly note?: (text: string) => void;
 }
 
 /**
@@ -26,12 +28,13 @@ export interface OpenDeviceOptions {
  * @throws {UserError} if there is no such device here
  */
 export async function openDevice(
-  { device, threads = navigator.hardwareConcurrency }: OpenDeviceOptions,
+  { device, threads = navigator.hardwareConcurrency, note }: OpenDeviceOptions,
 ): Promise<Backend> {
+  const wasm = { threads, ...(note ? { note } : {}) };
   switch (device) {
     case "auto":
       return await openWebGpu({ requireHardware: true, tuning: openTuningFile() }).catch((error) => {
-        if (error instanceof UserError) return openWasm({ threads });
+        if (error instanceof UserError) return openWasm(wasm);
         throw error;
       });
     case "webgpu":
@@ -40,7 +43,7 @@ export async function openDevice(
       for (const name of ["ffi", "env", "read"] as const) await demandPermission({ name }, "load Dawn");
       return await openDawn();
     case "wasm":
-      return await openWasm({ threads });
+      return await openWasm(wasm);
     case "reference":
       return openReference();
     default:

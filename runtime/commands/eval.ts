@@ -35,7 +35,7 @@ export async function evaluateCommand(options: EvaluateOptions, host: Host): Pro
     data = options.data === undefined ? ownData : await openTexts(options.data);
   const tasks = await Promise.all(options.tasks.map(readTask));
   const original = options.reference === undefined ? folder : await openModel(options.reference, host);
-  await using backend = await openDevice(options);
+  await using backend = await openDevice({ ...options, note: progress.line });
   const runner = createRunner(backend), sourceOf = await openSource(folder, runner), full = parseBitSpec("16");
   const reference = (original === folder ? sourceOf : await openSource(original, runner))(full);
   const settings = specs.map((spec) => settingOf(sourceOf(spec), spec)),

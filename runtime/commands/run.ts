@@ -27,7 +27,7 @@ export async function runCommand(
     folder = await openModel(model, host),
     tokenizer = await openTokenizer(folder);
   const config = parseDecoderConfig(await folder.read("config.json"), `${folder.name}/config.json`);
-  await using backend = await openDevice(device);
+  await using backend = await openDevice({ ...device, note: host.progress.line });
   const source = (await openSource(folder, createRunner(backend)))(spec),
     ids = tokenizer.encode(prompt);
   checkIds(ids, vocabularyOf(source.module));

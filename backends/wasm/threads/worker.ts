@@ -92,6 +92,28 @@ function nodeWorkerThreads(): NodeWorkerThreads | undefined {
   return process?.getBuiltinModule?.("node:worker_threads") as NodeWorkerThreads | undefined;
 }
 
+/** A worker that the system does not let us start: it has none, has no more threads, or forbids them. */
+export class WorkerError extends Error {
+  override readonly name = "WorkerError";
+}
+
+/**
+ * Starts some workers, or none.
+ *
+ * @throws {WorkerError} where one of them cannot be started
+ */
+export function startWorkers(count: number, kind: WorkerKind | undefined): readonly WorkerHandle[] {
+  const workers: WorkerHandle[] = [];
+  try {
+    while (workers.length < count) workers.push(startWorker(kind));
+  } catch (error) {
+    // They have been told nothing yet, so none of them sleeps.
+    for (const worker of workers) worker.terminate();
+    throw new WorkerError(`cannot start a worker: ${error instanceof Error ? error.message : error}`, { cause: error });
+  }
+  return workers;
+}
+
 /**
  * Starts a worker without any file or permission.
  *
@@ -99,7 +121,7 @@ function nodeWorkerThreads(): NodeWorkerThreads | undefined {
  * that forgets to dispose its pool still ends. Deno's web workers cannot, whether they sleep in `Atomics.wait` or in their
  * event loop (Deno 2.9); they start faster, 15 against 35 ms.
  */
-export function startWorker(kind: WorkerKind | undefined): WorkerHandle {
+function startWorker(kind: WorkerKind | undefined): WorkerHandle {
   const threads = kind === "web" ? undefined : nodeWorkerThreads();
   if (threads) {
     // Without an environment of its own it would copy this process's, which asks for a permission.

@@ -1,4 +1,6 @@
 /** Whole programs on WebAssembly: against the reference, on several threads, in place, and through tensors of all kinds. */
+import process from "node:process";
+import { Worker as NodeWorker } from "node:worker_threads";
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
@@ -176,6 +178,47 @@ Deno.test("openWasm() refuses a number of threads that is none", async () => {
     RangeError,
     "expected a positive number of threads but found 0",
   );
+});
+
+/** Runs a test where the workers of `node:worker_threads` are other ones, or there are none of any kind. */
+async function withWorkers<T>(Worker: typeof NodeWorker | undefined, test: () => Promise<T>): Promise<T> {
+  const real = { Worker: globalThis.Worker, getBuiltinModule: process.getBuiltinModule };
+  process.getBuiltinModule = (() => Worker && { Worker }) as typeof process.getBuiltinModule;
+  if (!Worker) Reflect.deleteProperty(globalThis, "Worker");
+  try {
+    return await test();
+  } finally {
+    process.getBuiltinModule = real.getBuiltinModule;
+    globalThis.Worker = real.Worker;
+  }
+}
+
+Deno.test("openWasm() computes on one thread and says so where not all workers can be started", async () => {
+  let started = 0, ended = 0;
+  class LastWorker extends NodeWorker {
+    constructor(...args: ConstructorParameters<typeof NodeWorker>) {
+      if (started > 0) throw new Error("no threads are left");
+      super(...args);
+      started++;
+    }
+    override terminate() {
+      ended++;
+      return super.terminate();
+    }
+  }
+  const b = createBuilder(), graph = graphOf({ y: b.exp(b.input("x", f32(4))) });
+  for (const [Worker, reason] of [[LastWorker, "no threads are left"], [undefined, "Worker is not defined"]] as const) {
+    const notes: string[] = [];
+    await using backend = await withWorkers(
+      Worker,
+      () => openWasm({ threads: 3, note: (text) => notes.push(text) }),
+    );
+    assertEquals(notes, [`Computing on 1 thread instead of 3: cannot start a worker: ${reason}`]);
+    assertEquals(backend.traits.threads, 1);
+    const { y } = backend.run(await backend.compile(graph), { x: backend.upload(f32(4), new Float32Array(4)) });
+    assertEquals(await backend.download(y as Tensor), new Float32Array(4).fill(1));
+  }
+  assertEquals([started, ended], [1, 1]);
 });
 
 Deno.test("openWasm() tells a profile of every kernel, and computes the same with one", async () => {
