@@ -62,10 +62,12 @@ export async function refineAsked(
       throw error;
     }
   };
+  const partOf = (widths: RefinedWidths) => ({ mixture: widths.join(), refine: input.settings.refine });
+  // One that learns for a while of another length is another one: neither gets in the other's way.
   const nameOf = async (widths: RefinedWidths): Promise<string> =>
-    (await sha256(new TextEncoder().encode(widths.join()))).slice(0, 16);
+    (await sha256(new TextEncoder().encode(JSON.stringify(partOf(widths))))).slice(0, 16);
   const storeOf = async (widths: RefinedWidths, kind: "refined" | "tried" = "refined"): Promise<CallStore> =>
-    await partStore(`${kind}-${await nameOf(widths)}`, { mixture: widths.join(), refine: input.settings.refine });
+    await partStore(`${kind}-${await nameOf(widths)}`, partOf(widths));
   const begin = async (stage: "race" | "refinement", widths: RefinedWidths, own: readonly MixedSpec[]): Promise<void> =>
     begins?.({ stage, mixture: own.map(({ text }) => text).join(), candidate: await nameOf(widths) });
 
