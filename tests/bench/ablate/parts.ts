@@ -18,6 +18,7 @@ export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
   default: [{ name: "default", changes: [] }],
   adapters: each("adapters", ["cascaded", "protected", "shared", "off"]),
   space: each("adapter-space", ["weight", "scale"]),
+  start: each("adapter-start", ["random"]),
   ranks: each("ranks", ["4", "8", "16", "32"]),
   merging: [
     ...each("merge", ["selective", "uniform", "random", "none"], "inputs=fused"),
