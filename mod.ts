@@ -37,10 +37,12 @@ export type {
   HostArray,
   KernelText,
   MemoryPlan,
+  MemoryRehearsal,
   MemoryUse,
   PlannedValue,
   Tensor,
   Traits,
+  WorkSpace,
 } from "./backends/backend.ts";
 export type { AttentionKernel, DotKernel, KernelSpec, MapKernel, RowKernel, TopKKernel } from "./backends/kernel.ts";
 export type { StoredBytes } from "./backends/stored.ts";

@@ -42,6 +42,22 @@ export interface MemoryUse {
   readonly allocated: number;
 }
 
+/** Bytes that all programs of a backend share, since they run one after the other. */
+export interface WorkSpace {
+  /** For intermediate values. */
+  readonly arena: number;
+  /** Working memory of threads and kernels. */
+  readonly scratch: number;
+}
+
+/** Where tensors would come to lie, in figures only. */
+export interface MemoryRehearsal {
+  /** Takes room for a tensor of so many bytes. Returns what gives it back. */
+  take(bytes: number): () => void;
+  /** The most bytes taken so far, with gaps in between and what lies on the backend already. */
+  readonly allocated: number;
+}
+
 /** One intermediate value in the arena. */
 export interface PlannedValue {
   readonly name: string;
@@ -97,6 +113,10 @@ export interface Backend extends AsyncDisposable {
   bytesOf(type: TensorType): number;
   /** Releases a tensor; views of it become invalid. */
   free(tensor: Tensor): void;
+  /** What the programs that were compiled so far share. It never shrinks. */
+  workSpace(): WorkSpace;
+  /** Tries out where tensors would lie from now on; not unless there can be gaps between them. */
+  rehearse?(): MemoryRehearsal;
   /** Memory so far, where the backend knows: see `MemoryUse`. */
   memory?(): MemoryUse;
   /**
@@ -113,9 +133,3 @@ export interface Backend extends AsyncDisposable {
 /** A host array of the kind that holds values of `dtype`. */
 export const hostArray = (dtype: DType, length: number): HostArray =>
   dtype === "f32" || dtype === "f16" ? new Float32Array(length) : new Int32Array(length);
-
-/** Bytes that programs need together beside their tensors, since one arena and one scratch memory serve all of them. */
-export const workSpaceOf = (programs: readonly Executable[]): { readonly arena: number; readonly scratch: number } => ({
-  arena: Math.max(0, ...programs.map(({ plan }) => plan.arenaBytes)),
-  scratch: Math.max(0, ...programs.map(({ plan }) => plan.scratchBytes)),
-});

@@ -79,10 +79,13 @@ export function preparedSource(runner: Runner, model: PreparedModel): ElasticSou
     sites: modelSites(module),
     widths: WIDTHS,
     contextLimit: model.contextLimit,
+    preparation(call, names) {
+      const held = names.filter((name) => !isClip(name));
+      return held.length > 0 ? prepareOf(call, held) : undefined;
+    },
     load: async (call, leaves) => {
-      const clips = [...leaves].filter(([name]) => /\.clip\.(high|low)\.\d$/.test(name));
-      const held = [...leaves.keys()].filter((name) => !clips.some(([clip]) => clip === name));
-      const open = clips.map(([name, type]) => {
+      const held = [...leaves.keys()].filter((name) => !isClip(name));
+      const open = [...leaves].filter(([name]) => isClip(name)).map(([name, type]) => {
         return [name, backend.upload(type, new Float32Array(sizeOf(type.shape)).fill(OPEN_CLIP))] as const;
       });
       return { ...Object.fromEntries(open), ...held.length > 0 ? await prepare(call, held) : {} };
@@ -90,3 +93,6 @@ export function preparedSource(runner: Runner, model: PreparedModel): ElasticSou
     release: free,
   };
 }
+
+/** Whether it is a clip, of which no checkpoint knows. */
+const isClip = (name: string): boolean => /\.clip\.(high|low)\.\d$/.test(name);

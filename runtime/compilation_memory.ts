@@ -15,17 +15,10 @@ export interface CompilationMemory {
   readonly total: number;
 }
 
-/**
- * Plans a compilation. All programs share one arena, which never shrinks: measuring has that of the calibration at least, and the
- * calibration that of the measuring where it is rehearsed.
- */
-export async function compilationMemory(
-  input: Omit<CalibrationMemoryInput, "before">,
-  rehearsed: boolean,
-): Promise<CompilationMemory> {
-  const { programs, ...alone } = await measuringMemory({ ...input, tokens: input.settings.measureTokens });
-  const calibration = await calibrationMemory({ ...input, before: rehearsed ? programs : [] }), { peak } = calibration;
-  const arena = Math.max(alone.arena, peak.arena), scratch = Math.max(alone.scratch, peak.scratch);
+/** Plans a compilation. All programs share one work space, which grows when they are compiled: that is here, before any of them runs. */
+export async function compilationMemory(input: CalibrationMemoryInput): Promise<CompilationMemory> {
+  const alone = await measuringMemory({ ...input, tokens: input.settings.measureTokens });
+  const calibration = await calibrationMemory(input), { arena, scratch } = calibration.peak;
   const measuring = { ...alone, arena, scratch, total: alone.weights + alone.values + arena + scratch };
   return { calibration, measuring, total: Math.max(calibration.total, measuring.total) };
 }

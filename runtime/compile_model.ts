@@ -332,7 +332,7 @@ async function learn(learning: Learning): Promise<Learned> {
   const weights = modelSites(elastic).filter(({ role }) => role === "weight").map(({ name }) => name);
   const request = { weighting, ...(tie ? { ties: tiesOf(elastic, weights) } : {}) };
   const measured = (done: number, all: number) => report({ kind: "sensitivity", done, all });
-  report({ kind: "memory", memory: await compilationMemory(given, rehearsal !== undefined) });
+  report({ kind: "memory", memory: await compilationMemory(given) });
   const [first, rest] = rehearsalSettings(settings);
   if (rehearsal) begins({ stage: "rehearsal" });
   const predicted = rehearsal && await predictMixtures({

@@ -5,6 +5,7 @@ import type { Frontier } from "../compiler/allocate/frontier.ts";
 import { learnedName, type RefinedWidths } from "../compiler/artifact/refined.ts";
 import type { ModelSite } from "../compiler/model_sites.ts";
 import type { Call, Module } from "../ir/module.ts";
+import type { Graph } from "../ir/node.ts";
 import type { QuantizationScheme } from "../ir/sites.ts";
 import type { TensorType, Width } from "../ir/types.ts";
 
@@ -37,6 +38,8 @@ export interface ElasticSource {
   load(call: Call, leaves: ReadonlyMap<string, TensorType>, set?: number): Promise<Tensors>;
   /** Is told what `load` is going to be asked for next, to read it meanwhile; nothing of it is on the backend before. */
   ahead?(call: Call, leaves: ReadonlyMap<string, TensorType>, set?: number): void;
+  /** What `load` runs to give these leaves, where they are not stored as they are: its own leaves lie beside them meanwhile. */
+  readonly preparation?: (call: Call, names: readonly string[]) => Graph | undefined;
   /** Takes tensors of `load` back. */
   release(call: Call, tensors: Tensors): void;
 }

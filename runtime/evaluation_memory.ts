@@ -1,21 +1,26 @@
-/** @file What an evaluation needs in memory: planned before it starts, by the compiler's own plans. */
-import { type Executable, workSpaceOf } from "../backends/backend.ts";
+/** @file What an evaluation needs in memory: planned before it starts, by going through what it takes and gives back, in figures. */
+import type { Backend } from "../backends/backend.ts";
+import { bindDim } from "../ir/dim.ts";
+import type { Call } from "../ir/module.ts";
+import type { Graph } from "../ir/node.ts";
 import { localWidths } from "../ir/sites.ts";
-import { tensorType } from "../ir/types.ts";
+import { type TensorType, tensorType } from "../ir/types.ts";
 import type { ProgramsOf, Scorer } from "./forward.ts";
 import { CHUNK, type LengthBatch } from "./length_batches.ts";
 import type { ScorePrograms } from "./score_batches.ts";
-import { callMemory } from "./session_memory.ts";
+import { callMemory, type WeightMemory } from "./session_memory.ts";
 
 /** The planned peak of an evaluation on its backend, in bytes. */
 export interface EvaluationMemory {
-  /** Weights at the peak: those of one call, or the heads of model and reference. */
+  /** Weights at the peak: those of one call, or the heads of model and reference, and what they are being made of. */
   readonly weights: number;
   /** Values between calls of all batches, of the reference and of the model that is compared with it. */
   readonly hidden: number;
-  /** Intermediate values of the largest program, and working memory of the threads. */
+  /** Intermediate values of the largest program, and working memory of the threads; what earlier programs left included. */
   readonly arena: number;
   readonly scratch: number;
+  /** What tensors leave between them, and whatever else lies on the backend. */
+  readonly gaps: number;
   readonly total: number;
 }
 
@@ -29,73 +34,164 @@ export interface EvaluationPlanInput {
   readonly scoreOf: ScorePrograms;
 }
 
-/** Weights and values that are alive together. */
+/** A call at a scorer's widths. */
+interface PlannedCall {
+  readonly call: Call;
+  readonly step: Graph;
+  readonly weights: readonly WeightMemory[];
+  /** What the step program returns, in the order in which it takes room for it. */
+  readonly results: readonly string[];
+}
+
+/**
+ * Plans an evaluation of the largest wave. It compiles the programs of the largest batch, which the evaluation finds again, and then
+ * takes and gives back what the evaluation will, in its order.
+ */
+export async function evaluationMemory(input: EvaluationPlanInput): Promise<EvaluationMemory> {
+  const { reference, scorers, waves, programs, scoreOf } = input, { runner } = reference.source, { backend } = runner;
+  const wave = waves.reduce((most, each) => tokensOf(each) > tokensOf(most) ? each : most, []);
+  const largest = waves.flat().reduce((most, each) => most && sizeOf(most) >= sizeOf(each) ? most : each, wave[0]);
+  if (!largest) return { weights: 0, hidden: 0, arena: 0, scratch: 0, gaps: 0, total: 0 };
+
+  const planCalls = async ({ source, config }: Scorer): Promise<readonly PlannedCall[]> => {
+    const { calls } = source.module, own = programs(source), planned: PlannedCall[] = [];
+    for (const [i, call] of calls.entries()) {
+      const widths = localWidths(config, call.prefix), step = own.step(call, widths);
+      const weights = await callMemory(source, own, call, widths);
+      const program = i < calls.length - 1
+        ? await runner.program(step, { B: largest.rows, T: largest.tokens })
+        : undefined;
+      planned.push({ call, step, weights, results: Object.keys(program?.outputs ?? {}) });
+    }
+    return planned;
+  };
+  const original = await planCalls(reference), models: (readonly PlannedCall[])[] = [];
+  for (const scorer of scorers) {
+    const calls = scorer === reference ? original : await planCalls(scorer);
+    await runner.program(scoreOf(headOf(calls).step, headOf(original).step), { B: 1, T: CHUNK });
+    models.push(calls);
+  }
+
+  // With all programs there, the work space lies where it stays.
+  const ledger = openLedger(backend), shared = forward(ledger, backend, original, wave);
+  for (const calls of models) {
+    const own = calls === original ? undefined : forward(ledger, backend, calls, wave);
+    score(ledger, backend, [headOf(original), headOf(calls)], wave);
+    if (own) giveAll(own);
+  }
+  giveAll(shared);
+  const { arena, scratch } = backend.workSpace(), { weights, hidden } = ledger.peak();
+  const sum = weights + hidden + arena + scratch, total = Math.max(sum, ledger.allocated());
+  return { weights, hidden, arena, scratch, gaps: total - sum, total };
+}
+
+/** Gives something back. */
+type Give = () => void;
+
+/** Tensors that come and go, and what there was when they were most. */
+interface Ledger {
+  take(what: keyof Moment, bytes: number): Give;
+  peak(): Moment;
+  /** The most bytes that the backend will have taken; 0 where no gaps are known. */
+  allocated(): number;
+}
+
 interface Moment {
   readonly weights: number;
   readonly hidden: number;
 }
 
-/**
- * Plans an evaluation. It compiles the programs of the largest batch, which the evaluation finds again. Where weights outweigh hidden
- * states, as with a single short text, gaps that the weights of one call leave to those of the next come on top.
- */
-export async function evaluationMemory(input: EvaluationPlanInput): Promise<EvaluationMemory> {
-  const { reference, scorers, waves, programs, scoreOf } = input, { runner } = reference.source;
-  const compiled: Executable[] = [], moments: Moment[] = [];
-  const largest = (some: readonly LengthBatch[]) =>
-    some.reduce<LengthBatch | undefined>((most, each) => most && sizeOf(most) >= sizeOf(each) ? most : each, undefined);
-  const wave = [...waves].sort((a, b) => sum(b.map(sizeOf)) - sum(a.map(sizeOf)))[0] ?? [],
-    most = largest(waves.flat());
-  if (!most) return { weights: 0, hidden: 0, arena: 0, scratch: 0, total: 0 };
+function openLedger(backend: Backend): Ledger {
+  const rehearsal = backend.rehearse?.(), now = { weights: 0, hidden: 0 };
+  let most: Moment = { ...now };
+  return {
+    take(what, bytes) {
+      const give = rehearsal?.take(bytes);
+      now[what] += bytes;
+      if (now.weights + now.hidden > most.weights + most.hidden) most = { ...now };
+      return () => {
+        now[what] -= bytes;
+        give?.();
+      };
+    },
+    peak: () => most,
+    allocated: () => rehearsal?.allocated ?? 0,
+  };
+}
 
-  /** All calls of a model but the last, beside values that others hold; returns its own values in front of the last. */
-  const walk = async ({ source, config }: Scorer, others: number): Promise<number> => {
-    const { module, runner: { backend } } = source, own = programs(source);
-    const ids = sum(wave.map(({ rows, tokens }) => 2 * backend.bytesOf(tensorType("i32", [rows, tokens]))));
-    const alive = new Map([["ids", ids / 2], ["positions", ids / 2]]);
-    for (const [i, call] of module.calls.slice(0, -1).entries()) {
-      const widths = localWidths(config, call.prefix), made = await callMemory(source, own, call, widths);
-      let weights = 0;
-      for (const { own: bytes, besides } of made.weights) {
-        weights += sum(bytes.values());
-        moments.push({ weights: weights + sum(besides.values()), hidden: others + sum(alive.values()) });
+/** The values of one batch, by name. */
+type Values = Map<string, Give>;
+
+/** See `forward`. */
+function forward(ledger: Ledger, backend: Backend, calls: readonly PlannedCall[], wave: readonly LengthBatch[]) {
+  const hidden = wave.map(({ rows, tokens }): Values => {
+    const bytes = backend.bytesOf(tensorType("i32", [rows, tokens]));
+    return new Map(["ids", "positions"].map((name) => [name, ledger.take("hidden", bytes)]));
+  });
+  for (const [i, { call, step, weights, results }] of calls.slice(0, -1).entries()) {
+    const needed = new Set(calls.slice(i + 1).flatMap(({ call: { inputs } }) => Object.values(inputs)));
+    const free = configure(ledger, weights), typeOf = new Map(step.outputs.map(({ name, node }) => [name, node.type]));
+    for (const [at, values] of hidden.entries()) {
+      const { rows: B, tokens: T } = wave[at] as LengthBatch;
+      const made = results.map((name) => {
+        const { dtype, shape } = typeOf.get(name) as TensorType;
+        const bytes = backend.bytesOf(tensorType(dtype, shape.map((dim) => bindDim(dim, { B, T }))));
+        return [call.outputs[name] ?? name, ledger.take("hidden", bytes)] as const;
+      });
+      for (const [name, give] of made) {
+        values.get(name)?.();
+        values.set(name, give);
       }
-      const program = await runner.program(own.step(call, widths), { B: most.rows, T: most.tokens });
-      compiled.push(...made.compiled, program);
-      const results = Object.entries(program.outputs).map(([name, type]) =>
-        [call.outputs[name] ?? name, backend.bytesOf(type)] as const
-      );
-      const share = sum(wave.map(sizeOf)) / sizeOf(most), present = sum(alive.values());
-      // New values of all batches are there in the end; what takes another's place is there beside it for one batch.
-      const more = sum(results.map(([name, bytes]) => alive.has(name) ? bytes : share * bytes));
-      moments.push({ weights, hidden: others + present + more });
-      for (const [name, bytes] of results) alive.set(name, share * bytes);
-      const needed = new Set(module.calls.slice(i + 1).flatMap(({ inputs }) => Object.values(inputs)));
-      for (const name of alive.keys()) if (!needed.has(name)) alive.delete(name);
+      for (const [name, give] of values) {
+        if (needed.has(name)) continue;
+        give();
+        values.delete(name);
+      }
     }
-    return sum(alive.values());
-  };
-  /** The last call of a model. */
-  const head = async ({ source, config }: Scorer) => {
-    const call = source.module.calls.at(-1);
-    if (!call) throw new TypeError(`Expected a module with calls in "${source.name}" but found none`);
-    const widths = localWidths(config, call.prefix), own = programs(source);
-    const made = await callMemory(source, own, call, widths);
-    compiled.push(...made.compiled);
-    return { step: own.step(call, widths), weights: sum(made.weights.flatMap(({ own }) => [...own.values()])) };
-  };
-
-  const original = await walk(reference, 0), last = await head(reference);
-  const scores = 3 * runner.backend.bytesOf(tensorType("f32", [sizeOf(most)]));
-  for (const scorer of scorers) {
-    const own = scorer === reference ? 0 : await walk(scorer, original), ownHead = await head(scorer);
-    compiled.push(await runner.program(scoreOf(ownHead.step, last.step), { B: 1, T: CHUNK }));
-    moments.push({ weights: last.weights + ownHead.weights, hidden: original + own + scores });
+    free();
   }
-  const peak = moments.reduce((a, b) => b.weights + b.hidden > a.weights + a.hidden ? b : a);
-  const { arena, scratch } = workSpaceOf(compiled);
-  return { ...peak, arena, scratch, total: peak.weights + peak.hidden + arena + scratch };
+  return hidden;
+}
+
+/** See `sumScores`. */
+function score(ledger: Ledger, backend: Backend, heads: readonly PlannedCall[], wave: readonly LengthBatch[]): void {
+  const free = heads.map(({ weights }) => configure(ledger, weights));
+  for (const batch of wave) {
+    const bytes = backend.bytesOf(tensorType("f32", [sizeOf(batch)]));
+    const results = ["loss", "divergence", "next"].map(() => ledger.take("hidden", bytes));
+    for (const give of results) give();
+  }
+  for (const give of free) give();
+}
+
+/** See `configureCall`: the codes of one weight after the other, and then what is held as it is. */
+function configure(ledger: Ledger, weights: readonly WeightMemory[]): Give {
+  const takeAll = (sizes: Iterable<number>) => [...sizes].map((bytes) => ledger.take("weights", bytes));
+  const made = weights.flatMap(({ own, besides, raw }, i) => {
+    const load = (sizes: Iterable<number>) => {
+      const from = takeAll(raw), loaded = takeAll(sizes);
+      for (const give of from) give();
+      return loaded;
+    };
+    if (i === weights.length - 1) return load(own.values());
+    const codes = takeAll(own.values());
+    for (const give of load(besides.values())) give();
+    return codes;
+  });
+  return () => {
+    for (const give of made) give();
+  };
+}
+
+function giveAll(hidden: readonly Values[]): void {
+  for (const give of hidden.flatMap((values) => [...values.values()])) give();
+}
+
+function headOf(calls: readonly PlannedCall[]): PlannedCall {
+  const head = calls.at(-1);
+  if (!head) throw new TypeError("Expected a module with calls but found none");
+  return head;
 }
 
 const sizeOf = ({ rows, tokens }: LengthBatch): number => rows * tokens;
-const sum = (numbers: Iterable<number>): number => [...numbers].reduce((a, b) => a + b, 0);
+const tokensOf = (wave: readonly LengthBatch[]): number => wave.reduce((sum, batch) => sum + sizeOf(batch), 0);

@@ -1,5 +1,5 @@
 /** @file What a session needs in memory for a sequence of known length: planned before weights are read, by the compiler's own plans. */
-import { type Executable, workSpaceOf } from "../backends/backend.ts";
+import type { Executable } from "../backends/backend.ts";
 import { leavesOf, nameOf } from "../ir/node.ts";
 import { type BitConfig, type LocalWidths, localWidths } from "../ir/sites.ts";
 import { tensorType } from "../ir/types.ts";
@@ -51,7 +51,7 @@ export async function sessionMemory(
   { source, programs, config, resident = false }: SessionPlanInput,
   { prompt, tokens }: SequenceLength,
 ): Promise<SessionMemory> {
-  const { runner, module } = source, { backend } = runner, compiled: Executable[] = [];
+  const { runner, module } = source, { backend } = runner;
   const steps = module.calls.map((call, i) => {
     const step = programs.step(call, localWidths(config, call.prefix));
     return { call, step: i === module.calls.length - 1 ? oneTokenHeadOf(step) : step };
@@ -61,12 +61,11 @@ export async function sessionMemory(
   let opening = 0;
   for (const call of module.calls) {
     const made = await callMemory(source, programs, call, localWidths(config, call.prefix));
-    compiled.push(...made.compiled);
     // Codes come first, one weight after the other, and what is held as it is behind them.
-    for (const { own, besides } of made.weights) {
+    for (const { own, besides, raw } of made) {
       for (const [name, bytes] of own) weights.set(name, bytes);
       for (const [name, bytes] of resident ? besides : []) read.set(name, bytes);
-      opening = Math.max(opening, sum(weights.values()) + sum(besides.values()));
+      opening = Math.max(opening, sum(weights.values()) + sum(besides.values()) + sum(raw));
     }
   }
   for (const name of weights.keys()) read.delete(name);
@@ -88,7 +87,6 @@ export async function sessionMemory(
       const program = await runner.program(step, symbols, {
         inPlace: Object.fromEntries(own.map((name) => [name, name])),
       });
-      compiled.push(program);
       // Results are there before what they take the place of is freed.
       const results = Object.entries(program.outputs).filter(([name]) => !own.includes(name))
         .map(([name, type]) => [call.outputs[name] ?? name, backend.bytesOf(type)] as const);
@@ -96,7 +94,7 @@ export async function sessionMemory(
       for (const [name, bytes] of results) alive.set(name, bytes);
     }
   }
-  const { arena, scratch } = workSpaceOf(compiled), all = sum(weights.values());
+  const { arena, scratch } = backend.workSpace(), all = sum(weights.values());
   return {
     weights: all,
     resident: stays,
@@ -110,32 +108,45 @@ export async function sessionMemory(
 }
 
 /** What a weight leaves on the backend, and what is there besides while it is made, by global name. */
-interface WeightMemory {
+export interface WeightMemory {
   readonly own: ReadonlyMap<string, number>;
   readonly besides: ReadonlyMap<string, number>;
+  /** What a source that prepares values computes them from: what lies besides, or where there is nothing the weight itself. */
+  readonly raw: readonly number[];
 }
 
 /** The weights of a call at some widths, in the order in which `configureCall` makes them; compiles the switch programs. */
 export async function callMemory(
-  { runner }: Pick<ElasticSource, "runner">,
+  { runner, preparation }: Pick<ElasticSource, "runner" | "preparation">,
   programs: ElasticPrograms,
   call: Call,
   widths: LocalWidths,
-): Promise<{ readonly weights: readonly WeightMemory[]; readonly compiled: readonly Executable[] }> {
-  const { backend } = runner, compiled: Executable[] = [], weights: WeightMemory[] = [];
+): Promise<readonly WeightMemory[]> {
+  const { backend } = runner, weights: WeightMemory[] = [];
   const global = (types: Iterable<readonly [string, Executable["leaves"][string]]>) =>
     new Map([...types].map(([name, type]) => [call.prefix + name, backend.bytesOf(type)]));
+  const rawOf = async (names: readonly string[]): Promise<readonly number[]> => {
+    const graph = preparation?.(call, names);
+    if (!graph) return [];
+    await runner.program(graph);
+    return leavesOf(graph, "param").map(({ type }) => backend.bytesOf(type));
+  };
   for (const own of programs.weights(call, widths)) {
-    const program = await runner.program(programs.switch(call, own));
-    compiled.push(program);
+    const graph = programs.switch(call, own), program = await runner.program(graph), leaves = leavesOf(graph, "param");
     weights.push({
       own: global(Object.entries(program.outputs)),
-      besides: global(Object.entries(program.leaves)),
+      // In the order in which they are loaded.
+      besides: global(leaves.map((node) => [nameOf(node), node.type])),
+      raw: await rawOf(leaves.map(nameOf)),
     });
   }
   const held = leavesOf(programs.step(call, widths), "param").filter(({ attrs }) => attrs.time === "checkpoint");
-  weights.push({ own: global(held.map((node) => [nameOf(node), node.type])), besides: new Map() });
-  return { weights, compiled };
+  weights.push({
+    own: global(held.map((node) => [nameOf(node), node.type])),
+    besides: new Map(),
+    raw: await rawOf(held.map(nameOf)),
+  });
+  return weights;
 }
 
 const sum = (numbers: Iterable<number>): number => [...numbers].reduce((a, b) => a + b, 0);

@@ -59,6 +59,7 @@ export function openReference(): Backend {
     view: (tensor, offset, type) => create(type, own(tensor).data.subarray(offset, offset + sizeOf(type.shape))),
     bytesOf: (type) => Float64Array.BYTES_PER_ELEMENT * sizeOf(type.shape),
     free: () => {},
+    workSpace: () => ({ arena: 0, scratch: 0 }),
     run: (executable, leaves, outputs = {}) => {
       const { graph, inPlace } = executable as Program;
       const bound = Object.fromEntries(Object.entries(leaves).map(([name, tensor]) => [name, own(tensor).data]));

@@ -6,7 +6,7 @@
  */
 import type { Graph } from "../../ir/node.ts";
 import { isFloat, sameType, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
-import type { Backend, CompileOptions, Executable, HostArray, MemoryPlan, Tensor } from "../backend.ts";
+import type { Backend, CompileOptions, Executable, HostArray, MemoryPlan, Tensor, WorkSpace } from "../backend.ts";
 import type { KernelSpec } from "../kernel.ts";
 import { kernelKey } from "../kernel_key.ts";
 import { kernelTexts } from "../kernel_texts.ts";
@@ -18,7 +18,7 @@ import { probeByteProducts, probeFeatures } from "./assembler.ts";
 import { placeBarriers } from "./barriers.ts";
 import { ENTRY, type Table, TABLES } from "./emitter.ts";
 import { entriesOf, type Entry, homeOf, rangesOf, touchesOf, touchesTogether } from "./entries.ts";
-import { GROWTH, MOST_BYTES } from "./heap.ts";
+import { GROWTH, type Heap, MOST_BYTES } from "./heap.ts";
 import { type GeneratedKernel, generateKernel, printKernel } from "./kernel.ts";
 import { decode, encode, encodeStored } from "./host_values.ts";
 import { ALIGNMENT, bytesOf, layoutOf } from "./layout.ts";
@@ -265,6 +265,7 @@ function createBackend(
       return { binding, tensor };
     });
 
+  let workSpace: WorkSpace = { arena: 0, scratch: 0 };
   const backend: Backend = {
     name: "wasm",
     traits,
@@ -281,6 +282,10 @@ function createBackend(
       const touches = touchesOf(lowered, loaded, offsets, sizeOf);
       const barriers = placeBarriers(entries.map((entry) => touchesTogether(entry, touches)));
       const plan: MemoryPlan = { arenaBytes, scratchBytes: scratchOf(loaded) * traits.threads, entries: places };
+      workSpace = {
+        arena: Math.max(workSpace.arena, arenaBytes),
+        scratch: Math.max(workSpace.scratch, plan.scratchBytes),
+      };
       const made = new Map<Space, PlacedProgram>();
       const placed = (space: Space): PlacedProgram => {
         const known = made.get(space) ?? placeProgram(space, lowered, loaded, entries, barriers);
@@ -357,6 +362,19 @@ function createBackend(
       const found = own(tensor, "free a tensor");
       found.freed = true;
       if (!found.parent) spaces.free(found.place);
+    },
+    workSpace: () => workSpace,
+    rehearse() {
+      const [first, ...others] = spaces.all.map(({ heap }) => heap), addresses = (first as Heap).rehearse();
+      return {
+        take(bytes) {
+          const address = addresses.allocate(bytes) as number;
+          return () => addresses.free(address);
+        },
+        get allocated() {
+          return others.reduce((sum, { peak }) => sum + peak.extent, addresses.peak.extent);
+        },
+      };
     },
     memory: () => ({
       planned: spaces.all.reduce((sum, { heap }) => sum + heap.peak.wanted, 0),

@@ -8,9 +8,8 @@ export const GROWTH = 2 ** 24;
 /** Bytes that 32-bit addresses reach. */
 export const MOST_BYTES = 2 ** 32;
 
-/** An allocator. Addresses are multiples of 64. */
-export interface Heap {
-  readonly memory: WebAssembly.Memory;
+/** Hands out addresses, multiples of 64. */
+export interface Addresses {
   /** Reserves at least one byte; undefined when the memory would have less than `rest` bytes left, or no range as long. */
   allocate(bytes: number, rest?: number): number | undefined;
   /** Gives back what `allocate` returned. */
@@ -19,6 +18,13 @@ export interface Heap {
   readonly used: number;
   /** The most bytes that were asked for at one time, and the end of the highest range that was ever handed out. */
   readonly peak: { readonly wanted: number; readonly extent: number };
+  /** What would be handed out from now on, in figures only and without a limit; `extent` begins at what is in use. */
+  rehearse(): Addresses;
+}
+
+/** An allocator in a memory. */
+export interface Heap extends Addresses {
+  readonly memory: WebAssembly.Memory;
 }
 
 /** Makes a heap in a memory of its own, which grows to `limit` bytes, a multiple of 16 MiB. */
@@ -26,26 +32,37 @@ export function createHeap(
   { shared, limit = MOST_BYTES }: { readonly shared: boolean; readonly limit?: number },
 ): Heap {
   const memory = new WebAssembly.Memory({ initial: GROWTH / PAGE_BYTES, maximum: limit / PAGE_BYTES, shared });
+  const addresses = createAddresses([{ from: START, to: GROWTH }], GROWTH, limit, (pages) => memory.grow(pages));
+  // A spread would keep what its getters say now.
+  return Object.assign(addresses, { memory });
+}
+
+/** The addresses of a memory of `size` bytes, with those ranges free. */
+function createAddresses(
+  ranges: { from: number; to: number }[],
+  size: number,
+  limit: number,
+  growMemory: (pages: number) => void,
+): Addresses {
   const sizes = new Map<number, { readonly bytes: number; readonly wanted: number }>();
-  let ranges: { from: number; to: number }[] = [{ from: START, to: GROWTH }];
-  let used = 0, asked = 0;
-  const peak = { wanted: 0, extent: START };
+  let used = size - ranges.reduce((sum, { from, to }) => sum + to - from, 0) - START, asked = 0;
+  const end = ranges.at(-1), peak = { wanted: 0, extent: end?.to === size ? end.from : size };
 
   /** False when the limit is too near. */
   function grow(bytes: number): boolean {
-    const size = memory.buffer.byteLength, last = ranges.at(-1);
+    const last = ranges.at(-1);
     const missing = bytes - (last?.to === size ? last.to - last.from : 0);
     const wanted = Math.min(Math.max(missing, GROWTH, size / 4), limit - size), pages = Math.ceil(wanted / PAGE_BYTES);
     if (missing > limit - size) return false;
-    memory.grow(pages);
+    growMemory(pages);
     const to = size + pages * PAGE_BYTES;
     if (last?.to === size) last.to = to;
     else ranges.push({ from: size, to });
+    size = to;
     return true;
   }
 
   return {
-    memory,
     get used() {
       return used;
     },
@@ -91,5 +108,6 @@ export function createHeap(
       else if (after?.from === freed.to) after.from = freed.from;
       else ranges.splice(index, 0, freed);
     },
+    rehearse: () => createAddresses(ranges.map((range) => ({ ...range })), size, Infinity, () => {}),
   };
 }

@@ -10,8 +10,8 @@ import { lowerGraph } from "../regions/lower.ts";
 import type { LoweredValue } from "../regions/program.ts";
 import { adoptDevice, MOST_BUFFERS, openDevice, type WebGpuDevice } from "./device.ts";
 import { generateKernel } from "./kernel.ts";
-import { bytesOf } from "./layout.ts";
-import { bufferBytes, createMemory, type GpuMemory, type Range } from "./memory.ts";
+import type { Range } from "./buffers.ts";
+import { bufferBytes, createMemory, type GpuMemory } from "./memory.ts";
 import { createPipelines, type LoadedKernel } from "./pipelines.ts";
 import { homeOf, planSlots, type SlotPlan } from "./slots.ts";
 import { createSubmitter, type LoadedStep } from "./submit.ts";
@@ -82,6 +82,9 @@ export function createBackend(
       const kernels = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
+      const plan = planSlots({ values, steps }, bufferBytes);
+      // Now, so that plans can tell.
+      memory.slots(plan.sizes);
       const variants = new Map(steps.map(({ kernel }, i) => [kernel, kernels[i]?.variant]));
       const executable: WebGpuExecutable = {
         leaves: typesOf("leaf"),
@@ -90,7 +93,7 @@ export function createBackend(
           steps.map(({ kernel }) => kernel),
           (spec) => generateKernel(spec, traits, variants.get(spec)).text,
         ),
-        plan: planSlots({ values, steps }, bytesOf),
+        plan,
         values,
         steps: steps.map((step, i) => ({ ...step, loaded: kernels[i] as LoadedKernel, groups: new Map() })),
       };
@@ -112,6 +115,7 @@ export function createBackend(
     view: (tensor, offset, type) => memory.view(tensor, offset, type),
     bytesOf: bufferBytes,
     free: (tensor) => memory.free(tensor),
+    workSpace: () => ({ arena: memory.slotBytes(), scratch: pipelines.bytes() }),
     run(executable, leaves, outputs = {}) {
       const compiled = executable as WebGpuExecutable, { ranges, results } = bind(memory, compiled, leaves, outputs);
       submitter.run(compiled.steps, ranges);

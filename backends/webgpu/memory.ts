@@ -2,15 +2,8 @@
 import { isFloat, sizeOf, type TensorType, typeText } from "../../ir/types.ts";
 import type { HostArray, Tensor } from "../backend.ts";
 import { checkStored } from "../stored.ts";
+import { createBuffers, type Range, toGrains } from "./buffers.ts";
 import { bytesOf, layoutOf, pack, packStored, unpack } from "./layout.ts";
-
-/** A range of a GPU buffer. Equal ids are equal ranges. */
-export interface Range {
-  readonly id: number;
-  readonly buffer: GPUBuffer;
-  readonly offset: number;
-  readonly size: number;
-}
 
 /** A tensor of this backend. */
 export interface GpuTensor extends Tensor, Range {
@@ -33,27 +26,19 @@ export interface GpuMemory {
   /** The tensor, if it belongs here and is alive. */
   own(tensor: Tensor, what: string): GpuTensor;
   download(tensor: Tensor): Promise<HostArray>;
-  /** Buffers of at least these sizes, largest first, shared by all programs: they run one after the other. */
+  /**
+   * Buffers of at least these sizes, largest first, shared by all programs: they run one after the other. Each grows to the most that
+   * any program wants of it, so that together they may be more than any program has.
+   */
   slots(sizes: readonly number[]): readonly Range[];
+  /** Bytes of all of them. */
+  slotBytes(): number;
   /** Destroys everything. */
   dispose(): void;
 }
 
-const USAGE = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
-/** Buffers are whole vec4s, so that kernels may bind them as such. */
-const GRAIN = 16;
-
-/**
- * Freed buffers of up to so many bytes are kept, so many bytes in all, for tensors of the same size, beside what is planned. A buffer
- * can only be destroyed once all that was encoded has been submitted, and one token frees a value per layer; so a token is one
- * submission, and its tensors come to lie where those of the last one did, for which there are bind groups.
- */
-const MOST_KEPT = 1 << 20, MOST_KEPT_IN_ALL = 1 << 24;
-
 /** Bytes of the buffer of a tensor. */
 export const bufferBytes = (type: TensorType): number => toGrains(bytesOf(type));
-
-const toGrains = (bytes: number): number => Math.max(GRAIN, Math.ceil(bytes / GRAIN) * GRAIN);
 
 /**
  * Manages the memory of a device.
@@ -70,77 +55,26 @@ export function createMemory(
     readonly broken: (cause: unknown) => Promise<Error>;
   },
 ): GpuMemory {
-  const tensors = new WeakSet<Tensor>(), buffers = new Set<GPUBuffer>(), staging = new Map<number, GPUBuffer[]>();
-  const slots: Range[] = [], kept = new Map<number, Range[]>();
-  let ids = 0, keptBytes = 0;
-  const most = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
+  const tensors = new WeakSet<Tensor>(), buffers = createBuffers(device, () => flush()), slots: Range[] = [];
+  let views = 0;
 
-  const newBuffer = (bytes: number, what: string, usage = USAGE): GPUBuffer => {
-    const size = toGrains(bytes);
-    if (size > most) {
-      throw new RangeError(`Cannot hold ${what}: expected at most ${most} bytes on this device but found ${size}`);
-    }
-    const buffer = device.createBuffer({ size, usage });
-    buffers.add(buffer);
-    return buffer;
-  };
-  const destroy = (buffer: GPUBuffer) => {
-    flush();
-    buffers.delete(buffer);
-    buffer.destroy();
-  };
   const register = (tensor: Omit<GpuTensor, "freed">): GpuTensor => {
     const made = { ...tensor, freed: false };
     tensors.add(made);
     return made;
   };
-  const allocate = (type: TensorType): GpuTensor => {
-    const buffer = newBuffer(bytesOf(type), typeText(type));
-    return register({ id: ids++, type, buffer, offset: 0, size: buffer.size, parent: undefined });
-  };
-  const forget = () => {
-    for (const range of [...kept.values()].flat()) destroy(range.buffer);
-    kept.clear();
-    keptBytes = 0;
-  };
-  const recycle = (range: Range) => {
-    if (range.size > MOST_KEPT) return destroy(range.buffer);
-    // Among them may be many of sizes that nobody wants any more.
-    if (keptBytes + range.size > MOST_KEPT_IN_ALL) forget();
-    const alike = kept.get(range.size) ?? [];
-    kept.set(range.size, alike);
-    alike.push(range);
-    keptBytes += range.size;
-  };
+  const create = (type: TensorType, values: "zeros" | "unset"): GpuTensor =>
+    register({ ...buffers.take("values", bytesOf(type), typeText(type), values), type, parent: undefined });
   const own = (tensor: Tensor, what: string): GpuTensor => {
     if (!tensors.has(tensor)) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
     const found = tensor as GpuTensor;
     if (found.freed || found.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
     return found;
   };
-  /** Staging buffers come in powers of two and are used again. */
-  const takeStaging = (bytes: number): GPUBuffer => {
-    const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
-    return staging.get(size)?.pop() ??
-      newBuffer(size, "values on their way to the host", GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
-  };
-  const giveStaging = (buffer: GPUBuffer) => {
-    const free = staging.get(buffer.size) ?? [];
-    staging.set(buffer.size, free);
-    if (free.length < 4) free.push(buffer);
-    else destroy(buffer);
-  };
-
   return {
     own,
-    allocate,
-    create(type) {
-      const found = kept.get(bufferBytes(type))?.pop();
-      if (!found) return allocate(type);
-      const { id, buffer, offset, size } = found;
-      keptBytes -= size;
-      return register({ id, type, buffer, offset, size, parent: undefined });
-    },
+    allocate: (type) => create(type, "zeros"),
+    create: (type) => create(type, "unset"),
     view(tensor, offset, type) {
       const whole = own(tensor, "view a tensor"), count = sizeOf(type.shape);
       const fits = type.dtype === whole.type.dtype && layoutOf(type).kind === "words" && type.dtype !== "bool" &&
@@ -154,7 +88,7 @@ export function createMemory(
         );
       }
       return register({
-        id: ids++,
+        id: --views,
         type,
         buffer: whole.buffer,
         offset: whole.offset + offset * 4,
@@ -184,10 +118,11 @@ export function createMemory(
     free(tensor) {
       const found = own(tensor, "free a tensor");
       found.freed = true;
-      if (!found.parent) recycle(found);
+      if (!found.parent) buffers.give("values", found);
     },
     async download(tensor) {
-      const { type, buffer, offset } = own(tensor, "download a tensor"), size = bytesOf(type), read = takeStaging(size);
+      const { type, buffer, offset } = own(tensor, "download a tensor"), size = bytesOf(type);
+      const staging = buffers.take("staging", size, "values on their way to the host"), read = staging.buffer;
       flush((encoder) => encoder.copyBufferToBuffer(buffer, offset, read, 0, size));
       try {
         await read.mapAsync(GPUMapMode.READ, 0, size);
@@ -196,7 +131,7 @@ export function createMemory(
       }
       const words = new Uint32Array(read.getMappedRange(0, size).slice(0));
       read.unmap();
-      giveStaging(read);
+      buffers.give("staging", staging);
       const error = failure();
       if (error) throw error;
       return unpack(type, words);
@@ -205,17 +140,12 @@ export function createMemory(
       sizes.forEach((bytes, i) => {
         const present = slots[i];
         if (present && present.size >= bytes) return;
-        if (present) destroy(present.buffer);
-        const buffer = newBuffer(bytes, "an intermediate value");
-        slots[i] = { id: ids++, buffer, offset: 0, size: buffer.size };
+        if (present) buffers.destroy(present);
+        slots[i] = buffers.take("values", bytes, "an intermediate value");
       });
       return slots;
     },
-    dispose() {
-      forget();
-      flush();
-      for (const buffer of buffers) buffer.destroy();
-      buffers.clear();
-    },
+    slotBytes: () => slots.reduce((sum, { size }) => sum + size, 0),
+    dispose: buffers.dispose,
   };
 }

@@ -23,6 +23,8 @@ export interface LoadedKernel {
 export interface PipelineCache {
   /** Compiles a kernel unless one that differs in names only is known. */
   load(spec: KernelSpec): Promise<LoadedKernel>;
+  /** Bytes of the buffers of kernels: they stay as long as the device. */
+  bytes(): number;
   /** Destroys the buffers of kernels. */
   dispose(): void;
 }
@@ -110,6 +112,7 @@ export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineO
       known.set(key, loaded);
       return loaded;
     },
+    bytes: () => [...tables.values(), ...scratch].reduce((sum, { size }) => sum + size, 0),
     dispose() {
       for (const buffer of [...tables.values(), ...scratch]) buffer.destroy();
     },

@@ -3,7 +3,7 @@
  * pass of one submission, until something outside must see them: a submission costs 150 µs in Deno, a dispatch less than 1 µs.
  */
 import type { LoweredStep } from "../regions/program.ts";
-import type { Range } from "./memory.ts";
+import type { Range } from "./buffers.ts";
 import type { LoadedKernel } from "./pipelines.ts";
 
 /** A step with its kernel, and the bind groups it was run with. */

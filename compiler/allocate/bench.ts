@@ -167,23 +167,22 @@ export async function openBench(input: MeasureInput): Promise<MeasureBench> {
 /** What decides which programs run. */
 export type MeasurePlanInput = Omit<MeasureInput, "store" | "load" | "report">;
 
-/** Every program that measuring runs, compiled: they work in the memory that all programs share. */
-export async function benchPrograms(input: MeasurePlanInput, symbols: Symbols): Promise<readonly Executable[]> {
-  const { structure, elastic, recipe } = input;
-  const compiled = [await divergenceOf(input, symbols)], known = new Set<string>();
+/** Compiles every program that measuring runs: they work in the memory that all programs share. */
+export async function compileBench(input: MeasurePlanInput, symbols: Symbols): Promise<void> {
+  const { structure, elastic, recipe } = input, known = new Set<string>();
+  await divergenceOf(input, symbols);
   for (const [index, call] of elastic.calls.slice(0, -1).entries()) {
     if (known.has(call.function)) continue;
     known.add(call.function);
     const exact = structure.calls[index] as Call, activations = measuredActivations(input, call);
-    compiled.push(await forwardOf(input, exact, symbols, {}));
+    await forwardOf(input, exact, symbols, {});
     for (const width of activations.length > 0 ? recipe.bitGroups.flat() : []) {
       const widths = Object.fromEntries(activations.map((name) => [name, width]));
-      compiled.push(await forwardOf(input, exact, symbols, widths));
+      await forwardOf(input, exact, symbols, widths);
     }
     const widths = weightSites(elastic, call).length > 0 ? recipe.bitGroups.flat() : [];
-    for (const width of widths) compiled.push(await weightsProgramOf(input, call, width));
+    for (const width of widths) await weightsProgramOf(input, call, width);
   }
-  return compiled;
 }
 
 /** Bytes of the values that each call but the last gives, by their names in the model. */

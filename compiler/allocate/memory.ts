@@ -1,10 +1,10 @@
 /** @file What measuring sensitivities and mixtures needs in memory, known before a calibration starts. */
-import { type Executable, workSpaceOf } from "../../backends/backend.ts";
+import type { Executable } from "../../backends/backend.ts";
 import type { Call } from "../../ir/module.ts";
 import { tensorType, type Width } from "../../ir/types.ts";
 import { preparation } from "../calibrate/memory.ts";
 import {
-  benchPrograms,
+  compileBench,
   displaced,
   measuredBatch,
   measuredSequences,
@@ -42,14 +42,13 @@ interface Moment {
  *     values   (p + 1)·h + 2·h in full precision
  *
  * With 32 sites or more p allocations are measured at once. Only the part that is kept grows with depth, up to its bound. The programs
- * are compiled for it, found again by the measuring, and returned for whoever plans what shares their working memory.
+ * are compiled for it, and found again by the measuring.
  */
-export async function measuringMemory(
-  input: MeasurePlanInput,
-): Promise<MeasuringMemory & { readonly programs: readonly Executable[] }> {
+export async function measuringMemory(input: MeasurePlanInput): Promise<MeasuringMemory> {
   const { programs: { backend }, elastic, recipe } = input, widths = recipe.bitGroups.flat();
   const { symbols } = measuredBatch(measuredSequences(input)), tokens = [symbols.B, symbols.T];
-  const held = await heldWeights(input), compiled = [...await benchPrograms(input, symbols), ...held.compiled];
+  const held = await heldWeights(input);
+  await compileBench(input, symbols);
   const start = 2 * backend.bytesOf(tensorType("i32", tokens)) + backend.bytesOf(tensorType("f32", [...tokens, 1]));
   const values = await valueBytes(input, symbols), together = pathsTogether(values, input.pathBytes);
   /** Bytes of all values that calls from `first` to `last` give and that are there behind it. */
@@ -77,8 +76,8 @@ export async function measuringMemory(
     moments.push({ weights: held.kept + sum(made), values: common + (together + 1) * written(branch, index) });
   }
   const peak = moments.reduce((a, b) => b.weights + b.values > a.weights + a.values ? b : a);
-  const { arena, scratch } = workSpaceOf(compiled);
-  return { ...peak, arena, scratch, total: peak.weights + peak.values + arena + scratch, programs: compiled };
+  const { arena, scratch } = backend.workSpace();
+  return { ...peak, arena, scratch, total: peak.weights + peak.values + arena + scratch };
 }
 
 /**
@@ -100,7 +99,7 @@ async function heldWeights({ structure, programs, heldBytes }: MeasurePlanInput)
       if (!known) most[time] = Math.max(most[time], all + own.peak - own.held);
     }
   }
-  return { ...most, compiled: [...prepared.values()].flatMap(({ compiled }) => compiled) };
+  return most;
 }
 
 /** What a call's weights take at each width, and what they are made of. */

@@ -1,5 +1,5 @@
 /** @file What a calibration needs in memory, known before it starts: a sum of sizes, with arenas as the compiler plans them. */
-import { type Executable, workSpaceOf } from "../../backends/backend.ts";
+import type { Executable } from "../../backends/backend.ts";
 import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
 import { leavesOf, nameOf } from "../../ir/node.ts";
@@ -28,8 +28,6 @@ export interface CalibrationMemoryInput {
   readonly recipe: Recipe;
   readonly settings: CalibrationSettings;
   readonly sequences: readonly Int32Array[];
-  /** Programs that ran before: programs share one arena, which never shrinks. */
-  readonly before?: readonly Executable[];
 }
 
 /** What a calibration is at when it holds something: a call goes through these one after the other. */
@@ -100,33 +98,29 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
     settings.batch,
     settings.tokens,
   );
-  const symbols = { B: batch, T: tokens }, compiled: Executable[] = [...input.before ?? []];
+  const symbols = { B: batch, T: tokens };
   const phases: Omit<PhaseMemory, "arena" | "scratch" | "total">[] = [], known = new Set<string>();
   const last = elastic.calls.findLastIndex((call) => isQuantized(elastic, call));
   let stored = 0;
   for (const [index, call] of elastic.calls.entries()) {
     if (known.has(call.function)) continue;
     known.add(call.function);
-    const { peak, held, ...prepared } = await preparation(programs, elastic, call);
-    compiled.push(...prepared.compiled);
+    const { peak, held } = await preparation(programs, elastic, call);
     phases.push({ function: call.function, phase: "preparation", weights: peak, learned: 0, batch: 0 });
     const exact = index <= last && await exactCall(programs, structure, structure.calls[index] as Call, symbols);
     if (exact) {
-      compiled.push(...exact.compiled);
       phases.push({ function: call.function, phase: "preparation", weights: exact.peak, learned: 0, batch: 0 });
       phases.push({ function: call.function, phase: "targets", weights: exact.held, learned: 0, batch: exact.batch });
     }
     if (isQuantized(elastic, call)) {
       if (recipe.scaleColumns || settings.clipSearch) {
         const { name, graph } = namedStatistics(functionOf(structure, call), call.function);
-        compiled.push(await programs.get(`exact ${name}`, graph, symbols));
+        await programs.get(`exact ${name}`, graph, symbols);
       }
       const block = await quantizedCall(input, call, { batch, tokens });
-      compiled.push(...block.compiled);
       if (exact && settings.adapterStart === "inputs" && block.rank > 0) {
         const { name, graph } = namedBasisRound(functionOf(structure, call), call.function, basisRows(block.rank));
         const run = await programs.get(`exact ${name}`, graph, symbols);
-        compiled.push(run);
         // Bases go in as they come out.
         const bases = 2 * sum(Object.values(run.outputs).map((type) => programs.backend.bytesOf(type)));
         const common = { function: call.function, weights: exact.held, batch: exact.batch + bases };
@@ -142,7 +136,7 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
       stored = Math.max(stored, block.stored);
     }
   }
-  const { arena, scratch } = workSpaceOf(compiled);
+  const { arena, scratch } = programs.backend.workSpace();
   const all = phases.map((phase): PhaseMemory => {
     return { ...phase, arena, scratch, total: phase.weights + phase.learned + phase.batch + arena + scratch };
   });
@@ -160,15 +154,15 @@ const isQuantized = (module: Module, call: Call): boolean => sitesOf(functionOf(
 
 /** Checkpoint holds of a call, and the most that is alive while they are made: one large parameter beside them. */
 export async function preparation(programs: Programs, module: Module, call: Call) {
-  const { backend } = programs, graph = prepareGraph(functionOf(module, call)), compiled: Executable[] = [];
+  const { backend } = programs, graph = prepareGraph(functionOf(module, call));
   const held = sum(graph.outputs.map(({ node }) => backend.bytesOf(node.type)));
   let raw = 0;
   for (const part of prepareParts(graph)) {
     if (part.kind === "parameter") continue;
-    compiled.push(await prepareProgram(programs, call, part.graph));
+    await prepareProgram(programs, call, part.graph);
     raw = Math.max(raw, sum(leavesOf(part.graph, "param").map(({ type }) => backend.bytesOf(type))));
   }
-  return { held, compiled, peak: held + raw };
+  return { held, peak: held + raw };
 }
 
 /** A call in full precision; see `calibrate`. */
@@ -178,7 +172,7 @@ async function exactCall(programs: Programs, module: Module, call: Call, symbols
   const run = await programs.get(`exact ${call.function}`, () => step, symbols);
   const inputs = leavesOf(bindSymbols(step, symbols), "input").map(({ type }) => type);
   const batch = sum([...inputs, ...Object.values(run.outputs)].map((type) => backend.bytesOf(type)));
-  return { ...prepared, compiled: [...prepared.compiled, run], batch };
+  return { ...prepared, batch };
 }
 
 /** A call at any width: what is learned, and what one batch brings. */
@@ -219,7 +213,6 @@ async function quantizedCall(
     ),
   );
   return {
-    compiled,
     rank: mostRows(layout),
     kept: 4 * flat,
     training: (settings.average > 0 ? 5 : 4) * flat,

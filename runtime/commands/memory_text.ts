@@ -15,11 +15,11 @@ export const sessionMemoryText = ({ weights, cache, values, arena, scratch, tota
     mebibytes(values + arena + scratch)
   })`;
 
-/** `memory: planned peak 3.9 MiB (weights of a call 0.4 MiB, hidden states 1.1 MiB, programs 2.0 MiB)`. */
-export const evaluationMemoryText = ({ weights, hidden, arena, scratch, total }: EvaluationMemory): string =>
+/** `memory: planned peak 3.9 MiB (weights of a call 0.4 MiB, hidden states 1.1 MiB, programs 2.0 MiB, gaps 0.1 MiB)`. */
+export const evaluationMemoryText = ({ weights, hidden, arena, scratch, gaps, total }: EvaluationMemory): string =>
   `memory: planned peak ${mebibytes(total)} (weights of a call ${mebibytes(weights)}, hidden states ${
     mebibytes(hidden)
-  }, programs ${mebibytes(arena + scratch)})`;
+  }, programs ${mebibytes(arena + scratch)}, gaps ${mebibytes(gaps)})`;
 
 /** `12.0 MiB`, `1,234 MiB`. */
 function mebibytes(bytes: number): string {

@@ -30,6 +30,16 @@ Deno.test("createHeap() hands out aligned ranges that never overlap, and uses fr
   }));
 });
 
+Deno.test("rehearse() hands out the addresses that will be handed out, and leaves the heap as it is", () => {
+  const heap = createHeap({ shared: false }), small = [1000, 3000, 2000].map((bytes) => heap.allocate(bytes) ?? 0);
+  heap.free(small[1] ?? 0);
+  const { extent } = heap.peak, rehearsal = heap.rehearse(), sizes = [100, 2 ** 24, 2500, 2 ** 25, 64];
+  const expected = sizes.map((bytes) => rehearsal.allocate(bytes));
+  assertEquals(heap.peak.extent, extent);
+  assertEquals(sizes.map((bytes) => heap.allocate(bytes)), expected);
+  assertEquals(heap.peak.extent, rehearsal.peak.extent);
+});
+
 Deno.test("createHeap() has no room beyond its limit, nor for what is to stay free", () => {
   const heap = createHeap({ shared: false, limit: 2 ** 25 });
   assertEquals(heap.allocate(2 ** 25), undefined);

@@ -1,5 +1,6 @@
 /** Whole programs on WebGPU against the reference backend. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import * as fc from "fast-check";
 import { type Backend, hostArray, type Tensor } from "../../../backends/backend.ts";
 import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { createBackend, openWebGpu } from "../../../backends/webgpu/backend.ts";
@@ -13,6 +14,7 @@ import { random } from "../../../ir/random.ts";
 import { DTYPES, isFloat, rangeOf, tensorType } from "../../../ir/types.ts";
 import type { DawnAnswer } from "../../dawn_process.ts";
 import { openTestGpu } from "../../gpu.ts";
+import { countBuffers } from "../../support/counted_memory.ts";
 import { randomGraph } from "../../support/random_graphs.ts";
 import { assertClose, runGraph } from "../../support/run_graph.ts";
 import { SILU } from "./specs.ts";
@@ -182,6 +184,8 @@ Deno.test("runs with values that are freed between are one submission, later one
   device.createBuffer = (descriptor) => (buffers++, buffer(descriptor));
   const backend = createBackend({ gpu: device, adapter: "test", software: true, owned: true, traits: PORTABLE });
   const b = createBuilder(), program = await backend.compile(graphOf({ y: b.mul(b.input("x", f32(50)), 3) }));
+  // Weights: what waits for others of its size is a small part of them.
+  backend.allocate(f32(1 << 14));
   const token = async (value: number) => {
     let x = backend.upload(f32(50), new Float32Array(50).fill(value));
     for (let layer = 0; layer < 4; layer++) {
@@ -200,6 +204,33 @@ Deno.test("runs with values that are freed between are one submission, later one
   assertEquals({ submissions, groups, buffers }, { ...before, submissions: before.submissions + 1 });
   // What is asked for as zeros is zeros, whatever was freed.
   assertEquals(await backend.download(backend.allocate(f32(50))), new Float32Array(50));
+  await backend[Symbol.asyncDispose]();
+});
+
+Deno.test("freed buffers wait for others of their size, but never take more than a 64th above what was in use", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  const count = countBuffers(device);
+  const backend = createBackend({ gpu: device, adapter: "test", software: true, owned: true, traits: PORTABLE });
+  const sizes = fc.array(fc.tuple(fc.integer({ min: 1, max: 5000 }), fc.boolean()), { minLength: 1, maxLength: 200 });
+  let used = 0, most = 0;
+  fc.assert(fc.property(sizes, (requests) => {
+    const alive: Tensor[] = [];
+    const free = (at: number) => {
+      for (const tensor of alive.splice(at, 1)) {
+        used -= backend.bytesOf(tensor.type);
+        backend.free(tensor);
+      }
+    };
+    for (const [length, release] of requests) {
+      const tensor = backend.upload(f32(length), new Float32Array(length));
+      alive.push(tensor);
+      most = Math.max(most, used += backend.bytesOf(tensor.type));
+      if (release) free(alive.length >> 1);
+    }
+    while (alive.length > 0) free(0);
+    assert(count.most <= most * (1 + 1 / 64), `${count.most} bytes for ${most}`);
+  }));
   await backend[Symbol.asyncDispose]();
 });
 

@@ -63,7 +63,7 @@ async function memoryOf(track: keyof typeof LAYERS, sequences: number, bounds: B
   const { store, load, ...model } = await modelFor(track);
   await using backend = await openWasm({ threads: 1 });
   const input = { ...model, ...bounds, programs: createPrograms(backend), tokens: sequences * TOKENS };
-  const { programs: _, ...planned } = await measuringMemory(input), measuring = { ...input, load, store };
+  const planned = await measuringMemory(input), measuring = { ...input, load, store };
   const sensitivities = await measureSensitivities(measuring);
   await measureFrontier(measuring, { items: allocationItems(input.elastic, sensitivities) });
   const taken = backend.memory?.();

@@ -1,5 +1,4 @@
 import { assert, assertEquals } from "@std/assert";
-import { openWasm } from "../../../backends/wasm/backend.ts";
 import { calibrate } from "../../../compiler/calibrate/calibrate.ts";
 import { calibrationMemory } from "../../../compiler/calibrate/memory.ts";
 import { createPrograms } from "../../../compiler/calibrate/programs.ts";
@@ -11,6 +10,7 @@ import { modelSites } from "../../../compiler/model_sites.ts";
 import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
 import { defaultRecipe, type Track } from "../../../compiler/recipe.ts";
 import { random } from "../../../ir/random.ts";
+import { openCountedGpu, openCountedWasm } from "../../support/counted_memory.ts";
 import { randomParameters, VARIANTS } from "../../support/random_decoder.ts";
 
 const CONFIG = VARIANTS["tied, grouped queries"];
@@ -27,16 +27,17 @@ async function memoryOf(
   { layers, hiddenSize = 32, intermediateSize = 48, tokens = 32 }: Sizes,
   track: Track,
   changes: Partial<CalibrationSettings> = {},
+  open = openCountedWasm,
 ) {
   const config = { ...CONFIG, layers, hiddenSize, intermediateSize, headDim: hiddenSize / 4, maxPositions: 64 };
   const module = decoderModule(config), recipe = defaultRecipe(track, 1), parameters = randomParameters(3);
-  await using backend = await openWasm({ threads: 1 });
+  await using counted = await open();
   const sequences = Array.from({ length: 6 }, (_, i) => {
     const rng = random(i, "ids");
     return Int32Array.from({ length: tokens }, () => rng.int(config.vocabSize));
   });
   const input = {
-    programs: createPrograms(backend),
+    programs: createPrograms(counted.backend),
     structure: structureModule(module, recipe),
     elastic: elasticModule(module, recipe),
     recipe,
@@ -50,12 +51,7 @@ async function memoryOf(
     seed: 5,
     store,
   });
-  const allocated = () => {
-    const taken = backend.memory?.();
-    if (!taken) throw new Error("Expected the backend to count its memory");
-    return taken.allocated;
-  };
-  const taken = allocated(), sites = modelSites(input.elastic), widths = recipe.bitGroups.flat();
+  const taken = counted.taken(), sites = modelSites(input.elastic), widths = recipe.bitGroups.flat();
   const mixture = Object.fromEntries(sites.map(({ name }, i) => [name, widths[i % widths.length] ?? 8]));
   await refineMixture({
     ...input,
@@ -66,7 +62,7 @@ async function memoryOf(
     mixture,
     store: memoryStore(),
   });
-  return { planned, taken, refined: allocated(), store };
+  return { planned, taken, refined: counted.taken(), store };
 }
 
 const CASES: readonly (readonly [name: string, sizes: Omit<Sizes, "layers">, Track, Partial<CalibrationSettings>])[] = [
@@ -89,6 +85,22 @@ for (const [name, sizes, track, changes] of CASES) {
       assertEquals(peak.total, peak.weights + peak.learned + peak.batch + peak.arena + peak.scratch);
       assertEquals(total, peak.total + host.total);
     }
+  });
+}
+
+for (const track of ["weights", "activations"] as const) {
+  Deno.test(`calibrationMemory() is what the calibration of a tiny model takes on WebGPU within 5 %: ${track}`, async () => {
+    const sizes = { layers: 1, hiddenSize: 16, intermediateSize: 24, tokens: 16 };
+    const counted = await openCountedGpu();
+    if (!counted) return;
+    const { planned: { peak }, taken, refined } = await memoryOf(
+      sizes,
+      track,
+      { sequences: 2 },
+      () => Promise.resolve(counted),
+    );
+    assert(Math.abs(taken - peak.total) <= 0.05 * peak.total, `planned ${peak.total}, taken ${taken}`);
+    assert(refined <= 1.05 * peak.total, `planned ${peak.total}, taken ${refined} by refining a mixture`);
   });
 }
 
