@@ -1,6 +1,6 @@
 /** @file What a session needs in memory for a sequence of known length: planned before weights are read, by the compiler's own plans. */
 import type { Executable } from "../backends/backend.ts";
-import { leavesOf, nameOf } from "../ir/node.ts";
+import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { type BitConfig, type LocalWidths, localWidths } from "../ir/sites.ts";
 import { tensorType } from "../ir/types.ts";
 import type { Call } from "../ir/module.ts";
@@ -57,6 +57,17 @@ export async function sessionMemory(
     return { call, step: i === module.calls.length - 1 ? oneTokenHeadOf(step) : step };
   });
 
+  const capacity = capacityFor(0, tokens), body = steps.slice(0, -1).map(({ step }) => step);
+  const caches = body.map((step) => cacheLeaves(step, capacity));
+  const buckets = new Set([...piecesOf(prompt).map((piece) => piece.bucket), 1]);
+  const programOf = (i: number, bucket: number): Promise<Executable> =>
+    runner.program(steps[i]?.step as Graph, { B: 1, T: bucket, S: capacity }, {
+      inPlace: Object.fromEntries((caches[i] ?? []).map((node) => [nameOf(node), nameOf(node)])),
+    });
+  // All begin before the first is waited for, as they may be built beside each other; what switches run comes first, as it is used.
+  for (const call of module.calls) beginSwitches(source, programs, call, localWidths(config, call.prefix));
+  for (const bucket of buckets) for (const i of steps.keys()) programOf(i, bucket);
+
   const weights = new Map<string, number>(), read = new Map<string, number>();
   let opening = 0;
   for (const call of module.calls) {
@@ -72,21 +83,16 @@ export async function sessionMemory(
   const stays = sum(read.values());
   opening = Math.max(opening, sum(weights.values()) + stays);
 
-  const capacity = capacityFor(0, tokens), body = steps.slice(0, -1).map(({ step }) => step);
-  const caches = body.map((step) => cacheLeaves(step, capacity));
   const cache = sum(caches.flat().map(({ type }) => backend.bytesOf(type)));
   let values = 0;
-  for (const bucket of new Set([...piecesOf(prompt).map((piece) => piece.bucket), 1])) {
-    const symbols = { B: 1, T: bucket, S: capacity }, inputs = backend.bytesOf(tensorType("i32", [1, bucket]));
+  for (const bucket of buckets) {
+    const inputs = backend.bytesOf(tensorType("i32", [1, bucket]));
     const alive = new Map([["ids", inputs], ["positions", inputs], [
       TOKEN_INPUT,
       backend.bytesOf(tensorType("i32", [1, 1])),
     ]]);
-    for (const [i, { call, step }] of steps.entries()) {
-      const own = (caches[i] ?? []).map(nameOf);
-      const program = await runner.program(step, symbols, {
-        inPlace: Object.fromEntries(own.map((name) => [name, name])),
-      });
+    for (const [i, { call }] of steps.entries()) {
+      const own = (caches[i] ?? []).map(nameOf), program = await programOf(i, bucket);
       // Results are there before what they take the place of is freed.
       const results = Object.entries(program.outputs).filter(([name]) => !own.includes(name))
         .map(([name, type]) => [call.outputs[name] ?? name, backend.bytesOf(type)] as const);
@@ -105,6 +111,16 @@ export async function sessionMemory(
     opening,
     total: Math.max(opening, all + stays + cache + values) + arena + scratch,
   };
+}
+
+/** Begins to compile what `callMemory` waits for. */
+function beginSwitches(
+  { runner }: Pick<ElasticSource, "runner">,
+  programs: ElasticPrograms,
+  call: Call,
+  widths: LocalWidths,
+): void {
+  for (const weights of programs.weights(call, widths)) runner.program(programs.switch(call, weights));
 }
 
 /** What a weight leaves on the backend, and what is there besides while it is made, by global name. */

@@ -74,16 +74,19 @@ export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineO
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ code: kernel.text, label: kernel.name });
     const pipelineLayout = device.createPipelineLayout({ bindGroupLayouts: [layout] });
-    const dispatches = kernel.dispatches.map(({ entryPoint, grid }) => ({
-      pipeline: device.createComputePipeline({
-        layout: pipelineLayout,
-        compute: { module, entryPoint },
-        label: kernel.name,
-      }),
-      grid,
-    }));
-    const error = await device.popErrorScope();
-    if (error) throw await kernelError(kernel, module, error);
+    // Built beside each other, and beside whatever is being read, where an implementation can.
+    const building = Promise.all(kernel.dispatches.map(async ({ entryPoint, grid }) => {
+      const compute = { module, entryPoint };
+      return {
+        pipeline: await device.createComputePipelineAsync({ layout: pipelineLayout, compute, label: kernel.name }),
+        grid,
+      };
+    })).catch((error: GPUPipelineError) => error);
+    const error = await device.popErrorScope(), dispatches = await building;
+    // The scope knows what is wrong with the module, the pipeline only that something is.
+    if (error || !Array.isArray(dispatches)) {
+      throw await kernelError(kernel, module, error ?? dispatches as GPUPipelineError);
+    }
     return { variant, layout, dispatches, own: [...kernel.tables.map(tableFor), ...kernel.scratch.map(scratchFor)] };
   };
   /** Variants are timed one kernel after the other: at the same time they would slow each other down. */
@@ -92,13 +95,13 @@ export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineO
     const variants = kernelVariants(spec, traits), before = store.get(key);
     if (variants.length === 1) return compile(spec);
     if (before !== undefined && variants.includes(before)) return compile(spec, before);
-    const candidates = new Map<string, LoadedKernel>();
-    candidates.set(usualVariant(spec), await compile(spec));
-    for (const variant of variants.slice(1)) {
+    const [usual, ...others] = await Promise.all([
+      compile(spec),
       // What a driver does not take is no candidate; only the default has to be taken by all.
-      const loaded = await compile(spec, variant).catch(() => undefined);
-      if (loaded) candidates.set(variant, loaded);
-    }
+      ...variants.slice(1).map((variant) => compile(spec, variant).catch(() => undefined)),
+    ]);
+    const candidates = new Map<string, LoadedKernel>();
+    for (const loaded of [usual, ...others]) if (loaded) candidates.set(loaded.variant, loaded);
     const best = await fastest(device, spec, candidates);
     if (best !== undefined) store.set(key, best);
     return candidates.get(best ?? usualVariant(spec)) as LoadedKernel;
@@ -119,7 +122,11 @@ export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineO
   };
 }
 
-async function kernelError({ name, text }: WebGpuKernel, module: GPUShaderModule, error: GPUError): Promise<Error> {
+async function kernelError(
+  { name, text }: WebGpuKernel,
+  module: GPUShaderModule,
+  error: { readonly message: string },
+): Promise<Error> {
   const { messages } = await module.getCompilationInfo(), first = messages.find(({ type }) => type === "error");
   const line = first && first.lineNum > 0
     ? `, line ${first.lineNum}: ${text.split("\n")[first.lineNum - 1]?.trim()}`
