@@ -96,20 +96,46 @@ export async function runCalls(
   for (const call of calls) {
     const graph = functionOf(module, call),
       own = await parameters(call),
-      { leaves: lasting = {}, options } = state?.(call) ?? {};
-    const inputs = leavesOf(graph, "input").map(nameOf).filter((name) => !lasting[name]);
-    const passed = Object.fromEntries(inputs.map((name) => [name, valueOf(call, name, values)]));
-    const results = await runner.call(graph, symbols, { ...own, ...passed, ...lasting }, undefined, options);
+      { leaves: lasting = NOTHING, options } = state?.(call) ?? {};
+    const executable = await runner.program(graph, symbols, options), leaves = leavesFor(own, lasting);
+    for (const name of inputNames(graph)) if (!lasting[name]) leaves[name] = valueOf(call, name, values);
+    const results = runner.backend.run(executable, leaves);
     release?.(call, own);
     const lost = new Set<Tensor>();
-    for (const [output, tensor] of Object.entries(results)) {
-      const name = call.outputs[output], old = name === undefined ? tensor : values.get(name);
+    for (const output in results) {
+      const tensor = results[output] as Tensor, name = call.outputs[output];
+      const old = name === undefined ? tensor : values.get(name);
       if (old) lost.add(old);
       if (name !== undefined) values.set(name, tensor);
     }
-    const alive = new Set([...values.values(), ...Object.values(lasting)]);
-    for (const tensor of lost) if (!alive.has(tensor) && !keep?.has(tensor)) runner.backend.free(tensor);
+    for (const tensor of values.values()) lost.delete(tensor);
+    for (const name in lasting) lost.delete(lasting[name] as Tensor);
+    for (const tensor of lost) if (!keep?.has(tensor)) runner.backend.free(tensor);
   }
+}
+
+const NOTHING: Tensors = {};
+
+const inputNames = memoOf((graph: Graph): readonly string[] => leavesOf(graph, "input").map(nameOf));
+
+/** A call's parameters with what else lasts, and room for its values. */
+interface CallLeaves {
+  readonly lasting: Tensors;
+  readonly leaves: Record<string, Tensor>;
+}
+
+/**
+ * Leaves by the parameters of a call. Decoding binds the same parameters at every token, and copying their names took longer than all
+ * else that the host does for a run. Between filling in values and running nothing is waited for, so that walks may take turns.
+ */
+const knownLeaves = new WeakMap<Tensors, CallLeaves>();
+
+function leavesFor(own: Tensors, lasting: Tensors): Record<string, Tensor> {
+  const known = knownLeaves.get(own);
+  if (known?.lasting === lasting) return known.leaves;
+  const leaves = { ...own, ...lasting };
+  knownLeaves.set(own, { lasting, leaves });
+  return leaves;
 }
 
 /** The tensor that a call passes to an input of its function. */

@@ -116,8 +116,8 @@ function prepareActivations(
   const { b } = code, { extents, axes, lhs } = contraction, { digits, groupBytes, strides, groups } = activations;
   const last = axes.at(-1) ?? 0, length = extents[last] ?? 1, place = createPlace(code, extents);
   const values = digits > 1 ? reserve(4 * Math.ceil(length / 16) * 16) : to;
-  if (digits > 1) b.emit(memory.fill(values, 0, 4 * Math.ceil(length / 16) * 16));
-  else b.emit(memory.fill(to, 0, groups * groupBytes));
+  if (digits > 1 && length % 16 !== 0) b.emit(memory.fill(values, 0, 4 * Math.ceil(length / 16) * 16));
+  if (digits === 1) b.emit(memory.fill(to, 0, groups * groupBytes));
   const prepare = () => place.prepare([lhs]);
   prepare();
   const outer = [BATCH, ROW, ...outerAxes(contraction)];
@@ -128,9 +128,10 @@ function prepareActivations(
     vectorLoop(place, last, length, () => {
       const x = b.let("x", firstLanes(place.value(lhs), place.lanes));
       b.emit(v128.store(i32.add(values, place.affine(own, 4)), x, { align: 4 }));
-      b.set(most, f32x4.max(most, f32x4.abs(x)));
+      // Magnitudes are ordered as their bits are, NaN above all: one instruction, where the greater float takes half a dozen.
+      b.set(most, i32x4.max_s(most, f32x4.abs(x)));
     });
-    const largest = combineLanes(b, f32x4.max, most);
+    const largest = combineLanes(b, i32x4.max_s, most);
     const at = b.let("step_at", i32.add(i32.add(to, stepsOffset(activations)), i32.mul(group, 4)));
     b.emit(v128.store32_lane(at, b.let("step", f32x4.div(largest, f32x4.const(MOST))), 0));
     const inverse = b.let("inverse", f32x4.div(f32x4.const(MOST), largest));
@@ -151,7 +152,7 @@ const LOW_BYTES = Array.from({ length: 16 }, (_, i) => i < 4 ? 4 * i : 16);
 
 /** Splits f32 values, sixteen at a time, into digits; returns the sum of their integers, in all lanes. */
 function writeDigits(
-  { code: { b, math } }: Place,
+  { code: { b, math, relaxed } }: Place,
   values: Index,
   bytes: Index,
   length: number,
@@ -160,18 +161,20 @@ function writeDigits(
   const sums = Array.from({ length: DIGITS }, () => b.let("sum", i32x4.const(0)));
   b.for("i", 0, Math.ceil(length / 16) * 16, 16, (i) => {
     const from = b.let("from", i32.add(values, i32.shl(i, 2))), to = b.let("to", i32.add(bytes, i32.mul(i, DIGITS)));
-    const rest = Array.from({ length: 4 }, (_, k) => {
-      const x = f32x4.mul(v128.load(from, { offset: 16 * k, align: 4 }), inverse);
-      return b.let("rest", i32x4.trunc_sat_f32x4_s(f32x4.nearest(x)));
-    });
+    const integers = (k: number) => {
+      const x = f32x4.nearest(f32x4.mul(v128.load(from, { offset: 16 * k, align: 4 }), inverse));
+      return relaxed ? i32x4.relaxed_trunc_f32x4_s(x) : i32x4.trunc_sat_f32x4_s(x);
+    };
+    // Two digits are 16 bits, of which vectors hold eight.
+    const pair = (k: number) => b.let("integers", i16x8.narrow_i32x4_s(integers(k), integers(k + 1)));
+    let rest: readonly [Vector, Vector] = [pair(0), pair(2)];
     sums.forEach((sum, d) => {
-      const digit = rest.map((r) => b.let("digit", i32x4.shr_s(i32x4.shl(r, 24), 24)));
-      const [x, y, z, w] = digit;
-      if (!x || !y || !z || !w) return;
-      const packed = i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(x, y), i16x8.narrow_i32x4_s(z, w));
-      b.emit(v128.store(to, packed, { offset: 16 * d, align: 1 }));
-      b.set(sum, digit.reduce<Vector>((total, one) => i32x4.add(total, one), sum));
-      rest.forEach((r, k) => b.set(r, i32x4.shr_s(i32x4.sub(r, digit[k] ?? x), 8)));
+      const digit = (r: Vector) => d === DIGITS - 1 ? r : b.let("digit", i16x8.shr_s(i16x8.shl(r, 8), 8));
+      const [x, y] = [digit(rest[0]), digit(rest[1])], ones = i16x8.const(1);
+      b.emit(v128.store(to, i8x16.narrow_i16x8_s(x, y), { offset: 16 * d, align: 1 }));
+      b.set(sum, i32x4.add(sum, i32x4.add(i32x4.dot_i16x8_s(x, ones), i32x4.dot_i16x8_s(y, ones))));
+      const above = (r: Vector, own: Vector) => b.let("rest", i16x8.shr_s(i16x8.sub(r, own), 8));
+      if (d < DIGITS - 1) rest = [above(rest[0], x), above(rest[1], y)];
     });
   });
   return joinDigits(math.madd, sums.map((sum) => combineLanes(b, i32x4.add, sum)));

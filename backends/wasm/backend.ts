@@ -163,11 +163,11 @@ function createBackend(
     tensors.add(tensor);
     return tensor;
   };
+  const isOwn = (tensor: Tensor): tensor is WasmTensor => tensors.has(tensor);
   const own = (tensor: Tensor, what: string): WasmTensor => {
-    const found = tensors.has(tensor) ? tensor as WasmTensor : undefined;
-    if (!found) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
-    if (found.freed || found.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
-    return found;
+    if (!isOwn(tensor)) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
+    if (tensor.freed || tensor.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
+    return tensor;
   };
   const create = (type: TensorType, wished?: Space): WasmTensor =>
     newTensor(type, spaces.allocate(bytesOf(type), wished));
@@ -254,7 +254,11 @@ function createBackend(
       if (leaf !== undefined && !given) {
         throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
       }
-      const tensor = given && own(given, leaf === undefined ? `bind output "${output}"` : `bind leaf "${leaf}"`);
+      // A token binds hundreds of tensors: none of them needs the words of an error.
+      const isFine = given && isOwn(given) && !given.freed && !given.parent?.freed;
+      const tensor = isFine || !given
+        ? given
+        : own(given, leaf === undefined ? `bind output "${output}"` : `bind leaf "${leaf}"`);
       // Programs run again with the same weights: types that are one object need no look inside.
       if (tensor && tensor.type !== type && tensor.fits !== type) {
         if (!sameType(tensor.type, type)) {
@@ -382,15 +386,18 @@ function createBackend(
     }),
     run(executable, leaves, outputs = {}) {
       const compiled = executable as WasmExecutable, { bindings, inPlace } = compiled;
-      const bound = bind(bindings, leaves, outputs), places = new Set<Place>();
-      for (const { tensor } of bound) if (tensor) places.add(tensor.place);
-      const wished = spaces.mostly(places), results: Record<string, Tensor> = {};
+      const bound = bind(bindings, leaves, outputs), results: Record<string, Tensor> = {};
+      // What lies in one memory need not be brought together.
+      const placesNow = () =>
+        new Set(spaces.all.length > 1 ? bound.flatMap(({ tensor }) => tensor ? [tensor.place] : []) : []);
+      const wished = spaces.mostly(placesNow());
       for (const each of bound) {
         const { type, leaf, output } = each.binding;
-        if (!each.tensor) places.add((each.tensor = create(type, wished)).place);
+        each.tensor ??= create(type, wished);
         if (leaf === undefined) results[output] = each.tensor;
       }
-      const space = spaces.gather(places, compiled.needs), placed = compiled.placed(space), { program, slots } = placed;
+      const space = spaces.gather(placesNow(), compiled.needs), placed = compiled.placed(space);
+      const { program, slots } = placed;
       fill(placed, compiled, space);
       for (const { binding: { index }, tensor } of bound) {
         slots[index] = tensor ? tensor.place.address + tensor.offset : 0;
