@@ -1,10 +1,10 @@
 /**
- * @file Runs programs and modules on a backend: binds symbols, compiles each program once per shape, walks the calls of a
- * module with named values. Calibration, allocation, evaluation and sessions all run models through it.
+ * @file Runs programs on a backend: binds symbols, compiles each program once per shape, walks calls with named values. Calibration,
+ * allocation, evaluation and sessions all run models through it.
  */
 import type { Symbols } from "../ir/dim.ts";
 import { memoOf } from "../ir/memo.ts";
-import { type Call, functionOf, type Module } from "../ir/module.ts";
+import type { Call } from "../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { bindSymbols, symbolsOf } from "../ir/symbols.ts";
 import type { Backend, CompileOptions, Executable, Tensor } from "./backend.ts";
@@ -67,75 +67,73 @@ export interface CallState {
   readonly options: CompileOptions;
 }
 
-/** How a walk treats memory and state. */
-export interface WalkOptions {
-  /** Called after each call with its parameters, so that blocks can stream through memory one at a time. */
-  readonly release?: (call: Call, parameters: Tensors) => void;
-  /** Tensors that are not freed when their name gets another value. */
-  readonly keep?: ReadonlySet<Tensor>;
-  readonly state?: (call: Call) => CallState | undefined;
+/** One call of a walk. */
+export interface WalkStep {
+  /** Which values it takes and gives, by name. */
+  readonly call: Call;
+  /** What it computes. */
+  readonly graph: Graph;
+  /** By local name. */
+  readonly parameters: Tensors;
+  readonly state?: CallState | undefined;
 }
 
 /**
- * Runs calls of a module in order. Results are put into `values`; a tensor that no name there stands for any more is freed,
- * and so are results that have no name.
+ * Runs calls one after the other. Results are put into `values`, tensors by name of the value; a tensor that no name there stands for
+ * any more is freed, and so are results that have no name.
  *
- * @param symbols sizes of the symbols of all functions
- * @param values tensors by name of the value
- * @param parameters the parameters of a call, by local name; asked for when the call's turn comes
+ * @throws {RangeError} if a value is missing
  */
-export async function runCalls(
-  runner: Runner,
-  module: Module,
-  calls: readonly Call[],
-  symbols: Symbols,
-  values: Map<string, Tensor>,
-  parameters: (call: Call) => Tensors | Promise<Tensors>,
-  { release, keep, state }: WalkOptions = {},
-): Promise<void> {
-  for (const call of calls) {
-    const graph = functionOf(module, call),
-      own = await parameters(call),
-      { leaves: lasting = NOTHING, options } = state?.(call) ?? {};
-    const executable = await runner.program(graph, symbols, options), leaves = leavesFor(own, lasting);
-    for (const name of inputNames(graph)) if (!lasting[name]) leaves[name] = valueOf(call, name, values);
-    const results = runner.backend.run(executable, leaves);
-    release?.(call, own);
-    const lost = new Set<Tensor>();
-    for (const output in results) {
-      const tensor = results[output] as Tensor, name = call.outputs[output];
-      const old = name === undefined ? tensor : values.get(name);
-      if (old) lost.add(old);
-      if (name !== undefined) values.set(name, tensor);
-    }
-    for (const tensor of values.values()) lost.delete(tensor);
-    for (const name in lasting) lost.delete(lasting[name] as Tensor);
-    for (const tensor of lost) if (!keep?.has(tensor)) runner.backend.free(tensor);
-  }
-}
+export type Walk = (values: Map<string, Tensor>) => void;
 
-const NOTHING: Tensors = {};
-
-const inputNames = memoOf((graph: Graph): readonly string[] => leavesOf(graph, "input").map(nameOf));
-
-/** A call's parameters with what else lasts, and room for its values. */
-interface CallLeaves {
-  readonly lasting: Tensors;
+/** A step with everything that is the same whenever it is walked. */
+interface PreparedStep {
+  readonly call: Call;
+  readonly executable: Executable;
+  /** Inputs that are values. */
+  readonly inputs: readonly string[];
+  /** Parameters and state, and room for values. */
   readonly leaves: Record<string, Tensor>;
+  readonly lasting: readonly Tensor[];
 }
 
 /**
- * Leaves by the parameters of a call. Decoding binds the same parameters at every token, and copying their names took longer than all
- * else that the host does for a run. Between filling in values and running nothing is waited for, so that walks may take turns.
+ * Prepares a walk: it may be walked again and again, on other values. Decoding walks at every token, and looking up programs and
+ * hundreds of names took as long as all else that the host does for one.
+ *
+ * @param symbols sizes of the symbols of all graphs
  */
-const knownLeaves = new WeakMap<Tensors, CallLeaves>();
-
-function leavesFor(own: Tensors, lasting: Tensors): Record<string, Tensor> {
-  const known = knownLeaves.get(own);
-  if (known?.lasting === lasting) return known.leaves;
-  const leaves = { ...own, ...lasting };
-  knownLeaves.set(own, { lasting, leaves });
-  return leaves;
+export async function prepareWalk(
+  { backend, program }: Runner,
+  steps: readonly WalkStep[],
+  symbols: Symbols,
+): Promise<Walk> {
+  const prepared: PreparedStep[] = [];
+  for (const { call, graph, parameters, state } of steps) {
+    const own = state?.leaves ?? {};
+    prepared.push({
+      call,
+      executable: await program(graph, symbols, state?.options),
+      inputs: leavesOf(graph, "input").map(nameOf).filter((name) => !own[name]),
+      leaves: { ...parameters, ...own },
+      lasting: Object.values(own),
+    });
+  }
+  return (values) => {
+    for (const { call, executable, inputs, leaves, lasting } of prepared) {
+      for (const name of inputs) leaves[name] = valueOf(call, name, values);
+      const results = backend.run(executable, leaves), lost = new Set<Tensor>();
+      for (const output in results) {
+        const tensor = results[output] as Tensor, name = call.outputs[output];
+        const old = name === undefined ? tensor : values.get(name);
+        if (old) lost.add(old);
+        if (name !== undefined) values.set(name, tensor);
+      }
+      for (const tensor of values.values()) lost.delete(tensor);
+      for (const tensor of lasting) lost.delete(tensor);
+      for (const tensor of lost) backend.free(tensor);
+    }
+  };
 }
 
 /** The tensor that a call passes to an input of its function. */

@@ -3,7 +3,7 @@
  * batches, so that one call's weights are in memory at a time.
  */
 import type { Backend, Tensor } from "../backends/backend.ts";
-import { runCalls } from "../backends/runner.ts";
+import { prepareWalk } from "../backends/runner.ts";
 import type { Call } from "../ir/module.ts";
 import type { BitConfig } from "../ir/sites.ts";
 import { tensorType } from "../ir/types.ts";
@@ -61,10 +61,9 @@ export async function forward(scorer: Scorer, batches: readonly LengthBatch[], p
   for (const [i, call] of module.calls.slice(0, -1).entries()) {
     const needed = new Set(module.calls.slice(i + 1).flatMap(({ inputs }) => Object.values(inputs)));
     await withCall(scorer, programs, call, async ({ step, parameters }) => {
-      const concrete = { ...module, functions: { [call.function]: step } };
       for (const [batch, values] of hidden.entries()) {
         const symbols = { B: batches[batch]?.rows ?? 1, T: batches[batch]?.tokens ?? 1 };
-        await runCalls(runner, concrete, [call], symbols, values, () => parameters);
+        (await prepareWalk(runner, [{ call, graph: step, parameters }], symbols))(values);
         for (const [name, tensor] of values) {
           if (needed.has(name)) continue;
           backend.free(tensor);

@@ -1,10 +1,10 @@
-import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import type { Backend, Tensor } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/backend.ts";
-import { createRunner, runCalls } from "../../backends/runner.ts";
+import { type CallState, createRunner, prepareWalk, type Tensors } from "../../backends/runner.ts";
 import { createBuilder } from "../../ir/builder.ts";
-import type { Call, Module } from "../../ir/module.ts";
-import { graphOf } from "../../ir/node.ts";
+import type { Call } from "../../ir/module.ts";
+import { type Graph, graphOf } from "../../ir/node.ts";
 import { tensorType } from "../../ir/types.ts";
 import { countingBackend } from "../support/counting_backend.ts";
 
@@ -23,7 +23,6 @@ const CALLS: readonly Call[] = ["a.", "b."].map((prefix) => ({
   inputs: { x: "h" },
   outputs: { y: "h" },
 }));
-const MODULE: Module = { functions: { scale: scale() }, calls: CALLS, inputs: ["h"], outputs: ["h"], derived: {} };
 
 function counted() {
   const { backend, alive } = countingBackend(openReference());
@@ -61,46 +60,48 @@ Deno.test("createRunner() reports a failed compilation to whoever asks, and trie
   assertEquals((await runner.program(graph, { T: 1 })).outputs.y, f32(1, 2));
 });
 
-Deno.test("runCalls() walks calls, streams parameters and frees what has no name any more", async () => {
+const stepsOf = (graph: Graph, parameters: Tensors, state?: CallState) =>
+  CALLS.map((call) => ({ call, graph, parameters, state }));
+
+Deno.test("prepareWalk() walks calls on one set of values after the other, and frees what has no name any more", async () => {
   const { backend, alive } = counted(), runner = createRunner(backend);
-  const values = new Map([["h", backend.upload(f32(1, 2), Float32Array.of(1, 2))]]), most: number[] = [];
-  const load = ({ prefix }: Call) => {
-    const w = backend.upload(f32(2), prefix === "a." ? Float32Array.of(3, 5) : Float32Array.of(2, 1));
-    most.push(alive.size);
-    return { w };
-  };
-  await runCalls(runner, MODULE, CALLS, { T: 1 }, values, load, { release: (_, { w }) => backend.free(w as Tensor) });
-  assertEquals([...await backend.download(values.get("h") as Tensor)], [6, 10]);
-  assertEquals(most, [2, 2], "one call's parameters at a time");
-  assertEquals([...alive], [values.get("h")]);
+  const w = backend.upload(f32(2), Float32Array.of(3, 5)),
+    walk = await prepareWalk(runner, stepsOf(scale(), { w }), { T: 1 });
+  for (const x of [1, 2]) {
+    const start = backend.upload(f32(1, 2), Float32Array.of(x, 2)), values = new Map([["h", start]]);
+    walk(values);
+    assertEquals([...await backend.download(values.get("h") as Tensor)], [9 * x, 50]);
+    assertEquals([...alive], [w, values.get("h")]);
+    backend.free(values.get("h") as Tensor);
+  }
 });
 
-Deno.test("runCalls() keeps protected tensors and those that another name stands for", async () => {
-  const { backend, alive } = counted(), runner = createRunner(backend);
+Deno.test("a walk keeps tensors that another name stands for", async () => {
+  const { backend } = counted(), runner = createRunner(backend);
   const start = backend.upload(f32(1, 2), Float32Array.of(1, 2)), w = backend.upload(f32(2), Float32Array.of(3, 5));
-  const kept = new Map([["h", start]]);
-  await runCalls(runner, MODULE, CALLS, { T: 1 }, kept, () => ({ w }), { keep: new Set([start]) });
-  assertEquals([...alive], [start, w, kept.get("h")]);
   const named = new Map([["h", start], ["residual", start]]);
-  await runCalls(runner, MODULE, CALLS, { T: 1 }, named, () => ({ w }));
+  (await prepareWalk(runner, stepsOf(scale(), { w }), { T: 1 }))(named);
   assertEquals([...await backend.download(named.get("residual") as Tensor)], [1, 2]);
 });
 
-Deno.test("runCalls() binds lasting leaves and leaves their results alone", async () => {
+Deno.test("a walk binds lasting leaves and leaves their results alone", async () => {
   const { backend, alive } = counted(), runner = createRunner(backend), b = createBuilder();
   const sum = b.input("sum", f32(2)), total = graphOf({ sum: b.add(sum, b.input("x", f32(2))) });
-  const module: Module = { ...MODULE, functions: { scale: total } }, lasting = backend.allocate(f32(2));
-  const values = new Map([["h", backend.upload(f32(2), Float32Array.of(1, 2))]]);
-  const state = () => ({ leaves: { sum: lasting }, options: { inPlace: { sum: "sum" } } });
-  await runCalls(runner, module, CALLS, {}, values, () => ({}), { state });
+  const lasting = backend.allocate(f32(2)), values = new Map([["h", backend.upload(f32(2), Float32Array.of(1, 2))]]);
+  const state = { leaves: { sum: lasting }, options: { inPlace: { sum: "sum" } } };
+  const walk = await prepareWalk(runner, stepsOf(total, {}, state), {});
+  walk(values);
   assertEquals([...await backend.download(lasting)], [2, 4]);
+  walk(values);
+  assertEquals([...await backend.download(lasting)], [4, 8]);
   assertEquals(alive, new Set([lasting, values.get("h") as Tensor]));
 });
 
-Deno.test("runCalls() names what a call lacks", async () => {
+Deno.test("a walk names what a call lacks", async () => {
   const runner = createRunner(openReference()), values = new Map([["v", runner.backend.allocate(f32(1, 2))]]);
-  await assertRejects(
-    () => runCalls(runner, MODULE, CALLS, { T: 1 }, values, () => ({})),
+  const walk = await prepareWalk(runner, stepsOf(scale(), {}), { T: 1 });
+  assertThrows(
+    () => walk(values),
     RangeError,
     'Cannot call "scale": expected a value "h" for its input "x" but found "v"',
   );

@@ -4,7 +4,7 @@ import { openReference } from "../../../backends/reference/backend.ts";
 import { type AdapterKind, adaptersOf } from "../../../compiler/adapters.ts";
 import { lookUp } from "../../../compiler/allocate/frontier.ts";
 import { type Candidate, raceMixtures } from "../../../compiler/allocate/race.ts";
-import { createRunner, runCalls } from "../../../backends/runner.ts";
+import { createRunner, prepareWalk } from "../../../backends/runner.ts";
 import { measuredSequences, openBench } from "../../../compiler/allocate/bench.ts";
 import { measureAllocations, measureFrontier } from "../../../compiler/allocate/measured_frontier.ts";
 import { isRehearsed, mixturesOf, predictMixtures, rehearsalSettings } from "../../../compiler/allocate/predict.ts";
@@ -297,8 +297,7 @@ Deno.test("measureAllocations() quantizes activations as wide as the widest weig
     const values = new Map(Object.entries(await bench.forward(0, {}, bench.start)));
     for (const call of module.calls.slice(1, -1)) {
       await withCall({ source, config }, programs, call, async ({ step, parameters }) => {
-        const concrete = { ...module, functions: { [call.function]: step } };
-        await runCalls(runner, concrete, [call], symbols, values, () => parameters);
+        (await prepareWalk(runner, [{ call, graph: step, parameters }], symbols))(values);
       });
     }
     const [found = NaN] = await measureAllocations(measuring, Object.keys(widths), [Object.values(widths).join("")]);
