@@ -95,6 +95,8 @@ export interface Backend extends AsyncDisposable {
   readonly traits: Traits;
   /** Whether launching a kernel costs so much that linears of one input are better one product; not unless given. */
   readonly dearLaunches?: boolean;
+  /** Whether reading half floats is as fast as their bytes let it be, so that caches are better made of them; not unless given. */
+  readonly halves?: boolean;
   /** Compiles a graph whose shapes are concrete. Equal graphs may share one compilation. */
   compile(graph: Graph, options?: CompileOptions): Promise<Executable>;
   /** A tensor of zeros; where it is going to be written whole before it is read, `unset`, of whatever lies there. */

@@ -87,6 +87,8 @@ function ownWidths(graph: Graph, widths: LocalWidths): LocalWidths {
 export interface DeployOptions {
   /** Whether the step program keeps keys and values, or sees whole sequences. */
   readonly cache?: boolean;
+  /** Whether keys and values that are not quantized are cached as half floats. */
+  readonly halves?: boolean;
   /** Whether linears that read one value are one product where their grids are alike; see stack_linears.ts. */
   readonly stack?: boolean;
 }
@@ -96,11 +98,11 @@ export function deployFunction(
   graph: Graph,
   widths: LocalWidths,
   scheme: QuantizationScheme,
-  { cache = false, stack = false }: DeployOptions = {},
+  { cache = false, halves = false, stack = false }: DeployOptions = {},
 ): Stages {
   const concrete = specialize(graph, ownWidths(graph, widths), scheme, "deploy");
   const stacked = stack ? stackLinears(concrete) : concrete;
-  return stage(simplifyGraph(contractIntegers(cache ? insertCache(stacked) : stacked)));
+  return stage(simplifyGraph(contractIntegers(cache ? insertCache(stacked, { halves }) : stacked)));
 }
 
 /** The differentiable program of one function: learned parameters are its variables, top codes its inputs. */

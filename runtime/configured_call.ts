@@ -47,14 +47,19 @@ interface State {
   readonly held: Tensors;
 }
 
-/** Configures a call: makes the codes of its weights, and loads what else the step program reads. */
+/**
+ * Configures a call: makes the codes of its weights, and loads what else the step program reads.
+ *
+ * @param atLast is told when only the last weight is left to be made: the time to read ahead what comes behind the call
+ */
 export function configureCall(
   source: ElasticSource,
   programs: ElasticPrograms,
   call: Call,
   precision: CallPrecision,
+  atLast?: () => void,
 ): Promise<ConfiguredCall> {
-  return configure(source, programs, call, precision, { codes: new Map(), held: {} });
+  return configure(source, programs, call, precision, { codes: new Map(), held: {} }, atLast);
 }
 
 /** Begins to read what configuring a call is going to load first, if its source can. */
@@ -76,6 +81,7 @@ async function configure(
   call: Call,
   { widths, set }: CallPrecision,
   old: State,
+  atLast?: () => void,
 ): Promise<ConfiguredCall> {
   const step = programs.step(call, widths);
   const needed = heldParameters(step), codes = new Map<string, Codes>(), made: Tensors[] = [];
@@ -88,10 +94,14 @@ async function configure(
       if (known?.width === width && known.set === set) codes.set(name, known);
       else asked.push(weights);
     }
+    if (asked.length === 0) atLast?.();
     for (const [i, weights] of asked.entries()) {
       const next = asked[i + 1];
       if (next) readWeightsAhead(source, programs, call, next, set);
-      else source.ahead?.(call, missing);
+      else {
+        source.ahead?.(call, missing);
+        atLast?.();
+      }
       const tensors = await makeCodes(source, programs, call, weights, set);
       made.push(tensors);
       codes.set(weights.name, { width: weights.width, set, tensors });

@@ -26,12 +26,12 @@ export function elasticSnapshots(module: Module, recipe: Recipe): Snapshots {
   return snapshots;
 }
 
-/** The steps from an elastic function to its step program, as `deployFunction` takes them with a cache and stacks. */
+/** The steps from an elastic function to its step program, as `deployFunction` takes them for GPUs: with a cache of halves, and stacks. */
 const DEPLOY_STEPS:
   readonly (readonly [string, (graph: Graph, widths: LocalWidths, scheme: QuantizationScheme) => Graph])[] = [
     ["specialize", (graph, widths, scheme) => specialize(graph, widths, scheme, "deploy")],
     ["stack_linears", (graph) => stackLinears(graph)],
-    ["insert_cache", (graph) => insertCache(graph)],
+    ["insert_cache", (graph) => insertCache(graph, { halves: true })],
     ["contract_integers", (graph) => contractIntegers(graph)],
     ["simplify_specialized", (graph) => simplifyGraph(graph)],
     ["stage", (graph) => stage(graph).step],

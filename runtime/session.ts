@@ -54,7 +54,7 @@ export interface Session extends AsyncDisposable {
   clear(): void;
 }
 
-/** What a session makes ready before its weights are read. */
+/** What a session makes ready before its weights are on the backend. */
 export interface SessionStart {
   /**
    * How long the sequence is going to be: programs are compiled, memory is planned, and the cache gets its room at once. It may become
@@ -98,7 +98,7 @@ export async function createSession(
 ): Promise<Session> {
   const kept = resident ? keepTensors(model) : undefined, source = kept?.source ?? shareTensors(model);
   const { runner, module, sites } = source;
-  const programs = sharedPrograms(module, source.scheme, runner.backend.dearLaunches ?? false);
+  const programs = sharedPrograms(module, source.scheme, runner.backend);
   const cache = createCache(runner), vocabulary = vocabularyOf(module);
   let config = configurationOf(source, precision), hasEnded = false;
   if (length) checkLength(length.tokens, source.contextLimit);
@@ -119,8 +119,8 @@ export async function createSession(
     const precisionOf = callPrecisions(source, config);
     for (const [i, call] of module.calls.entries()) {
       const next = module.calls[i + 1];
-      if (next) readCallAhead(source, programs, next, precisionOf(next));
-      calls = [...calls, await configureCall(source, programs, call, precisionOf(call))];
+      const atLast = () => next && readCallAhead(source, programs, next, precisionOf(next));
+      calls = [...calls, await configureCall(source, programs, call, precisionOf(call), atLast)];
     }
     if (length) await cache.reserve(length.tokens, calls.slice(0, -1).map(({ step }) => step));
   } catch (error) {
@@ -217,13 +217,24 @@ function checkLength(tokens: number, limit: number): void {
   });
 }
 
-const programsOf = new WeakMap<Module, { scheme: QuantizationScheme; stack: boolean; programs: ElasticPrograms }>();
+interface KnownPrograms {
+  readonly scheme: QuantizationScheme;
+  readonly stack: boolean;
+  readonly halves: boolean;
+  readonly programs: ElasticPrograms;
+}
+
+const programsOf = new WeakMap<Module, KnownPrograms>();
 
 /** Programs of a module's sessions: equal graphs, which a runner compiles once, for one session after another. */
-function sharedPrograms(module: Module, scheme: QuantizationScheme, stack: boolean): ElasticPrograms {
+function sharedPrograms(
+  module: Module,
+  scheme: QuantizationScheme,
+  { dearLaunches: stack = false, halves = false }: Backend,
+): ElasticPrograms {
   const known = programsOf.get(module);
-  if (known?.scheme === scheme && known.stack === stack) return known.programs;
-  const programs = createPrograms(module, scheme, { cache: true, stack });
-  programsOf.set(module, { scheme, stack, programs });
+  if (known?.scheme === scheme && known.stack === stack && known.halves === halves) return known.programs;
+  const programs = createPrograms(module, scheme, { cache: true, stack, halves });
+  programsOf.set(module, { scheme, stack, halves, programs });
   return programs;
 }

@@ -1,4 +1,4 @@
-/** @file What a session needs in memory for a sequence of known length: planned before weights are read, by the compiler's own plans. */
+/** @file What a session needs in memory for a sequence of known length: planned before weights are there, by the compiler's own plans. */
 import type { Executable } from "../backends/backend.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { type BitConfig, type LocalWidths, localWidths } from "../ir/sites.ts";

@@ -37,11 +37,14 @@ export async function runPiece(
     ["positions", backend.upload(type, inputs.positions)],
     [TOKEN_INPUT, backend.upload(tensorType("i32", [1, 1]), Int32Array.of(count - 1))],
   ]);
-  walk(values);
-  cache.length = past + count;
-  const logits = values.get("logits"), host = logits ? await backend.download(logits) : [];
-  for (const tensor of new Set(values.values())) backend.free(tensor);
-  return Float32Array.from(host);
+  try {
+    walk(values);
+    cache.length = past + count;
+    const logits = values.get("logits");
+    return Float32Array.from(logits ? await backend.download(logits) : []);
+  } finally {
+    for (const tensor of new Set(values.values())) backend.free(tensor);
+  }
 }
 
 /** A walk, and the cache that it goes through. */

@@ -76,7 +76,7 @@ export function planSteps(
   { tokens, context }: StepSizes,
   catalogue: KernelCatalogue,
 ): readonly PlannedStep[] {
-  const programs = createPrograms(module, scheme, { cache: true, stack: true }),
+  const programs = createPrograms(module, scheme, { cache: true, halves: true, stack: true }),
     calls = new Map<Graph, { function: string; prefixes: string[] }>();
   for (const [i, call] of module.calls.entries()) {
     const step = programs.step(call, localWidths(config, call.prefix));

@@ -44,7 +44,7 @@ export interface WasmOptions {
   readonly memoryBytes?: number;
   /** Is told how long each kernel took, waiting for all threads behind each; without it runs have no clocks in them. */
   readonly profile?: KernelProfile;
-  /** Hears why there are fewer threads than were asked for: a sentence without a final period. */
+  /** Hears that workers cannot be started, so that there is one thread: a sentence without a final period. */
   readonly note?: (text: string) => void;
 }
 
@@ -387,16 +387,19 @@ function createBackend(
     run(executable, leaves, outputs = {}) {
       const compiled = executable as WasmExecutable, { bindings, inPlace } = compiled;
       const bound = bind(bindings, leaves, outputs), results: Record<string, Tensor> = {};
-      // What lies in one memory need not be brought together.
-      const placesNow = () =>
-        new Set(spaces.all.length > 1 ? bound.flatMap(({ tensor }) => tensor ? [tensor.place] : []) : []);
-      const wished = spaces.mostly(placesNow());
+      // What lies in one memory, with room to work there, need not be brought together.
+      const isAlone = () => spaces.all.length === 1;
+      const placesNow = () => new Set(bound.flatMap(({ tensor }) => tensor ? [tensor.place] : []));
+      const wished = isAlone() ? spaces.first : spaces.mostly(placesNow());
       for (const each of bound) {
         const { type, leaf, output } = each.binding;
         each.tensor ??= create(type, wished);
         if (leaf === undefined) results[output] = each.tensor;
       }
-      const space = spaces.gather(placesNow(), compiled.needs), placed = compiled.placed(space);
+      const space = isAlone() && spaces.first.require(compiled.needs)
+        ? spaces.first
+        : spaces.gather(placesNow(), compiled.needs);
+      const placed = compiled.placed(space);
       const { program, slots } = placed;
       fill(placed, compiled, space);
       for (const { binding: { index }, tensor } of bound) {

@@ -77,14 +77,14 @@ export function createBackend(
     name: "webgpu",
     traits: { adapter, software },
     dearLaunches: true,
+    halves: true,
     async compile(graph: Graph, options: CompileOptions = {}) {
       const { values, steps } = lowerGraph(graph, { ...options, maxBuffers, storeCodes: true });
       const kernels = await Promise.all(steps.map(({ kernel }) => pipelines.load(kernel)));
       const typesOf = (role: "leaf" | "output") =>
         Object.fromEntries(values.flatMap((value) => value[role] === undefined ? [] : [[value[role], value.type]]));
       const plan = planSlots({ values, steps }, bufferBytes);
-      // Now, so that plans can tell.
-      memory.slots(plan.sizes);
+      memory.expectSlots(plan.sizes);
       const variants = new Map(steps.map(({ kernel }, i) => [kernel, kernels[i]?.variant]));
       const executable: WebGpuExecutable = {
         leaves: typesOf("leaf"),

@@ -17,6 +17,10 @@ export type BufferKind = keyof typeof USAGE;
 
 /** Takes buffers and keeps them. */
 export interface Buffers {
+  /** Whether a buffer can have room for so many bytes. */
+  fits(bytes: number): boolean;
+  /** @throws {RangeError} if none can */
+  check(bytes: number, what: string): void;
   /** A whole buffer of some bytes, new and of zeros, or also one that was given back. @throws {RangeError} if no buffer can be so large */
   take(kind: BufferKind, bytes: number, what: string, values?: "zeros" | "unset"): Range;
   /** Gives back what `take` returned. */
@@ -54,17 +58,24 @@ export const toGrains = (bytes: number): number => Math.max(GRAIN, Math.ceil(byt
  */
 export function createBuffers(device: GPUDevice, flush: () => void): Buffers {
   const all = new Set<GPUBuffer>();
-  /** By kind and size, those that were asked for last at the end. */
+  /** By kind and size, those that were given back last at the end. */
   const kept = { values: new Map<number, Range[]>(), staging: new Map<number, Range[]>() };
   const largest = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
   let ids = 0, used = 0, mostUsed = 0, idle = 0;
 
+  const fits = (bytes: number): boolean => toGrains(bytes) <= largest;
+  const check = (bytes: number, what: string): void => {
+    if (fits(bytes)) return;
+    throw new RangeError(
+      `Cannot hold ${what}: expected at most ${largest} bytes on this device but found ${toGrains(bytes)}`,
+    );
+  };
   const end = ({ buffer }: Range) => {
     flush();
     all.delete(buffer);
     buffer.destroy();
   };
-  /** Destroys kept buffers until there is no more than the peak allows: sizes that nobody has asked for go first. */
+  /** Destroys kept buffers until there is no more than the peak allows: values first, of sizes that were given back longest ago. */
   const makeRoom = () => {
     const most = mostUsed * (1 + SLACK);
     for (const ofKind of Object.values(kept)) {
@@ -79,11 +90,11 @@ export function createBuffers(device: GPUDevice, flush: () => void): Buffers {
     }
   };
   return {
+    fits,
+    check,
     take(kind, bytes, what, values = "unset") {
+      check(bytes, what);
       const size = toGrains(bytes), alike = kept[kind].get(size);
-      if (size > largest) {
-        throw new RangeError(`Cannot hold ${what}: expected at most ${largest} bytes on this device but found ${size}`);
-      }
       used += size;
       mostUsed = Math.max(mostUsed, used);
       const found = values === "unset" ? alike?.pop() : undefined;

@@ -36,11 +36,12 @@ struct Result { halves: array<vec4<f16>, 2>, words: array<u32, 4> }
 @compute @workgroup_size(1)
 fn main() {
   let zero = f32(result.words[3]);
-  result.halves[0] = vec4<f16>(vec4<f32>(zero + 1.0, zero - 2.5, zero + 65504.0, zero + 0.5));
+  result.halves[0] = vec4<f16>(vec4<f32>(zero + 1.0, zero - 2.5, zero + 65504.0, zero + 0x1p-20));
   result.halves[1] = vec4<f16>(result.halves[0].wzyx) + 1.0h;
   let read = vec4<f32>(result.halves[0]) * 2.0 + vec4<f32>(result.halves[1]);
   result.words[0] = u32(i32(read.x * 16.0));
-  result.words[1] = u32(read.z + read.w);
+  // The last one is subnormal.
+  result.words[1] = u32(read.z + f32(result.halves[0].w) * 1048576.0);
   result.words[2] = bitcast<u32>(read.y + 65504.0);
 }
 `;
@@ -65,11 +66,11 @@ export const CANARIES: readonly Canary[] = [{
   wgsl: HALVES,
   answer: [
     halfPair(1, -2.5),
-    halfPair(65504, 0.5),
-    halfPair(1.5, 65504),
+    halfPair(65504, 2 ** -20),
+    halfPair(1, 65504),
     halfPair(-1.5, 2),
-    16 * (2 * 1 + 1.5),
-    Math.floor(2 * 65504 - 1.5 + 2 * 0.5 + 2),
+    16 * (2 * 1 + 1),
+    Math.floor(2 * 65504 - 1.5 + 1),
     floatBits(2 * -2.5 + 65504 + 65504),
     0,
   ],

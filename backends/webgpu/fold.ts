@@ -17,6 +17,7 @@ export interface Fold {
 /** Text of the value that changes nothing. */
 export function neutralText({ op, scalar }: Pick<Fold, "op" | "scalar">): string {
   if (op === "sum") return constantText(0, scalar);
+  // WGSL has no literal of the least integer; codes and positions are far from it.
   const end = scalar === "f32" ? Infinity : 2 ** 31 - 1, sign = op === "max" ? -1 : 1;
   return scalar === "f32" ? floatText(sign * end) : constantText(sign * end, scalar);
 }

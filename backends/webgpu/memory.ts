@@ -27,11 +27,13 @@ export interface GpuMemory {
   own(tensor: Tensor, what: string): GpuTensor;
   download(tensor: Tensor): Promise<HostArray>;
   /**
-   * Buffers of at least these sizes, largest first, shared by all programs: they run one after the other. Each grows to the most that
-   * any program wants of it, so that together they may be more than any program has.
+   * Buffers of at least these sizes, which were expected, largest first, shared by all programs: they run one after the other. Each grows
+   * to the most that any program wants of it, so that together they may be more than any program has.
    */
   slots(sizes: readonly number[]): readonly Range[];
-  /** Bytes of all of them. */
+  /** Notes what a program will want of them. */
+  expectSlots(sizes: readonly number[]): void;
+  /** Bytes of all of them, as they are from the next run on. */
   slotBytes(): number;
   /** Destroys everything. */
   dispose(): void;
@@ -56,6 +58,7 @@ export function createMemory(
   },
 ): GpuMemory {
   const tensors = new WeakSet<Tensor>(), buffers = createBuffers(device, () => flush()), slots: Range[] = [];
+  const expected: number[] = [];
   let views = 0;
 
   const register = (tensor: Omit<GpuTensor, "freed">): GpuTensor => {
@@ -137,7 +140,9 @@ export function createMemory(
       return unpack(type, words);
     },
     slots(sizes) {
-      sizes.forEach((bytes, i) => {
+      for (const bytes of sizes) buffers.check(bytes, "an intermediate value");
+      // To what all of them want, as it is planned.
+      expected.forEach((bytes, i) => {
         const present = slots[i];
         if (present && present.size >= bytes) return;
         if (present) buffers.destroy(present);
@@ -145,7 +150,12 @@ export function createMemory(
       });
       return slots;
     },
-    slotBytes: () => slots.reduce((sum, { size }) => sum + size, 0),
+    expectSlots(sizes) {
+      // A program that cannot run takes nothing.
+      if (sizes.some((bytes) => !buffers.fits(bytes))) return;
+      sizes.forEach((bytes, i) => expected[i] = Math.max(expected[i] ?? 0, bytes));
+    },
+    slotBytes: () => expected.reduce((sum, bytes) => sum + bytes, 0),
     dispose: buffers.dispose,
   };
 }

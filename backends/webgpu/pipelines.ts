@@ -13,6 +13,8 @@ export interface LoadedKernel {
   readonly layout: GPUBindGroupLayout;
   /** Buffers of its own, tables and scratch, bound behind those of the specification. */
   readonly own: readonly GPUBuffer[];
+  /** Those of them that no other kernel has. */
+  readonly scratch: readonly GPUBuffer[];
   readonly dispatches: readonly {
     readonly pipeline: GPUComputePipeline;
     readonly grid: readonly [number, number, number];
@@ -23,7 +25,7 @@ export interface LoadedKernel {
 export interface PipelineCache {
   /** Compiles a kernel unless one that differs in names only is known. */
   load(spec: KernelSpec): Promise<LoadedKernel>;
-  /** Bytes of the buffers of kernels: they stay as long as the device. */
+  /** Bytes of the buffers of kernels that were chosen: they stay as long as the device. */
   bytes(): number;
   /** Destroys the buffers of kernels. */
   dispose(): void;
@@ -39,7 +41,7 @@ export interface PipelineOptions {
 /** Starts an empty cache. */
 export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineOptions): PipelineCache {
   const known = new Map<string, Promise<LoadedKernel>>(), layouts = new Map<string, GPUBindGroupLayout>();
-  const tables = new Map<string, GPUBuffer>(), scratch: GPUBuffer[] = [];
+  const tables = new Map<string, GPUBuffer>(), scratch = new Set<GPUBuffer>();
   const layoutFor = (spec: KernelSpec, kernel: WebGpuKernel): GPUBindGroupLayout => {
     const types = spec.buffers.map(({ use }): GPUBufferBindingType => use === "read" ? "read-only-storage" : "storage");
     types.push(...kernel.tables.map(() => "uniform" as const), ...kernel.scratch.map(() => "storage" as const));
@@ -65,7 +67,7 @@ export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineO
   const usualVariant = (spec: KernelSpec): string => kernelVariants(spec, traits)[0] as string;
   const scratchFor = (size: number): GPUBuffer => {
     const buffer = device.createBuffer({ size, usage: GPUBufferUsage.STORAGE });
-    scratch.push(buffer);
+    scratch.add(buffer);
     return buffer;
   };
   const compile = async (spec: KernelSpec, variant = usualVariant(spec)): Promise<LoadedKernel> => {
@@ -87,7 +89,8 @@ export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineO
     if (error || !Array.isArray(dispatches)) {
       throw await kernelError(kernel, module, error ?? dispatches as GPUPipelineError);
     }
-    return { variant, layout, dispatches, own: [...kernel.tables.map(tableFor), ...kernel.scratch.map(scratchFor)] };
+    const only = kernel.scratch.map(scratchFor);
+    return { variant, layout, dispatches, own: [...kernel.tables.map(tableFor), ...only], scratch: only };
   };
   /** Variants are timed one kernel after the other: at the same time they would slow each other down. */
   let turn: Promise<unknown> = Promise.resolve();
@@ -104,7 +107,12 @@ export function createPipelines(device: GPUDevice, { traits, tuning }: PipelineO
     for (const loaded of [usual, ...others]) if (loaded) candidates.set(loaded.variant, loaded);
     const best = await fastest(device, spec, candidates);
     if (best !== undefined) store.set(key, best);
-    return candidates.get(best ?? usualVariant(spec)) as LoadedKernel;
+    const chosen = candidates.get(best ?? usualVariant(spec)) as LoadedKernel;
+    for (const buffer of [...candidates.values()].flatMap((each) => each === chosen ? [] : each.scratch)) {
+      scratch.delete(buffer);
+      buffer.destroy();
+    }
+    return chosen;
   };
   return {
     load(spec) {

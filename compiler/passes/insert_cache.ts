@@ -8,6 +8,12 @@ import { parseType, tensorType, typeText } from "../../ir/types.ts";
 /** Symbol of the number of tokens that a cache has room for. */
 export const CONTEXT = "S";
 
+/** How values are cached. */
+export interface CacheOptions {
+  /** Keys and values that are not quantized are stored as half floats. */
+  readonly halves?: boolean;
+}
+
 /**
  * Gives every causal attention a cache. What is stored are the nearest token holds behind its keys and values (codes, scales
  * and zero points), or keys and values themselves where there are none; what lies between them and the attention is
@@ -19,11 +25,14 @@ export const CONTEXT = "S";
  * @throws {TypeError} when keys are not [B,T,…] with a symbol T, when an attention has a bias (which would need T and S at
  * once), and when keys or values depend per token on something that is not held
  */
-export function insertCache(graph: Graph): Graph {
+export function insertCache(graph: Graph, { halves = false }: CacheOptions = {}): Graph {
   const b = createBuilder(), done = new Map<Node, Node>(), caches = new Map<string, Node>();
   for (const node of graph.nodes) {
     const inputs = node.inputs.map((input) => done.get(input) as Node);
-    done.set(node, needsCache(node) ? cachedAttention(b, node, inputs, caches) : b.make(node.op, inputs, node.attrs));
+    done.set(
+      node,
+      needsCache(node) ? cachedAttention(b, node, inputs, caches, halves) : b.make(node.op, inputs, node.attrs),
+    );
   }
   if (caches.size === 0) return graph;
   const outputs = graph.outputs.map(({ name, node }) => ({ name, node: done.get(node) as Node }));
@@ -35,7 +44,13 @@ const needsCache = ({ op, attrs }: Node): boolean =>
   op === "attention" && stringAttr(attrs, "of") === "output" && flagAttr(attrs, "causal") &&
   !flagAttr(attrs, "positions");
 
-function cachedAttention(b: Builder, { attrs }: Node, inputs: readonly Node[], caches: Map<string, Node>): Node {
+function cachedAttention(
+  b: Builder,
+  { attrs }: Node,
+  inputs: readonly Node[],
+  caches: Map<string, Node>,
+  halves: boolean,
+): Node {
   const [q, k, v] = inputs as [Node, Node, Node];
   if (flagAttr(attrs, "bias")) {
     throw new TypeError("Cannot insert a cache: expected an attention without bias but found one with a bias");
@@ -46,24 +61,32 @@ function cachedAttention(b: Builder, { attrs }: Node, inputs: readonly Node[], c
   }
   const positions = b.input("positions", tensorType("i32", [batch, tokens]));
   const over = (operand: Node, fallback: string) =>
-    overContext(operand, tokens, b, (rows) => {
+    overContext(operand, tokens, b, (rows, alone) => {
+      const row = rows.op === "hold" ? rows.inputs[0] as Node : rows;
+      // Scales and zero points beside codes stay as they are: they are few.
+      const dtype = halves && alone && row.type.dtype === "f32" ? "f16" : row.type.dtype;
       const name = `cache.${rows.op === "hold" ? nameOf(rows) : fallback}`;
-      const cache = b.input(name, tensorType(rows.type.dtype, [batch, CONTEXT, ...rows.type.shape.slice(2)]));
-      const updated = b.update(cache, rows.op === "hold" ? rows.inputs[0] as Node : rows, positions);
+      const cache = b.input(name, tensorType(dtype, [batch, CONTEXT, ...rows.type.shape.slice(2)]));
+      const updated = b.update(cache, b.cast(row, dtype), positions);
       if ((caches.get(name) ?? updated) !== updated) {
         throw new TypeError(`Cannot insert a cache: expected one value cached as "${name}" but found several`);
       }
       caches.set(name, updated);
-      return updated;
+      return b.cast(updated, rows.type.dtype);
     });
   const key = over(k, "attention.key"), value = over(v, "attention.value");
   return b.make("attention", [q, key, value, positions], { ...attrs, positions: true });
 }
 
-/** Rebuilds the nodes between the stored values and the operand with S tokens instead of T. */
-function overContext(operand: Node, tokens: string, b: Builder, store: (rows: Node) => Node): Node {
+/** Rebuilds the nodes between the stored values and the operand with S tokens instead of T; `store` is told whether one is stored alone. */
+function overContext(
+  operand: Node,
+  tokens: string,
+  b: Builder,
+  store: (rows: Node, alone: boolean) => Node,
+): Node {
   const held = tokenHolds(operand), done = new Map<Node, Node>();
-  if (held.size === 0) return store(operand);
+  if (held.size === 0) return store(operand, true);
   const rebuild = (node: Node): Node => {
     const found = done.get(node);
     if (found) return found;
@@ -74,7 +97,9 @@ function overContext(operand: Node, tokens: string, b: Builder, store: (rows: No
         }"`,
       );
     }
-    const result = held.has(node) ? store(node) : b.make(node.op, node.inputs.map(rebuild), renameTokens(node, tokens));
+    const result = held.has(node)
+      ? store(node, held.size === 1)
+      : b.make(node.op, node.inputs.map(rebuild), renameTokens(node, tokens));
     done.set(node, result);
     return result;
   };

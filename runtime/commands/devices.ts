@@ -18,7 +18,7 @@ export interface OpenDeviceOptions {
   readonly device: DeviceName;
   /** Threads of the wasm device; as many as the machine has cores unless given. */
   readonly threads?: number;
-  /** Hears what is other than asked for: a sentence without a final period. */
+  /** Hears why there are fewer threads than were asked for: a sentence without a final period. */
   readonly note?: (text: string) => void;
 }
 

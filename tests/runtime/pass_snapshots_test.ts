@@ -27,7 +27,7 @@ Deno.test("deploySnapshots() ends with the programs that sessions run, one funct
   for (const [track, bits] of [["weights", "3"], ["activations", "w4a8kv4"]] as const) {
     const recipe = defaultRecipe(track, 0), module = elasticModule(start, recipe), sites = modelSites(module);
     const config = { ...configOf(parseBitSpec(bits), sites), "layers.1.mlp.down.weight": 8 };
-    const programs = createPrograms(module, recipe.scheme, { cache: true, stack: true }),
+    const programs = createPrograms(module, recipe.scheme, { cache: true, halves: true, stack: true }),
       last = [...deploySnapshots(module, config, recipe.scheme).values()].at(-1);
     assertEquals(last?.calls.map((call) => call.function), ["embed", "block", "block 2", "head"]);
     for (const [i, call] of module.calls.entries()) {

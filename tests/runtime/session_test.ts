@@ -3,6 +3,7 @@ import type { Backend } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/backend.ts";
 import { createRunner } from "../../backends/runner.ts";
 import { openWasm } from "../../backends/wasm/backend.ts";
+import { openWebGpu } from "../../backends/webgpu/backend.ts";
 import { artifactBytes, openArtifact } from "../../compiler/artifact/artifact.ts";
 import { refinedWidths } from "../../compiler/artifact/refined.ts";
 import { configOf, parseBitSpec } from "../../compiler/bit_spec.ts";
@@ -13,6 +14,7 @@ import { mostLikely } from "../../runtime/generate.ts";
 import { artifactSource } from "../../runtime/artifact_source.ts";
 import { createSession, openSession } from "../../runtime/session.ts";
 import { assertUserError } from "../compiler/frontends/fixtures.ts";
+import { openTestGpu } from "../gpu.ts";
 import { BACKENDS } from "../support/backends.ts";
 import { countingFolder } from "../support/counting_folder.ts";
 import { countingBackend } from "../support/counting_backend.ts";
@@ -337,6 +339,73 @@ Deno.test("a session whose cache finds no room to grow has ended, rather than go
   await assertRejects(() => session.prefill(Array.from({ length: 300 }, () => 1)), Error, "out of memory");
   await assertRejects(() => session.decode(1), TypeError, "it has ended");
   assertEquals(alive.size, 0);
+});
+
+Deno.test("a step that fails leaves nothing on the backend, and the session goes on", async () => {
+  const { backend, alive } = countingBackend(openReference());
+  let runs = 0, failing = -1;
+  const run: Backend["run"] = (...args) => {
+    if (runs++ === failing) throw new Error("out of memory");
+    return backend.run(...args);
+  };
+  const { folder } = await open("weights");
+  await using session = await openSession({ folder, backend: { ...backend, run }, precision: "4" });
+  await using other = await openSession({ folder, backend: openReference(), precision: "4" });
+  await session.prefill([5, 6]);
+  await other.prefill([5, 6]);
+  const before = alive.size;
+  for (let call = 0; call < 4; call++) {
+    [runs, failing] = [0, call];
+    await assertRejects(() => session.decode(7), Error, "out of memory");
+    assertEquals(alive.size, before, `call ${call} failed`);
+  }
+  failing = -1;
+  assertEquals(await session.decode(7), await other.decode(7));
+});
+
+const largest = (logits: readonly number[]): number => Math.max(...logits.map(Math.abs));
+
+/** Logits of some tokens, the first five of them at once, and the bytes of the cache. */
+async function logitsOn(backend: Backend, folder: Folder, precision: string) {
+  await using session = await openSession({ folder, backend, precision, length: { prompt: 5, tokens: IDS.length } });
+  const logits = [await session.prefill(IDS.slice(0, 5))];
+  for (const id of IDS.slice(5)) logits.push(await session.decode(id));
+  return { logits: logits.flatMap((row) => [...row]), cache: session.memory?.cache ?? 0 };
+}
+
+Deno.test("caches of halves take half the memory, and move logits by what halves are off; quantized ones stay as they are", async () => {
+  await using plain = await openWasm();
+  await using own = await openWasm();
+  const halves = Object.assign(own, { halves: true });
+  const { folder } = await open("weights"), floats = await logitsOn(plain, folder, "4");
+  const found = await logitsOn(halves, folder, "4"), off = maxDifference(found.logits, floats.logits);
+  assert(found.cache < 0.52 * floats.cache, "half of it, and what rows are padded with");
+  assert(off > 0 && off < 2 ** -8 * largest(floats.logits), `logits are ${off} off`);
+  const quantized = (await open("activations")).folder;
+  assertEquals(await logitsOn(halves, quantized, "w4a4kv4"), await logitsOn(plain, quantized, "w4a4kv4"));
+});
+
+Deno.test("a session on WebGPU has the logits of the reference, with caches of halves and with quantized ones", async () => {
+  const device = await openTestGpu();
+  if (!device) return;
+  await using backend = await openWebGpu({ device });
+  const reference = openReference(), halves = { ...openReference(), halves: true };
+  for (const [track, precision] of [["weights", "3"], ["weights", "16"], ["activations", "w8a8"]] as const) {
+    const { folder } = await open(track), own = await logitsOn(backend, folder, precision);
+    const [expected, floats] = [
+      (await logitsOn(halves, folder, precision)).logits,
+      (await logitsOn(reference, folder, precision)).logits,
+    ];
+    // A sum in another order may round to the next half: as much as one of many.
+    const off = maxDifference(own.logits, expected), cost = maxDifference(expected, floats);
+    // Codes of quantized activations jump where what they are made of is a little off.
+    const most = track === "weights" ? 2 ** -8 * largest(floats) : Infinity;
+    assert(off < cost / 2 && cost < most, `${track} at ${precision}: ${off} off, where halves cost ${cost}`);
+  }
+  const { folder } = await open("activations");
+  const [own, expected] = [await logitsOn(backend, folder, "w4a4kv4"), await logitsOn(reference, folder, "w4a4kv4")];
+  assert(maxDifference(own.logits, expected.logits) < 1e-4);
+  device.destroy();
 });
 
 Deno.test("sessions of one model share their programs", async () => {

@@ -58,6 +58,22 @@ Deno.test("openWasm() takes memories of whole growths, up to what kernels can ad
   }
 });
 
+Deno.test("a program that finds no room to work in the first memory takes its tensors to another one", async () => {
+  await using backend = await openWasm({ memoryBytes: 32 * MIB });
+  const b = createBuilder(), n = 1792, f32 = (...shape: number[]) => tensorType("f32", shape);
+  const axes = { lhsContract: [1], rhsContract: [0] };
+  // 12 MiB in between, behind 22 MiB that came before.
+  const between = b.dot(b.input("x", f32(n, 4)), b.input("y", f32(4, n)), axes);
+  const graph = graphOf({ q: b.dot(between, b.input("z", f32(n, 2)), axes) });
+  const fill = (value: number, ...shape: number[]) =>
+    backend.upload(f32(...shape), new Float32Array(shape.reduce((size, dim) => size * dim)).fill(value));
+  const leaves = { x: fill(1, n, 4), y: fill(2, 4, n), z: fill(1, n, 2) }, q = backend.allocate(f32(n, 2));
+  const other = fill(7, 22 * MIB / 4);
+  backend.run(await backend.compile(graph), leaves, { q });
+  assertEquals(new Set(await backend.download(q)), new Set([4 * 2 * n]));
+  assertEquals(new Set(await backend.download(other)), new Set([7]));
+});
+
 Deno.test("tensors beyond one memory compute as in one, on any number of threads", async () => {
   const b = createBuilder(), n = 1024, type = tensorType("f32", [n, n]), x = b.input("x", tensorType("f32", [3, n]));
   const axes = { lhsContract: [1], rhsContract: [1] };

@@ -19,10 +19,10 @@ function tokens(data: Float64Array, from: number, count: number): Float64Array {
 }
 
 /** The forward of 8 tokens, and the same by a prefill of 5 and three single tokens. */
-function compare(forward: Graph): readonly [whole: Float64Array, stepwise: Float64Array] {
+function compare(forward: Graph, halves = false): readonly [whole: Float64Array, stepwise: Float64Array] {
   const whole = bindSymbols(forward, { B: 2, T: 8 }), leaves = leafValues(whole);
   const expected = evaluate(whole, leaves).h ?? new Float64Array();
-  const step = insertCache(forward), inputs = new Set(leavesOf(whole, "input").map(nameOf));
+  const step = insertCache(forward, { halves }), inputs = new Set(leavesOf(whole, "input").map(nameOf));
   // Rows that were never written hold what must not matter.
   let caches: Record<string, Float64Array> = Object.fromEntries(
     leavesOf(bindSymbols(step, { B: 2, T: 1, S: 12 }), "input").filter((node) => nameOf(node).startsWith("cache."))
@@ -57,6 +57,21 @@ Deno.test("insertCache(): a prefill of 5 tokens and three steps equal the forwar
   }
   const [whole, stepwise] = compare(blockOf());
   assert(maxDifference(whole, stepwise) < 1e-6);
+});
+
+Deno.test("insertCache() with halves stores keys and values that are not quantized in two bytes, and nothing else", () => {
+  const block = quantizableBlock(),
+    typesOf = (cache: 4 | 16, halves: boolean) => {
+      const graph = insertCache(specialize(block, uniformWidths(block, 4, 8, cache), SCHEME, "deploy"), { halves });
+      return leavesOf(graph, "input").filter((node) => nameOf(node).startsWith("cache.")).map(({ type }) => type.dtype);
+    };
+  assertEquals(typesOf(16, false), ["f32", "f32"]);
+  assertEquals(typesOf(16, true), ["f16", "f16"]);
+  assertEquals(typesOf(4, true), typesOf(4, false));
+  // With activations in full precision: codes of these jump where what they are made of is a little off.
+  const [whole, stepwise] = compare(specialize(block, uniformWidths(block, 4, 16, 16), SCHEME, "deploy"), true);
+  const off = maxDifference(whole, stepwise) / maxDifference(whole, new Float64Array(whole.length));
+  assert(off > 0 && off < 2 ** -10, `halves are 2^-11 off, but results ${off} of the largest`);
 });
 
 Deno.test("insertCache() keeps the window of an attention", () => {
