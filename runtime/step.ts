@@ -32,16 +32,16 @@ export async function runPiece(
   await cache.reserve(past + count, calls.slice(0, -1).map(({ step }) => step));
   const walk = await walkOf(runner, calls, cache, piece.bucket, wantsLogits);
   const inputs = stepInputs(ids, piece, past, cache.capacity), type = tensorType("i32", [1, piece.bucket]);
-  const values = new Map<string, Tensor>([
-    ["ids", backend.upload(type, inputs.ids)],
-    ["positions", backend.upload(type, inputs.positions)],
-    [TOKEN_INPUT, backend.upload(tensorType("i32", [1, 1]), Int32Array.of(count - 1))],
-  ]);
+  const values = new Map<string, Tensor>();
   try {
+    values.set("ids", backend.upload(type, inputs.ids));
+    values.set("positions", backend.upload(type, inputs.positions));
+    values.set(TOKEN_INPUT, backend.upload(tensorType("i32", [1, 1]), Int32Array.of(count - 1)));
     walk(values);
+    const logits = values.get("logits"), host = Float32Array.from(logits ? await backend.download(logits) : []);
+    // What failed before was not appended.
     cache.length = past + count;
-    const logits = values.get("logits");
-    return Float32Array.from(logits ? await backend.download(logits) : []);
+    return host;
   } finally {
     for (const tensor of new Set(values.values())) backend.free(tensor);
   }

@@ -390,15 +390,21 @@ function createBackend(
       // What lies in one memory, with room to work there, need not be brought together.
       const isAlone = () => spaces.all.length === 1;
       const placesNow = () => new Set(bound.flatMap(({ tensor }) => tensor ? [tensor.place] : []));
-      const wished = isAlone() ? spaces.first : spaces.mostly(placesNow());
-      for (const each of bound) {
-        const { type, leaf, output } = each.binding;
-        each.tensor ??= create(type, wished);
-        if (leaf === undefined) results[output] = each.tensor;
+      const wished = isAlone() ? spaces.first : spaces.mostly(placesNow()), made: WasmTensor[] = [];
+      let space = spaces.first;
+      try {
+        for (const each of bound) {
+          const { type, leaf, output } = each.binding;
+          if (!each.tensor) made.push(each.tensor = create(type, wished));
+          if (leaf === undefined) results[output] = each.tensor;
+        }
+        const hasRoom = isAlone() && space.require(compiled.needs);
+        if (!hasRoom) space = spaces.gather(placesNow(), compiled.needs);
+      } catch (error) {
+        // Nobody else knows of them.
+        for (const tensor of made) backend.free(tensor);
+        throw error;
       }
-      const space = isAlone() && spaces.first.require(compiled.needs)
-        ? spaces.first
-        : spaces.gather(placesNow(), compiled.needs);
       const placed = compiled.placed(space);
       const { program, slots } = placed;
       fill(placed, compiled, space);

@@ -150,7 +150,7 @@ function bind(
   leaves: Readonly<Record<string, Tensor>>,
   outputs: Readonly<Record<string, Tensor>>,
 ): { ranges: Range[]; results: Record<string, Tensor> } {
-  const results: Record<string, Tensor> = {}, slots = memory.slots(plan.sizes), ranges: Range[] = [];
+  const results: Record<string, Tensor> = {}, slots = memory.slots(), ranges: Range[] = [];
   const take = (tensor: Tensor | undefined, { name, type }: LoweredValue): Range => {
     if (!tensor) throw new TypeError(`Cannot run a program: expected a tensor for "${name}" of type ${typeText(type)}`);
     const found = memory.own(tensor, `bind "${name}"`);

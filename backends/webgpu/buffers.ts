@@ -17,9 +17,7 @@ export type BufferKind = keyof typeof USAGE;
 
 /** Takes buffers and keeps them. */
 export interface Buffers {
-  /** Whether a buffer can have room for so many bytes. */
-  fits(bytes: number): boolean;
-  /** @throws {RangeError} if none can */
+  /** @throws {RangeError} if no buffer can have room for so many bytes */
   check(bytes: number, what: string): void;
   /** A whole buffer of some bytes, new and of zeros, or also one that was given back. @throws {RangeError} if no buffer can be so large */
   take(kind: BufferKind, bytes: number, what: string, values?: "zeros" | "unset"): Range;
@@ -63,12 +61,10 @@ export function createBuffers(device: GPUDevice, flush: () => void): Buffers {
   const largest = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
   let ids = 0, used = 0, mostUsed = 0, idle = 0;
 
-  const fits = (bytes: number): boolean => toGrains(bytes) <= largest;
   const check = (bytes: number, what: string): void => {
-    if (fits(bytes)) return;
-    throw new RangeError(
-      `Cannot hold ${what}: expected at most ${largest} bytes on this device but found ${toGrains(bytes)}`,
-    );
+    const size = toGrains(bytes);
+    if (size <= largest) return;
+    throw new RangeError(`Cannot hold ${what}: expected at most ${largest} bytes on this device but found ${size}`);
   };
   const end = ({ buffer }: Range) => {
     flush();
@@ -90,7 +86,6 @@ export function createBuffers(device: GPUDevice, flush: () => void): Buffers {
     }
   };
   return {
-    fits,
     check,
     take(kind, bytes, what, values = "unset") {
       check(bytes, what);

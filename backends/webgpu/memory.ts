@@ -27,11 +27,11 @@ export interface GpuMemory {
   own(tensor: Tensor, what: string): GpuTensor;
   download(tensor: Tensor): Promise<HostArray>;
   /**
-   * Buffers of at least these sizes, which were expected, largest first, shared by all programs: they run one after the other. Each grows
-   * to the most that any program wants of it, so that together they may be more than any program has.
+   * Buffers for intermediate values, largest first, shared by all programs: they run one after the other. Each grows to the most that any
+   * program wants of it, so that together they may be more than any program has.
    */
-  slots(sizes: readonly number[]): readonly Range[];
-  /** Notes what a program will want of them. */
+  slots(): readonly Range[];
+  /** Notes what a program will want of them. @throws {RangeError} if one of them would be too large for the device */
   expectSlots(sizes: readonly number[]): void;
   /** Bytes of all of them, as they are from the next run on. */
   slotBytes(): number;
@@ -139,8 +139,7 @@ export function createMemory(
       if (error) throw error;
       return unpack(type, words);
     },
-    slots(sizes) {
-      for (const bytes of sizes) buffers.check(bytes, "an intermediate value");
+    slots() {
       // To what all of them want, as it is planned.
       expected.forEach((bytes, i) => {
         const present = slots[i];
@@ -151,8 +150,7 @@ export function createMemory(
       return slots;
     },
     expectSlots(sizes) {
-      // A program that cannot run takes nothing.
-      if (sizes.some((bytes) => !buffers.fits(bytes))) return;
+      for (const bytes of sizes) buffers.check(bytes, "an intermediate value");
       sizes.forEach((bytes, i) => expected[i] = Math.max(expected[i] ?? 0, bytes));
     },
     slotBytes: () => expected.reduce((sum, bytes) => sum + bytes, 0),

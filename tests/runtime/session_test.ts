@@ -343,21 +343,27 @@ Deno.test("a session whose cache finds no room to grow has ended, rather than go
 
 Deno.test("a step that fails leaves nothing on the backend, and the session goes on", async () => {
   const { backend, alive } = countingBackend(openReference());
-  let runs = 0, failing = -1;
-  const run: Backend["run"] = (...args) => {
-    if (runs++ === failing) throw new Error("out of memory");
-    return backend.run(...args);
+  let calls = 0, failing = -1;
+  const fail = () => {
+    if (calls++ === failing) throw new Error("out of memory");
+  };
+  const unreliable: Backend = {
+    ...backend,
+    upload: (...args) => (fail(), backend.upload(...args)),
+    run: (...args) => (fail(), backend.run(...args)),
+    download: (...args) => (fail(), backend.download(...args)),
   };
   const { folder } = await open("weights");
-  await using session = await openSession({ folder, backend: { ...backend, run }, precision: "4" });
+  await using session = await openSession({ folder, backend: unreliable, precision: "4" });
   await using other = await openSession({ folder, backend: openReference(), precision: "4" });
   await session.prefill([5, 6]);
   await other.prefill([5, 6]);
   const before = alive.size;
-  for (let call = 0; call < 4; call++) {
-    [runs, failing] = [0, call];
+  // Three uploads, embedding, two blocks, head, download.
+  for (let call = 0; call < 8; call++) {
+    [calls, failing] = [0, call];
     await assertRejects(() => session.decode(7), Error, "out of memory");
-    assertEquals(alive.size, before, `call ${call} failed`);
+    assertEquals([alive.size, session.length], [before, 2], `call ${call} failed`);
   }
   failing = -1;
   assertEquals(await session.decode(7), await other.decode(7));

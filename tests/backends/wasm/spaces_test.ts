@@ -74,6 +74,20 @@ Deno.test("a program that finds no room to work in the first memory takes its te
   assertEquals(new Set(await backend.download(other)), new Set([7]));
 });
 
+Deno.test("a program that no memory has room for leaves no results behind", async () => {
+  await using backend = await openWasm({ memoryBytes: 32 * MIB });
+  const b = createBuilder(), n = 3000, f32 = (...shape: number[]) => tensorType("f32", shape);
+  const axes = { lhsContract: [1], rhsContract: [0] };
+  const between = b.dot(b.input("x", f32(n, 4)), b.input("y", f32(4, n)), axes);
+  const program = await backend.compile(graphOf({ q: b.dot(between, b.input("z", f32(n, 300)), axes) }));
+  const x = backend.allocate(f32(n, 4)), y = backend.allocate(f32(4, n)), z = backend.allocate(f32(n, 300));
+  const planned = () => backend.memory?.().planned ?? 0;
+  assertThrows(() => backend.run(program, { x, y, z }), RangeError, "Cannot run a program");
+  const once = planned();
+  for (let again = 0; again < 3; again++) assertThrows(() => backend.run(program, { x, y, z }), RangeError);
+  assertEquals(planned(), once);
+});
+
 Deno.test("tensors beyond one memory compute as in one, on any number of threads", async () => {
   const b = createBuilder(), n = 1024, type = tensorType("f32", [n, n]), x = b.input("x", tensorType("f32", [3, n]));
   const axes = { lhsContract: [1], rhsContract: [1] };
