@@ -3,16 +3,15 @@ import { assert, assertEquals } from "@std/assert";
 import * as fc from "fast-check";
 import type { RowKernel } from "../../../backends/kernel.ts";
 import { generateKernel } from "../../../backends/webgpu/kernel.ts";
-import { type KernelTraits, PORTABLE } from "../../../backends/webgpu/traits.ts";
+import { PORTABLE } from "../../../backends/webgpu/traits.ts";
 import { random } from "../../../ir/random.ts";
 import { tensorType } from "../../../ir/types.ts";
 import { openTestGpu } from "../../gpu.ts";
 import { halfKernel } from "../../support/half_kernel.ts";
 import { NARROW, type RandomKernel, randomKernels, valueOf } from "../../support/random_kernels.ts";
+import { richTraits } from "./rich_traits.ts";
 import { checkKernel, runKernel } from "./run_kernel.ts";
 import { copyMap } from "./specs.ts";
-
-const RICH: KernelTraits = { ...PORTABLE, halves: true, subgroup: { size: 8, declared: false } };
 
 /** Software devices take a tenth of a second and more for each kernel. */
 const RUNS = { map: 16, row: 14, dot: 14, attention: 10, topK: 12 };
@@ -32,16 +31,19 @@ for (const kind of ["map", "row", "dot", "attention", "topK"] as const) {
 Deno.test("kernels compute the same where halves are read as such and invocations exchange registers", async () => {
   const device = await openTestGpu();
   if (!device) return;
+  const [four, eight] = [await richTraits(device, PORTABLE, 4), await richTraits(device, PORTABLE)];
   for (const kind of ["map", "row", "dot"] as const) {
     await fc.assert(
-      fc.asyncProperty(randomKernels(kind), fc.constantFrom(4, 8), (kernel, size) => {
-        return checkKernel(device, kernel, 1e-5, { ...RICH, subgroup: { size, declared: false } });
-      }),
+      fc.asyncProperty(
+        randomKernels(kind),
+        fc.constantFrom(four, eight),
+        (kernel, traits) => checkKernel(device, kernel, 1e-5, traits),
+      ),
       { numRuns: RUNS[kind], seed: 5 },
     );
   }
   for (const [n, transposed] of [[8, false], [128, true], [172, false], [2048, false], [5120, true]] as const) {
-    await checkKernel(device, transformKernel(n, 2, transposed), 1e-5, RICH);
+    await checkKernel(device, transformKernel(n, 2, transposed), 1e-5, eight);
   }
   device.destroy();
 });
