@@ -102,9 +102,9 @@ export async function createSession(
   const cache = createCache(runner), vocabulary = vocabularyOf(module);
   let config = configurationOf(source, precision), hasEnded = false;
   if (length) checkLength(length.tokens, source.contextLimit);
-  const [first] = module.calls;
+  const [first] = module.calls, startOf = callPrecisions(source, config);
   // The first weights come from the disk while programs are compiled.
-  if (first) readCallAhead(source, programs, first, callPrecisions(source, config)(first));
+  if (first) readCallAhead(source, programs, first, startOf(first));
   const memory = length && await sessionMemory({ source, programs, config, resident }, length);
   if (memory) planned?.(memory);
   let calls: readonly ConfiguredCall[] = [];
@@ -116,11 +116,10 @@ export async function createSession(
     kept?.free();
   };
   try {
-    const precisionOf = callPrecisions(source, config);
     for (const [i, call] of module.calls.entries()) {
       const next = module.calls[i + 1];
-      const atLast = () => next && readCallAhead(source, programs, next, precisionOf(next));
-      calls = [...calls, await configureCall(source, programs, call, precisionOf(call), atLast)];
+      const atLast = () => next && readCallAhead(source, programs, next, startOf(next));
+      calls = [...calls, await configureCall(source, programs, call, startOf(call), atLast)];
     }
     if (length) await cache.reserve(length.tokens, calls.slice(0, -1).map(({ step }) => step));
   } catch (error) {

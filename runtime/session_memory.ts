@@ -64,8 +64,7 @@ export async function sessionMemory(
     runner.program(steps[i]?.step as Graph, { B: 1, T: bucket, S: capacity }, {
       inPlace: Object.fromEntries((caches[i] ?? []).map((node) => [nameOf(node), nameOf(node)])),
     });
-  // All begin before the first is waited for, as they may be built beside each other; what switches run comes first, as it is used.
-  for (const call of module.calls) beginSwitches(source, programs, call, localWidths(config, call.prefix));
+  // All begin before the first is waited for, as they may be built beside each other.
   for (const bucket of buckets) for (const i of steps.keys()) programOf(i, bucket);
 
   const weights = new Map<string, number>(), read = new Map<string, number>();
@@ -113,16 +112,6 @@ export async function sessionMemory(
   };
 }
 
-/** Begins to compile what `callMemory` waits for. */
-function beginSwitches(
-  { runner }: Pick<ElasticSource, "runner">,
-  programs: ElasticPrograms,
-  call: Call,
-  widths: LocalWidths,
-): void {
-  for (const weights of programs.weights(call, widths)) runner.program(programs.switch(call, weights));
-}
-
 /** What a weight leaves on the backend, and what is there besides while it is made, by global name. */
 export interface WeightMemory {
   readonly own: ReadonlyMap<string, number>;
@@ -147,8 +136,10 @@ export async function callMemory(
     await runner.program(graph);
     return leavesOf(graph, "param").map(({ type }) => backend.bytesOf(type));
   };
-  for (const own of programs.weights(call, widths)) {
-    const graph = programs.switch(call, own), program = await runner.program(graph), leaves = leavesOf(graph, "param");
+  const switches = programs.weights(call, widths).map((own) => programs.switch(call, own));
+  for (const graph of switches) runner.program(graph);
+  for (const graph of switches) {
+    const program = await runner.program(graph), leaves = leavesOf(graph, "param");
     weights.push({
       own: global(Object.entries(program.outputs)),
       // In the order in which they are loaded.

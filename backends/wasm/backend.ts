@@ -163,11 +163,12 @@ function createBackend(
     tensors.add(tensor);
     return tensor;
   };
-  const isOwn = (tensor: Tensor): tensor is WasmTensor => tensors.has(tensor);
-  const own = (tensor: Tensor, what: string): WasmTensor => {
-    if (!isOwn(tensor)) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
-    if (tensor.freed || tensor.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
-    return tensor;
+  /** A token binds hundreds of tensors: what cannot be done, and to what by name, becomes a text only where one is not fine. */
+  const own = (tensor: Tensor, what: string, name?: string): WasmTensor => {
+    const found = tensors.has(tensor) ? tensor as WasmTensor : undefined;
+    if (found && !found.freed && !found.parent?.freed) return found;
+    const reason = found ? "the tensor has been freed" : "expected a tensor of this backend";
+    throw new TypeError(`Cannot ${what}${name === undefined ? "" : ` "${name}"`}: ${reason}`);
   };
   const create = (type: TensorType, wished?: Space): WasmTensor =>
     newTensor(type, spaces.allocate(bytesOf(type), wished));
@@ -254,11 +255,7 @@ function createBackend(
       if (leaf !== undefined && !given) {
         throw new TypeError(`Cannot run a program: expected a tensor for leaf "${leaf}" of type ${typeText(type)}`);
       }
-      // A token binds hundreds of tensors: none of them needs the words of an error.
-      const isFine = given && isOwn(given) && !given.freed && !given.parent?.freed;
-      const tensor = isFine || !given
-        ? given
-        : own(given, leaf === undefined ? `bind output "${output}"` : `bind leaf "${leaf}"`);
+      const tensor = given && (leaf === undefined ? own(given, "bind output", output) : own(given, "bind leaf", leaf));
       // Programs run again with the same weights: types that are one object need no look inside.
       if (tensor && tensor.type !== type && tensor.fits !== type) {
         if (!sameType(tensor.type, type)) {

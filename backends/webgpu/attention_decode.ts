@@ -9,7 +9,7 @@
 import type { AttentionKernel } from "../kernel.ts";
 import { attentionOperands, LOWEST, storeFours, storeLogSumExp } from "./attention_parts.ts";
 import { coordinates, type Dispatch, entryHead, foldGrid, groupNumber } from "./entry.ts";
-import { foldFunction, togetherOf } from "./fold.ts";
+import { foldFunction, foldTree, togetherOf } from "./fold.ts";
 import { floatText, indent, powerAbove, powerBelow } from "./text.ts";
 import type { KernelTraits } from "./traits.ts";
 import type { Writer } from "./writer.ts";
@@ -150,21 +150,13 @@ function walk(writer: Writer, spec: AttentionKernel, plan: DecodePlan): string[]
 
 /** Lines that leave `top_here`, the highest of `top` and the scores of all invocations. */
 function highestScore(writer: Writer, threads: number): string[] {
+  const fold = { op: "max", lanes: threads, threads } as const;
   if (togetherOf(writer, threads) > 1) {
-    const highest = foldFunction(writer, { op: "max", scalar: "f32", lanes: threads, threads });
-    return [`let top_here = max(top, ${highest}(lane, score));`];
+    return [`let top_here = max(top, ${foldFunction(writer, { ...fold, scalar: "f32" })}(lane, score));`];
   }
-  // As that function does it, but without a barrier behind: there is another one before the memory is written again.
+  // Without the function's barrier behind: there is another one before the memory is written again.
   const highest = writer.workgroup("highest", "f32", threads);
-  return [
-    `${highest}[lane] = score;`,
-    "workgroupBarrier();",
-    `for (var half = ${threads / 2}u; half > 0u; half /= 2u) {`,
-    `  if (lane < half) { ${highest}[lane] = max(${highest}[lane], ${highest}[lane + half]); }`,
-    "  workgroupBarrier();",
-    "}",
-    `let top_here = max(top, ${highest}[0]);`,
-  ];
+  return [...foldTree(highest, fold, "score"), `let top_here = max(top, ${highest}[0]);`];
 }
 
 /** Lines for several values ahead; the weights of those behind the last key are 0. */

@@ -153,7 +153,7 @@ function bind(
   const results: Record<string, Tensor> = {}, slots = memory.slots(), ranges: Range[] = [];
   const take = (tensor: Tensor | undefined, { name, type }: LoweredValue): Range => {
     if (!tensor) throw new TypeError(`Cannot run a program: expected a tensor for "${name}" of type ${typeText(type)}`);
-    const found = memory.own(tensor, `bind "${name}"`);
+    const found = memory.own(tensor, "bind", name);
     if (!sameType(tensor.type, type)) {
       throw new TypeError(`Cannot bind "${name}": expected ${typeText(type)} but found ${typeText(tensor.type)}`);
     }

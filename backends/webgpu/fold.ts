@@ -54,27 +54,34 @@ export function foldFunction(writer: Writer, { op, scalar, lanes, threads }: Fol
     const shuffled = ["var folded = value;", ...foldTogether(writer, op, "folded", together)];
     if (together === lanes) return [head, ...indent([...shuffled, "return folded;"]), "}"];
     const partial = writer.shared(`partial_${scalar}`, scalar, threads / together);
-    const lines = together === 1 ? tree(partial, op, lanes, threads) : [
-      ...shuffled,
-      `if (lane % ${together}u == 0u) { ${partial}[lane / ${together}u] = folded; }`,
-      "workgroupBarrier();",
-      ...(lanes === threads ? ["let first = 0u;"] : [`let first = lane / ${lanes}u * ${lanes / together}u;`]),
-      `folded = ${partial}[first];`,
-      `for (var i = 1u; i < ${lanes / together}u; i++) {`,
-      `  folded = ${foldText(op, "folded", `${partial}[first + i]`)};`,
-      "}",
-      "workgroupBarrier();",
-      "return folded;",
-    ];
+    const lines = together === 1
+      ? [
+        ...foldTree(partial, { op, lanes, threads }, "value"),
+        `let result = ${partial}[${lanes === threads ? "0" : `lane / ${lanes}u * ${lanes}u`}];`,
+        "workgroupBarrier();",
+        "return result;",
+      ]
+      : [
+        ...shuffled,
+        `if (lane % ${together}u == 0u) { ${partial}[lane / ${together}u] = folded; }`,
+        "workgroupBarrier();",
+        ...(lanes === threads ? ["let first = 0u;"] : [`let first = lane / ${lanes}u * ${lanes / together}u;`]),
+        `folded = ${partial}[first];`,
+        `for (var i = 1u; i < ${lanes / together}u; i++) {`,
+        `  folded = ${foldText(op, "folded", `${partial}[first + i]`)};`,
+        "}",
+        "workgroupBarrier();",
+        "return folded;",
+      ];
     return [head, ...indent(lines), "}"];
   });
 }
 
-/** Lines of a tree in workgroup memory. */
-function tree(partial: string, op: Fold["op"], lanes: number, threads: number): string[] {
+/** Lines of a tree in workgroup memory, which leave what the lanes of a row come to in the place of its first one. */
+export function foldTree(partial: string, { op, lanes, threads }: Omit<Fold, "scalar">, value: string): string[] {
   const share = lanes === threads ? "lane" : `lane % ${lanes}u`;
   return [
-    `${partial}[lane] = value;`,
+    `${partial}[lane] = ${value};`,
     "workgroupBarrier();",
     `for (var half = ${Math.floor(lanes / 2)}u; half > 0u; half /= 2u) {`,
     `  if (${share} < half) {`,
@@ -82,8 +89,5 @@ function tree(partial: string, op: Fold["op"], lanes: number, threads: number): 
     "  }",
     "  workgroupBarrier();",
     "}",
-    `let result = ${partial}[${lanes === threads ? "0" : `lane / ${lanes}u * ${lanes}u`}];`,
-    "workgroupBarrier();",
-    "return result;",
   ];
 }

@@ -23,8 +23,8 @@ export interface GpuMemory {
   /** Writes to a tensor what a file holds; see stored.ts. */
   writeStored(tensor: Tensor, bytes: Uint8Array): void;
   free(tensor: Tensor): void;
-  /** The tensor, if it belongs here and is alive. */
-  own(tensor: Tensor, what: string): GpuTensor;
+  /** The tensor, if it belongs here and is alive. @throws {TypeError} else, with what cannot be done, and to what by name */
+  own(tensor: Tensor, what: string, name?: string): GpuTensor;
   download(tensor: Tensor): Promise<HostArray>;
   /**
    * Buffers for intermediate values, largest first, shared by all programs: they run one after the other. Each grows to the most that any
@@ -68,11 +68,11 @@ export function createMemory(
   };
   const create = (type: TensorType, values: "zeros" | "unset"): GpuTensor =>
     register({ ...buffers.take("values", bytesOf(type), typeText(type), values), type, parent: undefined });
-  const own = (tensor: Tensor, what: string): GpuTensor => {
-    if (!tensors.has(tensor)) throw new TypeError(`Cannot ${what}: expected a tensor of this backend`);
-    const found = tensor as GpuTensor;
-    if (found.freed || found.parent?.freed) throw new TypeError(`Cannot ${what}: the tensor has been freed`);
-    return found;
+  const own: GpuMemory["own"] = (tensor, what, name) => {
+    const found = tensors.has(tensor) ? tensor as GpuTensor : undefined;
+    if (found && !found.freed && !found.parent?.freed) return found;
+    const reason = found ? "the tensor has been freed" : "expected a tensor of this backend";
+    throw new TypeError(`Cannot ${what}${name === undefined ? "" : ` "${name}"`}: ${reason}`);
   };
   return {
     own,
