@@ -18,13 +18,19 @@ import { createPlace, type Index, type KernelCode, type Place, type Vector } fro
 export interface Activations {
   /** Digits of an element: 1 for integers, 2 for f32; the first is worth 1, each following one 256 times more. */
   readonly digits: number;
-  /** Bytes of a group: vectors of sixteen, the digits of sixteen elements one after the other; zeros behind the last element. */
+  /** Whether elements are integers of 16 bits instead, for products of words (`word_sums.ts`). */
+  readonly words: boolean;
+  /** Vectors of sixteen elements: one per digit, or the words of the even ones and those of the odd ones. */
+  readonly vectors: number;
+  /** Bytes of a group: the vectors of sixteen elements, then those of the next; zeros behind the last element. */
   readonly groupBytes: number;
   /** Over batch, row and all contracted axes but the last: the number of a group. */
   readonly strides: readonly number[];
   readonly groups: number;
 }
 
+/** Bytes of a vector. */
+const VECTOR = 16;
 /** Digits of an f32. */
 const DIGITS = 2;
 /** The largest integer whose balanced digits are bytes with room for rounding. */
@@ -33,11 +39,12 @@ const MOST = 127 * 2 ** 8;
 const LEAST = 2 ** -100;
 
 /** How the activations of a contraction are prepared. */
-export function activationsOf({ extents, axes, scalar }: Contraction): Activations {
+export function activationsOf({ extents, axes, scalar }: Contraction, words = false): Activations {
   const last = axes.at(-1) ?? 0, length = extents[last] ?? 1, digits = scalar === "f32" ? DIGITS : 1;
+  const vectors = words ? 2 : digits, groupBytes = Math.ceil(length / 16) * VECTOR * vectors;
   const over = extents.map((_, v) => v).filter((v) => v < last && v !== COLUMN);
   const groups = over.reduce((product, v) => product * (extents[v] ?? 1), 1);
-  return { digits, groupBytes: Math.ceil(length / 16) * 16 * digits, strides: denseStrides(extents, over), groups };
+  return { digits, words, vectors, groupBytes, strides: denseStrides(extents, over), groups };
 }
 
 /** Bytes of all prepared activations. Steps of f32 groups and sums of their integers, as f32, follow, and room for a vector from any. */
@@ -60,10 +67,10 @@ export interface LeftBytes extends Activations {
   readonly step: (place: Place) => Index;
 }
 
-/** The bytes of a contraction: those of a tensor of bytes where they are, others prepared before the first chunk. */
-export function leftBytes(contraction: Contraction, { code, prepared }: Emitter): LeftBytes {
-  const { b } = code, activations = activationsOf(contraction), { strides, groupBytes } = activations;
-  const inPlace = bytesInPlace(contraction, code);
+/** The bytes of a contraction, or its words: those of a tensor of bytes where they are, others prepared before the first chunk. */
+export function leftBytes(contraction: Contraction, { code, prepared }: Emitter, words = false): LeftBytes {
+  const { b } = code, activations = activationsOf(contraction, words), { strides, groupBytes } = activations;
+  const inPlace = words ? undefined : bytesInPlace(contraction, code);
   if (inPlace) {
     const { buffer, access } = inPlace;
     return {
@@ -113,7 +120,9 @@ function prepareActivations(
   activations: Activations,
   to: Index,
 ): void {
-  const { b } = code, { extents, axes, lhs } = contraction, { digits, groupBytes, strides, groups } = activations;
+  const { b } = code,
+    { extents, axes, lhs } = contraction,
+    { digits, groupBytes, strides, groups, words } = activations;
   const last = axes.at(-1) ?? 0, length = extents[last] ?? 1, place = createPlace(code, extents);
   const values = digits > 1 ? reserve(4 * Math.ceil(length / 16) * 16) : to;
   if (digits > 1 && length % 16 !== 0) b.emit(memory.fill(values, 0, 4 * Math.ceil(length / 16) * 16));
@@ -123,7 +132,7 @@ function prepareActivations(
   const outer = [BATCH, ROW, ...outerAxes(contraction)];
   nestedLoops(place, outer, prepare, () => {
     const group = place.affine(strides), bytes = b.let("bytes", i32.add(to, i32.mul(group, groupBytes)));
-    if (digits === 1) return storeBytes(place, lhs, last, length, bytes);
+    if (digits === 1) return (words ? storeWords : storeBytes)(place, lhs, last, length, bytes);
     const most = b.let("most", f32x4.const(LEAST)), own = extents.map((_, v) => v === last ? 1 : 0);
     vectorLoop(place, last, length, () => {
       const x = b.let("x", firstLanes(place.value(lhs), place.lanes));
@@ -135,7 +144,7 @@ function prepareActivations(
     const at = b.let("step_at", i32.add(i32.add(to, stepsOffset(activations)), i32.mul(group, 4)));
     b.emit(v128.store32_lane(at, b.let("step", f32x4.div(largest, f32x4.const(MOST))), 0));
     const inverse = b.let("inverse", f32x4.div(f32x4.const(MOST), largest));
-    const total = writeDigits(place, values, bytes, length, inverse);
+    const total = writeDigits(place, activations, values, bytes, length, inverse);
     b.emit(v128.store32_lane(at, total, 0, sumsOffset(activations)));
   });
 }
@@ -150,9 +159,27 @@ function storeBytes(place: Place, lhs: Expr, last: number, length: number, bytes
 
 const LOW_BYTES = Array.from({ length: 16 }, (_, i) => i < 4 ? 4 * i : 16);
 
-/** Splits f32 values, sixteen at a time, into digits; returns the sum of their integers, in all lanes. */
+/** Of four integers the words of the even ones and of the odd ones, each where they belong among those of sixteen. */
+function storeWords(place: Place, lhs: Expr, last: number, length: number, words: Index): void {
+  const { b } = place.code, own = place.extents.map((_, v) => v === last ? 1 : 0);
+  vectorLoop(place, last, length, () => {
+    const x = b.let("x", firstLanes(place.value(lhs), place.lanes)), k = b.let("k", place.affine(own));
+    const sixteen = i32.shl(i32.and(k, -16), 1), at = b.let("at", i32.add(words, i32.or(sixteen, i32.and(k, 15))));
+    const both = b.let("words", i8x16.shuffle(x, x, EVEN_AND_ODD_WORDS));
+    b.emit(v128.store32_lane(at, both, 0, { align: 1 }));
+    b.emit(v128.store32_lane(at, both, 1, { offset: VECTOR, align: 1 }));
+  });
+}
+
+/** The low words of integers 0 and 2, then those of 1 and 3. */
+const EVEN_AND_ODD_WORDS = [0, 1, 8, 9, 4, 5, 12, 13, 0, 1, 8, 9, 4, 5, 12, 13];
+/** The even words of two vectors; the odd ones lie a word on. */
+const EVEN_WORDS = Array.from({ length: 16 }, (_, i) => 4 * (i >> 1) + i % 2);
+
+/** Splits f32 values, sixteen at a time, into digits, or words; returns the sum of their integers, in all lanes. */
 function writeDigits(
   { code: { b, math, relaxed } }: Place,
+  { words, vectors }: Activations,
   values: Index,
   bytes: Index,
   length: number,
@@ -160,7 +187,7 @@ function writeDigits(
 ): Vector {
   const sums = Array.from({ length: DIGITS }, () => b.let("sum", i32x4.const(0)));
   b.for("i", 0, Math.ceil(length / 16) * 16, 16, (i) => {
-    const from = b.let("from", i32.add(values, i32.shl(i, 2))), to = b.let("to", i32.add(bytes, i32.mul(i, DIGITS)));
+    const from = b.let("from", i32.add(values, i32.shl(i, 2))), to = b.let("to", i32.add(bytes, i32.mul(i, vectors)));
     const integers = (k: number) => {
       const x = f32x4.nearest(f32x4.mul(v128.load(from, { offset: 16 * k, align: 4 }), inverse));
       return relaxed ? i32x4.relaxed_trunc_f32x4_s(x) : i32x4.trunc_sat_f32x4_s(x);
@@ -168,10 +195,14 @@ function writeDigits(
     // Two digits are 16 bits, of which vectors hold eight.
     const pair = (k: number) => b.let("integers", i16x8.narrow_i32x4_s(integers(k), integers(k + 1)));
     let rest: readonly [Vector, Vector] = [pair(0), pair(2)];
+    for (let odd = 0; words && odd < 2; odd++) {
+      const own = i8x16.shuffle(rest[0], rest[1], EVEN_WORDS.map((byte) => byte + 2 * odd));
+      b.emit(v128.store(to, own, { offset: VECTOR * odd, align: 1 }));
+    }
     sums.forEach((sum, d) => {
       const digit = (r: Vector) => d === DIGITS - 1 ? r : b.let("digit", i16x8.shr_s(i16x8.shl(r, 8), 8));
       const [x, y] = [digit(rest[0]), digit(rest[1])], ones = i16x8.const(1);
-      b.emit(v128.store(to, i8x16.narrow_i16x8_s(x, y), { offset: 16 * d, align: 1 }));
+      if (!words) b.emit(v128.store(to, i8x16.narrow_i16x8_s(x, y), { offset: VECTOR * d, align: 1 }));
       b.set(sum, i32x4.add(sum, i32x4.add(i32x4.dot_i16x8_s(x, ones), i32x4.dot_i16x8_s(y, ones))));
       const above = (r: Vector, own: Vector) => b.let("rest", i16x8.shr_s(i16x8.sub(r, own), 8));
       if (d < DIGITS - 1) rest = [above(rest[0], x), above(rest[1], y)];

@@ -1,13 +1,14 @@
 /** Sums of products of bytes of some columns of codes, side by side, in registers. */
 import type { LeftBytes } from "./activations.ts";
 import type { Ahead } from "./ahead.ts";
-import { i16x8, i32x4, v128 } from "./assembler.ts";
+import { i16x8, i32x4, type Local, v128 } from "./assembler.ts";
 import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
 import { sweepCodes, TURN } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";
-import { type Unpacking, unpackingInPlace, unpackingOf } from "./unpacking.ts";
+import { codesAsTheyAre, type Unpacking, unpackingInPlace, unpackingOf } from "./unpacking.ts";
+import { createWordSum, wordsOfBytes } from "./word_sums.ts";
 
 /** Most columns side by side: as many as become one vector. */
 export const COLUMNS = 4;
@@ -48,13 +49,14 @@ const AHEAD = { from: 512, below: 2560 };
 export function planColumns(
   contraction: Contraction,
   operand: CodedOperand,
-  { digits }: LeftBytes,
+  { digits, words }: LeftBytes,
   code: KernelCode,
 ): ColumnPlan {
   const { axes, extents } = contraction, vectors = (extents[ROW] ?? 1) * digits;
   const product = (axes: readonly number[]) => axes.reduce((elements, axis) => elements * (extents[axis] ?? 1), 1);
   const inPlace = vectors === 1 ? unpackingInPlace(operand, code, product(axes)) : undefined;
-  const unpacking = inPlace ?? unpackingOf(operand, code), most = columnsAtOnce(vectors * unpacking.parts, code.fours);
+  const unpacking = inPlace ?? (words ? codesAsTheyAre(operand) : unpackingOf(operand, code));
+  const most = columnsAtOnce(vectors * unpacking.parts, code.fours);
   const bytes = product(outerAxes(contraction)) * operand.length * operand.bits / 8;
   const atOnce = bytes < AHEAD.from ? Math.min(most, COLUMNS / 2) : most;
   // Whole turns are what a column takes, so that the last ones' lines end where the codes do.
@@ -76,11 +78,64 @@ export function createColumnSums(
   contraction: Contraction,
   operand: CodedOperand,
   plan: ColumnPlan,
-  { digits, rowStride }: LeftBytes,
+  left: LeftBytes,
   code: KernelCode,
 ): ColumnSums {
-  const { b } = code, { atOnce, unpacking: { parts, largest, join } } = plan;
-  const vectors = (contraction.extents[ROW] ?? 1) * digits;
+  const { digits, vectors, rowStride } = left, { b } = code, rows = contraction.extents[ROW] ?? 1;
+  const sums = left.words ? wordSums(rows, plan, left, code) : byteSums(rows, operand, plan, left, code);
+  return {
+    clear: () => sums.all.forEach((total) => b.set(total, i32x4.const(0))),
+    add(columns, apart, x, ahead) {
+      const pointer = b.let("x", x), sweep = { x: pointer, step: VECTOR * vectors, apart };
+      let count = 0;
+      sweepCodes(columns, operand, plan.unpacking, sweep, (codes, sixteens, last) => {
+        sums.next();
+        const xs = new Map(Array.from(new Set(sixteens.map(({ at }) => at)), (at) => [
+          at,
+          Array.from({ length: rows * vectors }, (_, i) => {
+            const offset = Math.floor(i / vectors) * rowStride + VECTOR * (at * vectors + i % vectors);
+            return b.let("x", v128.load(pointer, { offset, align: 1 }));
+          }),
+        ]));
+        codes.forEach((read, column) => {
+          const bytes = read();
+          sixteens.forEach(({ at, part }, k) => {
+            const own = b.let("codes", bytes[k] ?? i32x4.const(0));
+            sums.add(column, part, xs.get(at) ?? [], own);
+          });
+        });
+        count += xs.size;
+        if (!last) return;
+        sums.finish();
+        ahead?.step(columns.length * count * 16 * operand.bits / 8);
+        count = 0;
+      });
+    },
+    value: (column, row, digit) => sums.value(column, row * digits + digit),
+  };
+}
+
+/** The sums of all columns, by number of row and digit. */
+interface Sums {
+  /** What sums are kept in. */
+  readonly all: readonly Local<"v128">[];
+  /** To be called before any codes are added that are read together. */
+  next(): void;
+  /** Adds the products of sixteen codes of a column with those of the rows' vectors that belong to them. */
+  add(column: number, part: number, xs: readonly Local<"v128">[], codes: Local<"v128">): void;
+  finish(): void;
+  value(column: number, number: number): Vector;
+}
+
+/** Sums of products of bytes: every digit by every part of the codes. */
+function byteSums(
+  rows: number,
+  operand: CodedOperand,
+  { atOnce, unpacking: { parts, largest, join } }: ColumnPlan,
+  { digits }: LeftBytes,
+  code: KernelCode,
+): Sums {
+  const vectors = rows * digits;
   // Sums in 16 bits do not wait for long.
   const ways = code.fours && operand.length >= LONG ? Math.max(1, Math.floor(SUMS / (atOnce * vectors * parts))) : 1;
   const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, room = pairsInWord(largest);
@@ -90,39 +145,34 @@ export function createColumnSums(
     () => Array.from({ length: vectors }, () => Array.from({ length: parts }, () => several(ways))),
   );
   const all = sums.flat(3);
+  let way = 0;
   return {
-    clear: () => all.forEach(({ total }) => b.set(total, i32x4.const(0))),
-    add(columns, apart, x, ahead) {
-      const pointer = b.let("x", x);
-      let way = 0, count = 0;
-      const sweep = { x: pointer, step: VECTOR * digits, apart };
-      sweepCodes(columns, operand, plan.unpacking, sweep, (codes, sixteens, last) => {
-        way = (way + 1) % ways;
-        const xs = new Map(Array.from(new Set(sixteens.map(({ at }) => at)), (at) => [
-          at,
-          Array.from({ length: vectors }, (_, i) => {
-            const offset = Math.floor(i / digits) * rowStride + VECTOR * (at * digits + i % digits);
-            return b.let("x", v128.load(pointer, { offset, align: 1 }));
-          }),
-        ]));
-        codes.forEach((read, column) => {
-          const bytes = read();
-          sixteens.forEach(({ at, part }, k) => {
-            const own = b.let("codes", bytes[k] ?? i32x4.const(0));
-            xs.get(at)?.forEach((value, i) => sums[column]?.[i]?.[part]?.[way]?.add(value, own));
-          });
-        });
-        count += xs.size;
-        if (!last) return;
-        all.forEach((sum) => sum.finish());
-        ahead?.step(columns.length * count * 16 * operand.bits / 8);
-        count = 0;
-      });
+    all: all.map(({ total }) => total),
+    next() {
+      way = (way + 1) % ways;
     },
-    value(column, row, digit) {
-      const own = sums[column]?.[row * digits + digit] ?? [];
+    add: (column, part, xs, codes) => xs.forEach((x, i) => sums[column]?.[i]?.[part]?.[way]?.add(x, codes)),
+    finish: () => all.forEach((sum) => sum.finish()),
+    value(column, number) {
+      const own = sums[column]?.[number] ?? [];
       return join(own.map((ways) => ways.map(({ total }): Vector => total).reduce((x, y) => i32x4.add(x, y))));
     },
+  };
+}
+
+/** Sums of products of words: those of even and of odd elements by those of codes. */
+function wordSums(rows: number, { atOnce }: ColumnPlan, { digits, vectors }: LeftBytes, code: KernelCode): Sums {
+  const { b } = code, start = () => createWordSum(code, digits);
+  const sums = Array.from({ length: atOnce }, () => Array.from({ length: rows }, start)), all = sums.flat();
+  return {
+    all: all.flatMap(({ totals }) => totals),
+    next: () => {},
+    add(column, _, xs, codes) {
+      const words = wordsOfBytes(codes).map((own) => b.let("words", own));
+      xs.forEach((x, i) => sums[column]?.[Math.floor(i / vectors)]?.add(x, words[i % vectors] ?? i32x4.const(0)));
+    },
+    finish: () => all.forEach((sum) => sum.finish()),
+    value: (column, number) => sums[column]?.[Math.floor(number / digits)]?.totals[number % digits] ?? i32x4.const(0),
   };
 }
 

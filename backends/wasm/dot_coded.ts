@@ -23,6 +23,7 @@ import { LEAST_PAGES, PAGE_BYTES } from "./layout.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll, withinNeighbours } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
+import { takesWords } from "./word_sums.ts";
 
 /** Bytes of a vector. */
 const VECTOR = 16;
@@ -71,7 +72,8 @@ interface FourSums {
 }
 
 function createSums(product: CodedProduct, emitter: Emitter): (batch: Index) => FourSums {
-  const { code, reserve } = emitter, { b } = code, left = leftBytes(product.contraction, emitter), { digits } = left;
+  const { code, reserve } = emitter, { b } = code;
+  const left = leftBytes(product.contraction, emitter, takesWords(product.operand, code)), { digits } = left;
   const { contraction, operand, linear } = product, { extents, scalar } = contraction;
   const n = extents[COLUMN] ?? 1, rows = extents[ROW] ?? 1, outer = outerAxes(contraction);
   const term = linear ?? (scalar === "f32" && outer.length > 0 ? termOfOperand(operand) : undefined);

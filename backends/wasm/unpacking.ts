@@ -23,9 +23,15 @@ export interface Unpacking {
 
 const ALONE = { parts: 1, join: ([sum = i32x4.const(0)]: readonly Vector[]): Vector => sum, inPlace: false };
 
+/** Codes as they are. */
+export const codesAsTheyAre = ({ bits }: Pick<CodedOperand, "bits">): Unpacking => ({
+  ...ALONE,
+  largest: 2 ** bits - 1,
+});
+
 /** Codes as they are, but 8 bits in two halves where products take no more than seven. */
 export function unpackingOf({ bits }: Pick<CodedOperand, "bits">, { unsigned }: ByteProducts): Unpacking {
-  if (bits < 8 || unsigned) return { ...ALONE, largest: 2 ** bits - 1 };
+  if (bits < 8 || unsigned) return codesAsTheyAre({ bits });
   const join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shl(high, PART_BITS));
   return { parts: 2, largest: 2 ** PART_BITS - 1, join, inPlace: false };
 }

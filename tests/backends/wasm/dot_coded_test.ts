@@ -178,6 +178,20 @@ Deno.test("sums in 16 bits hold the largest codes and activations there are", ()
   }
 });
 
+Deno.test("sums hold the largest codes and f32 activations there are, of any length", () => {
+  for (const width of WIDTHS) {
+    for (const value of [1, -1]) {
+      const shape: ProductShape = { m: 1, n: 8, groups: 1, group: 16_384, width }, spec = productKernel(shape);
+      const buffers = productBuffers(spec, shape, random(1, "largest"));
+      spec.buffers.forEach(({ name }, i) => {
+        if (name === "x") buffers[i]?.fill(value);
+        if (name === "codes") buffers[i]?.fill(2 ** width - 1);
+      });
+      for (const mode of MODES) assertNear(shape, buffers, mode);
+    }
+  }
+});
+
 Deno.test("f32 activations are as accurate as 16 bits per group beside outliers, zeros and tiny values", () => {
   for (const width of WIDTHS) {
     const shape: ProductShape = { m: 2, n: 8, groups: 3, group: 128, width }, spec = productKernel(shape);
@@ -226,12 +240,17 @@ Deno.test("products with codes use byte products where the machine has them, and
       for (const group of [32, 128, 172]) {
         for (const m of [1, 9]) {
           const spec = productKernel({ m, n: 64, groups: 1, group, width, activation });
-          const text = (relaxed: boolean) => printKernel(spec, { relaxed, shared: false });
+          const text = (relaxed: boolean, fours = relaxed) => printKernel(spec, { relaxed, fours, shared: false });
           // Many rows of f32 go faster in f32 where bytes take more than three products.
           const bytes = (relaxed: boolean) => m === 1 || activation !== undefined || (relaxed && width < 8);
           const where = `${m} rows, ${width} bits, groups of ${group}`;
           assertEquals(text(true).includes("i32x4.relaxed_dot_i8x16_i7x16_add_s"), bytes(true), where);
-          assertEquals(text(false).includes("i16x8.extmul_low_i8x16_s"), bytes(false), where);
+          // Without that instruction few rows go faster by words where bytes take more than two products, or several instructions.
+          const words = (relaxed: boolean) => m === 1 && (width === 8 || !relaxed);
+          const pairs = bytes(true) && !words(true);
+          assertEquals(text(true, false).includes("i16x8.relaxed_dot_i8x16_i7x16_s"), pairs, where);
+          assertEquals(text(false).includes("i16x8.extmul_low_i8x16_s"), bytes(false) && !words(false), where);
+          assertEquals(text(false).includes("i32x4.dot_i16x8_s"), words(false), where);
           assert(!text(false).includes("relaxed"), where);
           const generated = () => generateKernel(spec, { relaxed: true, shared: true }).bytes;
           assertEquals(generated(), generated());
