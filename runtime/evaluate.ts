@@ -6,7 +6,7 @@ import { type EvaluationMemory, evaluationMemory } from "./evaluation_memory.ts"
 import { forward, freeHidden, type Hidden, programCache, type Scorer } from "./forward.ts";
 import { type LengthBatch, lengthBatches } from "./length_batches.ts";
 import type { Passage } from "./passages.ts";
-import { scoreCache, type Sums, sumScores } from "./score_batches.ts";
+import { scoreCache, type SequenceSums, type Sums, sumScores } from "./score_batches.ts";
 
 /** What a configuration does to a text. */
 export interface Score {
@@ -14,6 +14,12 @@ export interface Score {
   readonly perplexity: number;
   /** Mean KL(reference ‖ model) of the next-token distributions at those tokens, in nats. */
   readonly kl: number;
+  /**
+   * Standard error of ln(perplexity / the reference's), in nats: how far off another text of this kind might have put it. Texts stand
+   * for themselves, their tokens do not: √(n/(n - 1)·Σ(eᵢ - e·tᵢ)²)/Σtᵢ over n texts of tᵢ predicted tokens, eᵢ the excess of a text's
+   * loss over the reference's and e the mean excess of a token. NaN for fewer than two texts.
+   */
+  readonly error: number;
   /** Predicted tokens. */
   readonly tokens: number;
   /** Wall-clock time of this configuration. */
@@ -66,16 +72,18 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
     for (const [index, scorer] of scorers.entries()) {
       const start = performance.now();
       let loss = 0, divergence = 0, tokens = 0;
+      const texts: SequenceSums[] = [];
       for (const wave of waves) {
         const sums = await scoreWave(wave, scorer);
         loss += sums.loss;
         divergence += sums.divergence;
         tokens += sums.tokens;
+        texts.push(...sums.sequences.values());
       }
       const seconds = (performance.now() - start) / 1000;
       // A model does not diverge from itself, though two kernels that compute its logits may round differently.
       const kl = scorer === reference ? 0 : divergence / tokens;
-      const result = { perplexity: Math.exp(loss / tokens), kl, tokens, seconds };
+      const result = { perplexity: Math.exp(loss / tokens), kl, error: errorOf(texts), tokens, seconds };
       scores.push(result);
       report?.(result, index);
     }
@@ -83,6 +91,14 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
     if (shared) freeHidden(backend, shared);
   }
   return scores;
+}
+
+/** See `Score.error`. */
+function errorOf(texts: readonly SequenceSums[]): number {
+  const excess = texts.reduce((sum, text) => sum + text.excess, 0), n = texts.length;
+  const tokens = texts.reduce((sum, text) => sum + text.tokens, 0);
+  const squares = texts.reduce((sum, text) => sum + (text.excess - excess / tokens * text.tokens) ** 2, 0);
+  return n < 2 ? NaN : Math.sqrt(squares * n / (n - 1)) / tokens;
 }
 
 /** The negative log-likelihood of the predicted tokens of every passage, in nats; NaN where none is predicted. */
@@ -96,7 +112,7 @@ export async function scorePassages(
   for (const wave of wavesOf(lengthBatches(passages), waveTokens)) {
     const hidden = await forward(scorer, wave, programs), scored = { scorer, hidden };
     const sums = await sumScores(wave, scored, scored, programs, scoreOf);
-    for (const [source, loss] of sums.losses) losses[source] = loss;
+    for (const [source, { loss }] of sums.sequences) losses[source] = loss;
     freeHidden(backend, hidden);
   }
   return losses;

@@ -158,7 +158,7 @@ function score(ledger: Ledger, backend: Backend, heads: readonly PlannedCall[], 
   const free = heads.map(({ weights }) => configure(ledger, weights));
   for (const batch of wave) {
     const bytes = backend.bytesOf(tensorType("f32", [sizeOf(batch)]));
-    const results = ["loss", "divergence", "next"].map(() => ledger.take("hidden", bytes));
+    const results = ["loss", "divergence", "excess", "next"].map(() => ledger.take("hidden", bytes));
     for (const give of results) give();
   }
   for (const give of free) give();

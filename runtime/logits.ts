@@ -39,11 +39,11 @@ export const NEXT_INPUT = "next";
 /**
  * Two heads fused with what is measured on their logits, which are never stored: for every token the negative
  * log-likelihood -ln p(next) of the model, and the divergence KL(reference ‖ model) = Σ_v p_ref(v)·(ln p_ref(v) - ln p(v)) over
- * the vocabulary.
+ * the vocabulary; and the excess ln p_ref(next) - ln p(next), by which the model's likelihood is below the reference's.
  *
  * @param head the model's head, logits f32[B,T,V]
  * @param reference the head that it is compared with; its leaves get `REFERENCE_PREFIX`
- * @returns outputs `loss` and `divergence`, f32[B,T]
+ * @returns outputs `loss`, `divergence` and `excess`, f32[B,T]
  */
 export function scoreGraph(head: Graph, reference: Graph): Graph {
   const b = createBuilder();
@@ -64,6 +64,7 @@ export function scoreGraph(head: Graph, reference: Graph): Graph {
   return graphOf({
     loss: b.mul(perToken(b.select(hit, model, 0)), -1),
     divergence: perToken(b.mul(b.exp(original), b.sub(original, model))),
+    excess: perToken(b.select(hit, b.sub(original, model), 0)),
   });
 }
 

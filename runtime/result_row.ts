@@ -29,6 +29,11 @@ export interface ResultRow {
   readonly totalBytes: number;
   /** exp of the mean negative log-likelihood of the predicted tokens. */
   readonly perplexity: number;
+  /**
+   * Standard error of its distance from the reference's perplexity, by texts; NaN for fewer than two. What differs by less than that
+   * might be the other way round on other texts of the kind.
+   */
+  readonly perplexityError: number;
   /** Mean divergence of the next-token distributions from the reference, in nats. */
   readonly kl: number;
   /** Predicted tokens. */
@@ -76,14 +81,14 @@ export async function scoreSettings({ reference, settings, sequences, report, ..
     scorers: settings,
     sequences,
     ...rest,
-    report: ({ perplexity, kl, tokens, seconds }, index) => {
+    report: ({ perplexity, kl, error, tokens, seconds }, index) => {
       const setting = settings[index];
       if (!setting) return;
       const { source: { module, sites, scheme }, config, spec } = setting, bytes = weightBytes(config, sites, scheme);
       const totalBytes = bytes + sizeModelOf(module, scheme).unquantized.file;
       const costs = { bits: spec.text, meanBits: meanBits(config, sites), bytes, totalBytes };
       // Rounding takes the divergence of a model from itself a little below zero.
-      report({ ...costs, perplexity, kl: Math.max(0, kl), tokens, seconds });
+      report({ ...costs, perplexity, perplexityError: perplexity * error, kl: Math.max(0, kl), tokens, seconds });
     },
   });
 }

@@ -19,8 +19,16 @@ export interface Sums {
   readonly loss: number;
   readonly divergence: number;
   readonly tokens: number;
-  /** Loss of each sequence that has one, by its number. */
-  readonly losses: ReadonlyMap<number, number>;
+  /** Those of each sequence that predicts something, by its number. */
+  readonly sequences: ReadonlyMap<number, SequenceSums>;
+}
+
+/** Sums over the predicted tokens of a sequence. */
+export interface SequenceSums {
+  readonly loss: number;
+  /** By how much the loss is above the reference's. */
+  readonly excess: number;
+  readonly tokens: number;
 }
 
 /** The fused heads of each pair, made once. */
@@ -58,7 +66,7 @@ export async function sumScores(
         const graph = scoreOf(head.step, original.step),
           parameters = { ...head.parameters, ...prefixed(original.parameters) };
         let loss = 0, divergence = 0, tokens = 0;
-        const losses = new Map<number, number>();
+        const sequences = new Map<number, SequenceSums>();
         for (const [i, batch] of batches.entries()) {
           const inputsAt = (at: number): Tensors => ({
             ...chunkOf(backend, call, head.step, model.hidden[i], at),
@@ -71,17 +79,22 @@ export async function sumScores(
             if (predicts === 0) continue;
             const own = scores.loss[t] ?? NaN, source = batch.sources[Math.floor(t / batch.tokens)] ?? -1;
             loss += own;
-            losses.set(source, (losses.get(source) ?? 0) + own);
+            const before = sequences.get(source) ?? { loss: 0, excess: 0, tokens: 0 };
+            sequences.set(source, {
+              loss: before.loss + own,
+              excess: before.excess + (scores.excess[t] ?? NaN),
+              tokens: before.tokens + 1,
+            });
             divergence += scores.divergence[t] ?? NaN;
             tokens++;
           }
         }
-        return { loss, divergence, tokens, losses };
+        return { loss, divergence, tokens, sequences };
       }),
   );
 }
 
-/** Loss and divergence of every token of a batch. Chunks write into one tensor each, so that one readback is enough. */
+/** Loss, divergence and excess of every token of a batch. Chunks write into one tensor each, so that one readback is enough. */
 async function scoreBatch(
   backend: Backend,
   { rows, tokens, next }: LengthBatch,
@@ -89,14 +102,19 @@ async function scoreBatch(
   run: (leaves: Tensors, outputs: Tensors) => Promise<Tensors>,
 ) {
   const size = rows * tokens, all = tensorType("f32", [size]), chunk = tensorType("f32", [1, CHUNK]);
-  const loss = backend.allocate(all), divergence = backend.allocate(all);
+  const sums = { loss: backend.allocate(all), divergence: backend.allocate(all), excess: backend.allocate(all) };
   const following = backend.upload(tensorType("i32", [size]), next);
   for (let at = 0; at < size; at += CHUNK) {
     const leaves = { ...inputsAt(at), [NEXT_INPUT]: backend.view(following, at, tensorType("i32", [1, CHUNK])) };
-    await run(leaves, { loss: backend.view(loss, at, chunk), divergence: backend.view(divergence, at, chunk) });
+    const entries = Object.entries(sums).map(([name, tensor]) => [name, backend.view(tensor, at, chunk)] as const);
+    await run(leaves, Object.fromEntries(entries));
   }
-  const values = { loss: await backend.download(loss), divergence: await backend.download(divergence) };
-  for (const tensor of [loss, divergence, following]) backend.free(tensor);
+  const values = {
+    loss: await backend.download(sums.loss),
+    divergence: await backend.download(sums.divergence),
+    excess: await backend.download(sums.excess),
+  };
+  for (const tensor of [...Object.values(sums), following]) backend.free(tensor);
   return values;
 }
 

@@ -10,19 +10,22 @@ const COLUMNS: readonly { readonly head: string; readonly width: number; readonl
     { head: "bits", width: 12, text: ({ bits }) => bits },
     { head: "mean bits", width: 9, text: ({ meanBits }) => meanBits.toFixed(2) },
     { head: "bytes", width: 13, text: ({ bytes }) => bytes.toLocaleString("en-US") },
+    { head: "perplexity", width: 12, text: ({ perplexity }) => figure(perplexity) },
     {
-      head: "perplexity",
-      width: 12,
-      text: ({ perplexity }) => perplexity < 1e6 ? perplexity.toFixed(4) : perplexity.toExponential(4),
+      head: "±",
+      width: 8,
+      text: ({ perplexityError }) => Number.isNaN(perplexityError) ? "" : figure(perplexityError),
     },
     { head: "KL", width: 10, text: ({ kl }) => kl.toFixed(5) },
   ];
 
+const figure = (value: number): string => value < 1e6 ? value.toFixed(4) : value.toExponential(4);
+
 /** A printer of JSON lines, or of a table that begins with its head. */
 export function rowPrinter(json: boolean, print: (line: string) => void): RowPrinter {
   if (json) {
-    return ({ bits, meanBits, bytes, totalBytes, perplexity, kl, tokens, seconds }) =>
-      print(JSON.stringify({ bits, meanBits, bytes, totalBytes, perplexity, kl, tokens, seconds }));
+    return ({ bits, meanBits, bytes, totalBytes, perplexity, perplexityError, kl, tokens, seconds }) =>
+      print(JSON.stringify({ bits, meanBits, bytes, totalBytes, perplexity, perplexityError, kl, tokens, seconds }));
   }
   let begun = false;
   return (row) => {

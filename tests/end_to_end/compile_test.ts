@@ -31,6 +31,7 @@ Deno.test("compile saves an artifact that eval, run and inspect understand", asy
       "bytes",
       "totalBytes",
       "perplexity",
+      "perplexityError",
       "kl",
       "tokens",
       "seconds",

@@ -7,7 +7,7 @@ import type { Track } from "../../compiler/recipe.ts";
 import { artifactSource } from "../../runtime/artifact_source.ts";
 import { preparedSource } from "../../runtime/checkpoint_source.ts";
 import { configurationOf } from "../../runtime/configuration.ts";
-import { score } from "../../runtime/evaluate.ts";
+import { type Score, score } from "../../runtime/evaluate.ts";
 import { BACKENDS } from "../support/backends.ts";
 import { countingBackend } from "../support/counting_backend.ts";
 import { trueLogits, type Truth } from "../support/elastic_truth.ts";
@@ -38,18 +38,26 @@ type Logits = (ids: readonly number[]) => Promise<readonly Float64Array[]>;
 async function trueScore(
   model: Logits,
   reference: Logits,
-): Promise<{ perplexity: number; kl: number; tokens: number }> {
+): Promise<{ perplexity: number; kl: number; error: number; tokens: number }> {
   let loss = 0, kl = 0, tokens = 0;
+  const texts: { excess: number; tokens: number }[] = [];
   for (const ids of SEQUENCES.map((sequence) => [...sequence])) {
-    const [own, original] = [await model(ids), await reference(ids)];
+    const [own, original] = [await model(ids), await reference(ids)], text = { excess: 0, tokens: ids.length - 1 };
+    if (text.tokens > 0) texts.push(text);
     for (let t = 0; t + 1 < ids.length; t++) {
       const p = logSoftmax(own[t] ?? []), q = logSoftmax(original[t] ?? []);
-      loss -= p[ids[t + 1] ?? 0] ?? NaN;
+      const next = ids[t + 1] ?? 0;
+      loss -= p[next] ?? NaN;
+      text.excess += (q[next] ?? NaN) - (p[next] ?? NaN);
       kl += q.reduce((sum, value, v) => sum + Math.exp(value) * (value - (p[v] ?? NaN)), 0);
       tokens++;
     }
   }
-  return { perplexity: Math.exp(loss / tokens), kl: kl / tokens, tokens };
+  // The standard error of a mean, of what each text adds to it: its tokens' share of them all times how far off it is.
+  const mean = texts.reduce((sum, { excess }) => sum + excess, 0) / tokens, n = texts.length;
+  const parts = texts.map((own) => n * own.tokens / tokens * (own.excess / own.tokens - mean));
+  const variance = parts.reduce((sum, part) => sum + part ** 2, 0) / (n - 1), error = Math.sqrt(variance / n);
+  return { perplexity: Math.exp(loss / tokens), kl: kl / tokens, error, tokens };
 }
 
 function logSoftmax(logits: ArrayLike<number>): number[] {
@@ -75,10 +83,11 @@ for (const [name, openBackend] of Object.entries(BACKENDS)) {
       for (const [i, config] of configs.entries()) {
         const logits: Logits = (ids) => trueLogits(truth, config, ids);
         const expected = await trueScore(logits, (ids) => trueLogits(truth, full, ids));
-        const { perplexity, kl, tokens, seconds } = scores[i] ?? { perplexity: NaN, kl: NaN, tokens: 0, seconds: 0 };
+        const { perplexity, kl, error, tokens, seconds } = scores[i] as Score;
         assertEquals(tokens, expected.tokens);
         assertAlmostEquals(perplexity, expected.perplexity, 1e-4 * expected.perplexity, texts[i]);
         assertAlmostEquals(kl, expected.kl, 1e-5 + 1e-3 * expected.kl, texts[i]);
+        assertAlmostEquals(error, expected.error, 1e-5 + 1e-3 * expected.error, texts[i]);
         assert(seconds > 0);
       }
     }
