@@ -1,14 +1,34 @@
-/** Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel. */
-import { type FunctionBuilder, i16x8, i32, i32x4, i8x16, type Local, v128 } from "./assembler.ts";
-import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
+/**
+ * Panels of byte products: codes of eight columns, four bytes of every column, then the next four; and rows of bytes times a panel.
+ * Where words are multiplied instead (`word_sums.ts`), four bytes are two parts: the words of the even ones and those of the odd ones.
+ */
+import { type FunctionBuilder, i32, i32x4, type Local, v128 } from "./assembler.ts";
+import { createByteSum, pairsInWord } from "./byte_sums.ts";
 import { sweepCodes } from "./code_sweep.ts";
-import { unpackingOf } from "./unpacking.ts";
+import { codesAsTheyAre, type Unpacking, unpackingOf } from "./unpacking.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { transpose } from "./lanes.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";
+import { createWordSum, wordsOfBytes } from "./word_sums.ts";
 
-/** Sums that a product keeps in registers; those in 16 bits stand beside those that they are added to. */
-export const sumsAtOnce = ({ fours }: Pick<KernelCode, "fours">): number => fours ? 12 : 8;
+/** What a panel is made of. */
+export interface PanelKind {
+  readonly unpacking: Unpacking;
+  readonly words: boolean;
+  /** Vectors of four bytes of four columns. */
+  readonly parts: number;
+  /** Rows whose sums fit registers beside each other, for one vector of columns and one digit. */
+  readonly rows: number;
+}
+
+/** The panels of an operand, integers of which are multiplied by integers or by two digits of an f32. */
+export function panelKindOf(operand: CodedOperand, code: KernelCode): PanelKind {
+  // Two halves of 8 bits take as long as words here, and take bytes of rows as they are.
+  const words = !code.relaxed, unpacking = words ? codesAsTheyAre(operand) : unpackingOf(operand, code);
+  // Sums in 16 bits stand beside those that they are added to.
+  const sums = words || code.fours ? 12 : 8;
+  return { unpacking, words, parts: words ? 2 : unpacking.parts, rows: sums / unpacking.parts };
+}
 
 /** Rows of a chunk, `atOnce` of them together, then single ones: none need be asked whether it is still one of the chunk's. */
 export function eachRowBlock(
@@ -31,6 +51,7 @@ export function pack(
   code: KernelCode,
   lanes: readonly Place[],
   operand: CodedOperand,
+  { unpacking, words }: PanelKind,
   panel: Index,
   fours: number,
 ): void {
@@ -40,15 +61,18 @@ export function pack(
     sweepCodes(
       lanes.slice(first, first + 4),
       operand,
-      unpackingOf(operand, code),
+      unpacking,
       { x: to, step: 4 * width },
       (columns, sixteens) => {
         const codes = columns.map((read) => read());
         sixteens.forEach(({ at, part }, k) => {
           const rows = transpose(b, codes.map((own) => b.let("codes", own[k] ?? i32x4.const(0))));
           rows.forEach((row, i) => {
-            const offset = width * (4 * at + i + part * fours);
-            b.emit(v128.store(to, row, { offset, align: 4 }));
+            const stored = words ? wordsOfBytes(b.let("bytes", row)) : [row];
+            stored.forEach((own, word) => {
+              const offset = width * (4 * at + i + (part + word) * fours);
+              b.emit(v128.store(to, own, { offset, align: 4 }));
+            });
           });
         });
       },
@@ -59,7 +83,7 @@ export function pack(
 export interface ProductOptions {
   /** Vectors of four columns in a panel. */
   readonly vectors: number;
-  readonly operand: CodedOperand;
+  readonly kind: PanelKind;
   readonly digits: number;
   /** Fours along the contracted axis. */
   readonly fours: number;
@@ -70,15 +94,12 @@ export function product(
   code: KernelCode,
   rows: readonly Local<"i32">[],
   panel: Index,
-  { vectors, operand, digits, fours }: ProductOptions,
+  { vectors, kind, digits, fours }: ProductOptions,
 ): Vector[][][] {
-  const { b } = code,
-    right = b.let("right", panel),
-    width = 16 * vectors,
-    { parts, largest, join } = unpackingOf(operand, code);
-  const pairs = code.relaxed ? RELAXED_PAIRS : plainFours(b);
-  const room = code.relaxed ? pairsInWord(largest) : 1;
-  const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));
+  if (kind.words) return productOfWords(code, rows, panel, { vectors, kind, digits, fours });
+  const { b } = code, right = b.let("right", panel), width = 16 * vectors, { parts, largest, join } = kind.unpacking;
+  const room = pairsInWord(largest);
+  const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, room));
   const sums = rows.map(() => Array.from({ length: digits }, () => zeros(vectors * parts)));
   // Rows of bytes are vectors of sixteen, digit after digit: fours come in fours, and twice as many use more of 16 bits.
   const turn = !code.fours && fours % 8 === 0 && room >= 8 ? 8 : 4;
@@ -109,15 +130,27 @@ export function product(
   );
 }
 
-/** Sums of four neighbours, without relaxed SIMD: widened at once, since pairs of neighbours are not what comes out. */
-const plainFours = (b: FunctionBuilder): PairProducts => ({
-  multiply: (x, codes) => {
-    const low = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_low_i8x16_s(x, codes)));
-    const high = b.let("pairs", i32x4.extadd_pairwise_i16x8_s(i16x8.extmul_high_i8x16_s(x, codes)));
-    return i32x4.add(i8x16.shuffle(low, high, EVEN), i8x16.shuffle(low, high, ODD));
-  },
-  widen: (fours) => fours,
-});
-
-const EVEN = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27];
-const ODD = EVEN.map((byte) => byte + 4);
+/** The same of words, by integers of one digit, of which sixteen are the words of the even ones and then those of the odd ones. */
+function productOfWords(
+  code: KernelCode,
+  rows: readonly Local<"i32">[],
+  panel: Index,
+  { vectors, kind: { parts }, digits, fours }: ProductOptions,
+): Vector[][][] {
+  const { b } = code, right = b.let("right", panel), width = 16 * vectors, turn = 4;
+  if (digits > 1) throw new Error("Internal error: panels of words are multiplied by integers of one digit");
+  const sums = rows.map(() => Array.from({ length: vectors }, () => createWordSum(code, digits)));
+  b.for("k", 0, fours, turn, () => {
+    for (let i = 0; i < turn * parts; i++) {
+      const u = Math.floor(i / parts), part = i % parts, at = width * (u + part * fours);
+      const codes = Array.from({ length: vectors }, (_, v) => b.let("codes", v128.load(right, at + 16 * v)));
+      rows.forEach((row, r) => {
+        const x = b.let("x", v128.load32_splat(row, 16 * part + 4 * u));
+        codes.forEach((words, v) => sums[r]?.[v]?.add(x, words));
+      });
+    }
+    b.set(right, i32.add(right, turn * width));
+    rows.forEach((row) => b.set(row, i32.add(row, 4 * turn * parts)));
+  });
+  return sums.map((ofRow) => ofRow.map(({ totals }) => [...totals]));
+}

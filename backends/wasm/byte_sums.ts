@@ -1,7 +1,8 @@
 /**
- * Sums of products of bytes. Where an engine adds four products to 32 bits in one instruction, that is what is used. Elsewhere such a
- * sum is made of one that multiplies and adds up pairs in 16 bits, one that widens those, and one that adds: then pairs are added up
- * in 16 bits for as long as codes are small enough, and widened once (4 bits: once in eight products).
+ * Sums of products of bytes. Where an engine adds four products to 32 bits in one instruction, that is what is used. With other relaxed
+ * SIMD such a sum is made of one that multiplies and adds up pairs in 16 bits, one that widens those, and one that adds: then pairs are
+ * added up in 16 bits for as long as codes are small enough, and widened once (4 bits: once in eight products). What takes more than
+ * that, codes of 8 bits and everything without relaxed SIMD, goes by words (`word_sums.ts`).
  */
 import { type FunctionBuilder, i16x8, i32x4, type Local } from "./assembler.ts";
 import type { KernelCode, Vector } from "./place.ts";
@@ -16,28 +17,12 @@ export interface ByteSum {
   finish(): void;
 }
 
-/** How products are made: pairs in 16 bits of two vectors of bytes, and the lanes that they are widened to. */
-export interface PairProducts {
-  readonly multiply: (x: Vector, codes: Vector) => Vector;
-  readonly widen: (pairs: Vector) => Vector;
-}
-
-/** Neighbours of a pair, and of a four, are neighbours in memory. */
-export const RELAXED_PAIRS: PairProducts = {
-  multiply: i16x8.relaxed_dot_i8x16_i7x16_s,
-  widen: i32x4.extadd_pairwise_i16x8_s,
-};
-
 /** Products of which as many as this are sure to fit 16 bits: two of them, of a byte of at most 128 and a code, are a pair. */
 export const pairsInWord = (largestCode: number): number =>
   Math.max(1, Math.floor((2 ** 15 - 1) / (2 * 128 * largestCode)));
 
-/** Starts a sum of products; `pairs` says how, and `room` how many fit 16 bits, where none adds fours. */
-export function createByteSum(
-  { b, fours }: Pick<KernelCode, "b" | "fours">,
-  room: number,
-  pairs: PairProducts,
-): ByteSum {
+/** Starts a sum of products; `room` says how many fit 16 bits, where no instruction adds fours. */
+export function createByteSum({ b, fours }: Pick<KernelCode, "b" | "fours">, room: number): ByteSum {
   const total = b.let("sum", i32x4.const(0));
   if (fours) {
     return {
@@ -46,12 +31,13 @@ export function createByteSum(
       finish: () => {},
     };
   }
-  return pairwise(b, total, room, pairs);
+  return pairwise(b, total, room);
 }
 
-function pairwise(b: FunctionBuilder, total: Local<"v128">, room: number, { multiply, widen }: PairProducts): ByteSum {
+function pairwise(b: FunctionBuilder, total: Local<"v128">, room: number): ByteSum {
   const words = room > 1 ? b.local("words", "v128") : undefined;
   let count = 0;
+  const widen = i32x4.extadd_pairwise_i16x8_s;
   const finish = () => {
     if (words && count > 0) b.set(total, i32x4.add(total, widen(words)));
     count = 0;
@@ -59,7 +45,7 @@ function pairwise(b: FunctionBuilder, total: Local<"v128">, room: number, { mult
   return {
     total,
     add(x, codes) {
-      const product = multiply(x, codes);
+      const product = i16x8.relaxed_dot_i8x16_i7x16_s(x, codes);
       if (!words) return b.set(total, i32x4.add(total, widen(product)));
       b.set(words, count === 0 ? product : i16x8.add(words, product));
       if (++count === room) finish();

@@ -1,8 +1,8 @@
 /** Sums of products of bytes of some columns of codes, side by side, in registers. */
 import type { LeftBytes } from "./activations.ts";
 import type { Ahead } from "./ahead.ts";
-import { i16x8, i32x4, type Local, v128 } from "./assembler.ts";
-import { createByteSum, type PairProducts, pairsInWord, RELAXED_PAIRS } from "./byte_sums.ts";
+import { i32x4, type Local, v128 } from "./assembler.ts";
+import { createByteSum, pairsInWord } from "./byte_sums.ts";
 import { sweepCodes, TURN } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
@@ -138,8 +138,8 @@ function byteSums(
   const vectors = rows * digits;
   // Sums in 16 bits do not wait for long.
   const ways = code.fours && operand.length >= LONG ? Math.max(1, Math.floor(SUMS / (atOnce * vectors * parts))) : 1;
-  const pairs = code.relaxed ? RELAXED_PAIRS : PLAIN_PAIRS, room = pairsInWord(largest);
-  const several = (count: number) => Array.from({ length: count }, () => createByteSum(code, room, pairs));
+  const room = pairsInWord(largest);
+  const several = (count: number) => Array.from({ length: count }, () => createByteSum(code, room));
   const sums = Array.from(
     { length: atOnce },
     () => Array.from({ length: vectors }, () => Array.from({ length: parts }, () => several(ways))),
@@ -175,9 +175,3 @@ function wordSums(rows: number, { atOnce }: ColumnPlan, { digits, vectors }: Lef
     value: (column, number) => sums[column]?.[Math.floor(number / digits)]?.totals[number % digits] ?? i32x4.const(0),
   };
 }
-
-/** Pairs of a byte and the one eight on. */
-const PLAIN_PAIRS: PairProducts = {
-  multiply: (x, codes) => i16x8.add(i16x8.extmul_low_i8x16_s(x, codes), i16x8.extmul_high_i8x16_s(x, codes)),
-  widen: i32x4.extadd_pairwise_i16x8_s,
-};

@@ -7,9 +7,8 @@
 import type { Access, DotKernel, Expr } from "../kernel.ts";
 import { joinDigits, leftBytes } from "./activations.ts";
 import { f32x4, i32, i32x4, memory, v128 } from "./assembler.ts";
-import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
+import { eachRowBlock, pack, panelKindOf, product } from "./byte_panels.ts";
 import { startOf } from "./code_sweep.ts";
-import { unpackingOf } from "./unpacking.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, type ChunkSize, COLUMN, outerAxes, ROW } from "./contraction.ts";
 import { scaledSums } from "./dot_coded.ts";
@@ -31,18 +30,19 @@ export function byteChunk(
   { rows, columns }: ChunkSize,
 ): (index: Index) => void {
   const { code, reserve } = emitter, { b } = code, { extents } = contraction, [, m = 1, n = 1] = extents;
-  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns), { parts } = unpackingOf(operand, code);
+  const rowBlocks = Math.ceil(m / rows), columnBlocks = Math.ceil(n / columns);
   const outer = outerAxes(contraction);
-  const left = leftBytes(contraction, emitter), { digits } = left, fours = left.groupBytes / (4 * digits);
+  const kind = panelKindOf(operand, code), left = leftBytes(contraction, emitter, kind.words);
+  const { digits, vectors } = left, fours = left.groupBytes / (4 * vectors);
   const isOneGroup = outer.length === 0 && !spec.groups;
   const isShort = isOneGroup && digits === 1 && 4 * fours <= SHORT_BYTES && n % PANEL_COLUMNS === 0;
   const short = isShort
     ? shortChunk(
-      { contraction, term, stores, spec, operand, left, columns },
+      { contraction, term, stores, spec, operand, kind, left, columns },
       emitter,
     )
     : undefined;
-  const panel = short ? i32.const(0) : reserve(PANEL_COLUMNS * 4 * fours * parts);
+  const panel = short ? i32.const(0) : reserve(PANEL_COLUMNS * 4 * fours * kind.parts);
   const strip = isOneGroup ? i32.const(0) : reserve(4 * PANEL_COLUMNS * rows);
   const roots = [term, operand.scale, operand.zero, ...(isOneGroup ? stores.map(({ value }) => value) : [])]
     .filter((root) => root !== undefined);
@@ -73,12 +73,12 @@ export function byteChunk(
         withinAll(lanes, COLUMN, indices, undefined, () => {
           prepare();
           nestedLoops([...lanes, ...places], outer, prepare, () => {
-            pack(code, lanes, operand, panel, fours);
+            pack(code, lanes, operand, kind, panel, fours);
             const x = b.let("x_at", left.at(place)), steps = digits > 1 ? left.step(place) : undefined;
             const rowBlock = (row: Index, count: number) => {
               const rowsHere = Array.from({ length: count }, (_, r) => r === 0 ? row : b.let("row", i32.add(row, r)));
               const pointers = rowsHere.map((own) => b.let("x", i32.add(x, i32.mul(own, left.rowStride))));
-              const sums = product(code, pointers, panel, { vectors: places.length, operand, digits, fours });
+              const sums = product(code, pointers, panel, { vectors: places.length, kind, digits, fours });
               rowsHere.forEach((own, r) => {
                 const target = b.let("target", i32.add(strip, i32.mul(i32.sub(own, rowRange.from), stripBytes)));
                 const step = steps &&
@@ -103,7 +103,7 @@ export function byteChunk(
                 );
               });
             };
-            const atOnce = Math.min(rowsAtOnce(m), sumsAtOnce(code) / (places.length * parts * digits));
+            const atOnce = Math.min(rowsAtOnce(m), kind.rows / (places.length * digits));
             eachRowBlock(b, rowRange, atOnce, rowBlock);
           });
         }));

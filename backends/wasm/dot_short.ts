@@ -6,9 +6,8 @@
 import type { DotKernel } from "../kernel.ts";
 import type { LeftBytes } from "./activations.ts";
 import { i32 } from "./assembler.ts";
-import { eachRowBlock, pack, product, sumsAtOnce } from "./byte_panels.ts";
+import { eachRowBlock, pack, type PanelKind, product } from "./byte_panels.ts";
 import { startOf } from "./code_sweep.ts";
-import { unpackingOf } from "./unpacking.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { type Arrangement, BATCH, COLUMN, ROW } from "./contraction.ts";
 import { PANEL_COLUMNS, rowsAtOnce } from "./dot_panels.ts";
@@ -24,6 +23,7 @@ export const SHORT_BYTES = 64;
 export interface ShortChunk extends Arrangement {
   readonly spec: DotKernel;
   readonly operand: CodedOperand;
+  readonly kind: PanelKind;
   readonly left: LeftBytes;
   /** Most columns of a chunk. */
   readonly columns: number;
@@ -37,13 +37,13 @@ interface Range {
 
 /** Prepares scratch memory; returns a writer of the product of some rows with whole panels of columns. */
 export function shortChunk(
-  { contraction: { extents }, stores, spec, operand, left, columns }: ShortChunk,
+  { contraction: { extents }, stores, spec, operand, kind, left, columns }: ShortChunk,
   { code, reserve }: Emitter,
 ): (batch: Index, rowRange: Range, columnRange: Range) => void {
-  const { b } = code, { parts } = unpackingOf(operand, code), fours = left.groupBytes / 4, m = extents[ROW] ?? 1;
-  const panelBytes = PANEL_COLUMNS * 4 * fours * parts,
+  const { b } = code, fours = left.groupBytes / (4 * left.vectors), m = extents[ROW] ?? 1;
+  const panelBytes = PANEL_COLUMNS * 4 * fours * kind.parts,
     panels = reserve(panelBytes * Math.ceil(columns / PANEL_COLUMNS));
-  const atOnce = Math.min(rowsAtOnce(m), sumsAtOnce(code) / (2 * parts));
+  const atOnce = Math.min(rowsAtOnce(m), kind.rows / 2);
   return (batch, rowRange, columnRange) => {
     const eachPanel = (use: (column: Index, panel: Index) => void) => {
       const panel = b.let("panel", panels);
@@ -60,7 +60,7 @@ export function shortChunk(
         const indices = lanes.map((_, i) => b.let("index", i32.add(column, i)));
         withinAll(lanes, COLUMN, indices, undefined, () => {
           lanes.forEach((lane) => startOf(lane, operand));
-          pack(code, lanes, operand, panel, fours);
+          pack(code, lanes, operand, kind, panel, fours);
         });
       });
       const x = b.let("x_at", left.at(place));
@@ -70,7 +70,7 @@ export function shortChunk(
         eachPanel((column, panel) =>
           withinAll(pair, COLUMN, [column, b.let("second", i32.add(column, 4))], 4, () => {
             const pointers = starts.map((start) => b.let("x", start));
-            const sums = product(code, pointers, panel, { vectors: 2, operand, digits: 1, fours });
+            const sums = product(code, pointers, panel, { vectors: 2, kind, digits: 1, fours });
             here.forEach((own, r) =>
               pair.forEach((open, v) =>
                 open.within(ROW, own, undefined, () => {
