@@ -15,11 +15,12 @@ export interface Score {
   /** Mean KL(reference ‖ model) of the next-token distributions at those tokens, in nats. */
   readonly kl: number;
   /**
-   * Standard error of ln(perplexity / the reference's), in nats: how far off another text of this kind might have put it. Texts stand
-   * for themselves, their tokens do not: √(n/(n - 1)·Σ(eᵢ - e·tᵢ)²)/Σtᵢ over n texts of tᵢ predicted tokens, eᵢ the excess of a text's
-   * loss over the reference's and e the mean excess of a token. NaN for fewer than two texts.
+   * Standard error of the distance between the perplexity and the reference's, both of these texts: how far off others of the kind
+   * might have put it. Texts, or windows of one, count as independent, their tokens do not. By the delta method, over n texts of tᵢ
+   * predicted tokens and losses lᵢ and rᵢ of model and reference, with means l and r per token:
+   * √(n/(n - 1)·Σ(eˡ·(lᵢ - l·tᵢ) - eʳ·(rᵢ - r·tᵢ))²) / Σtᵢ. NaN for fewer than two texts.
    */
-  readonly error: number;
+  readonly perplexityError: number;
   /** Predicted tokens. */
   readonly tokens: number;
   /** Wall-clock time of this configuration. */
@@ -83,7 +84,7 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
       const seconds = (performance.now() - start) / 1000;
       // A model does not diverge from itself, though two kernels that compute its logits may round differently.
       const kl = scorer === reference ? 0 : divergence / tokens;
-      const result = { perplexity: Math.exp(loss / tokens), kl, error: errorOf(texts), tokens, seconds };
+      const result = { perplexity: Math.exp(loss / tokens), perplexityError: errorOf(texts), kl, tokens, seconds };
       scores.push(result);
       report?.(result, index);
     }
@@ -93,11 +94,16 @@ export async function score(options: ScoreOptions): Promise<readonly Score[]> {
   return scores;
 }
 
-/** See `Score.error`. */
+/** See `Score.perplexityError`. */
 function errorOf(texts: readonly SequenceSums[]): number {
-  const excess = texts.reduce((sum, text) => sum + text.excess, 0), n = texts.length;
-  const tokens = texts.reduce((sum, text) => sum + text.tokens, 0);
-  const squares = texts.reduce((sum, text) => sum + (text.excess - excess / tokens * text.tokens) ** 2, 0);
+  const total = (of: (text: SequenceSums) => number) => texts.reduce((sum, text) => sum + of(text), 0);
+  const n = texts.length, tokens = total((text) => text.tokens);
+  const mean = total(({ loss }) => loss) / tokens, excess = total((text) => text.excess) / tokens;
+  const perplexity = Math.exp(mean), reference = Math.exp(mean - excess);
+  const squares = total((text) => {
+    const own = text.loss - mean * text.tokens;
+    return (perplexity * own - reference * (own - (text.excess - excess * text.tokens))) ** 2;
+  });
   return n < 2 ? NaN : Math.sqrt(squares * n / (n - 1)) / tokens;
 }
 

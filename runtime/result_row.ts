@@ -30,8 +30,8 @@ export interface ResultRow {
   /** exp of the mean negative log-likelihood of the predicted tokens. */
   readonly perplexity: number;
   /**
-   * Standard error of its distance from the reference's perplexity, by texts; NaN for fewer than two. What differs by less than that
-   * might be the other way round on other texts of the kind.
+   * Standard error of its distance from the reference's perplexity on the same texts, or windows of one, which count as independent.
+   * (Of the distance between two rows it says nothing.) NaN, in JSON null, for fewer than two texts.
    */
   readonly perplexityError: number;
   /** Mean divergence of the next-token distributions from the reference, in nats. */
@@ -81,14 +81,14 @@ export async function scoreSettings({ reference, settings, sequences, report, ..
     scorers: settings,
     sequences,
     ...rest,
-    report: ({ perplexity, kl, error, tokens, seconds }, index) => {
+    report: ({ perplexity, perplexityError, kl, tokens, seconds }, index) => {
       const setting = settings[index];
       if (!setting) return;
       const { source: { module, sites, scheme }, config, spec } = setting, bytes = weightBytes(config, sites, scheme);
       const totalBytes = bytes + sizeModelOf(module, scheme).unquantized.file;
       const costs = { bits: spec.text, meanBits: meanBits(config, sites), bytes, totalBytes };
       // Rounding takes the divergence of a model from itself a little below zero.
-      report({ ...costs, perplexity, perplexityError: perplexity * error, kl: Math.max(0, kl), tokens, seconds });
+      report({ ...costs, perplexity, perplexityError, kl: Math.max(0, kl), tokens, seconds });
     },
   });
 }

@@ -1,5 +1,5 @@
 /**
- * The left operand of a product with codes, as signed bytes, prepared once for all columns. Integers are what they are. An f32 x of
+ * The left operand of a product with codes, as signed bytes or words, prepared once for all columns. Integers are what they are. An f32 x of
  * a group (the last contracted axis) with largest magnitude M becomes the integer round(x / step), step = M / 127·2^8, in two
  * balanced digits of base 256. Its error is at most step / 2 = M·2^-16. Codes of 8 bits, rounded by up to half a unit of the grid
  * that spans their group, are 2^-8 of their range off where M is: what activations add to a product's error is about a hundredth of

@@ -26,6 +26,9 @@ export interface CodedOperand {
 /** Codes along the last axis below which bytes do not pay: there is one scale, one sum across lanes for so many. */
 const SHORTEST = 16;
 
+/** What a digit of an f32 comes to at most (`activations.ts`). */
+const LARGEST_DIGIT = 128;
+
 /** The right operand of a contraction as codes, or undefined where it is something else or not aligned to sixteen codes. */
 export function codedOperand(
   { lhs, rhs, axes, extents, scalar }: Contraction,
@@ -41,14 +44,17 @@ export function codedOperand(
   const { layout } = bound, { strides } = access;
   if (!layout.dtype.startsWith("u") || !isNarrow(layout.dtype) || !staysInside(place, bound, access)) return undefined;
   if (strides[last] !== 1 || (strides[COLUMN] ?? 0) === 0) return undefined;
-  const common = { buffer, access, layout, length, scale: linear.scale, zero: linear.zero };
-  if (layout.storage === "byte") return { ...common, bits: 8 };
+  const bits = layout.storage === "byte" ? 8 : layout.bits;
+  // Digits of f32 are added up in 32 bits.
+  if (scalar === "f32" && length * LARGEST_DIGIT * (2 ** bits - 1) >= 2 ** 31) return undefined;
+  const common = { buffer, access, layout, length, bits, scale: linear.scale, zero: linear.zero };
+  if (layout.storage === "byte") return common;
   const split = splitAccess(access, layout.columns, extents);
   if (!split || split.row.strides[last] !== 0) return undefined;
   const starts = [split.column.offset, ...split.column.strides.filter((_, v) => v !== last)];
   if (starts.some((start) => start % 16 !== 0)) return undefined;
   const whole = starts.every((start) => start % runStep(layout) === 0);
-  return { ...common, bits: layout.bits, run: whole ? runOf(layout, split.column.offset, length) : undefined };
+  return { ...common, run: whole ? runOf(layout, split.column.offset, length) : undefined };
 }
 
 interface Linear {

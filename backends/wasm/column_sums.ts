@@ -1,4 +1,4 @@
-/** Sums of products of bytes of some columns of codes, side by side, in registers. */
+/** Sums of products of some columns of codes, as bytes or words, side by side in registers. */
 import type { LeftBytes } from "./activations.ts";
 import type { Ahead } from "./ahead.ts";
 import { i32x4, type Local, v128 } from "./assembler.ts";
@@ -56,7 +56,7 @@ export function planColumns(
   const product = (axes: readonly number[]) => axes.reduce((elements, axis) => elements * (extents[axis] ?? 1), 1);
   const inPlace = vectors === 1 ? unpackingInPlace(operand, code, product(axes)) : undefined;
   const unpacking = inPlace ?? (words ? codesAsTheyAre(operand) : unpackingOf(operand, code));
-  const most = columnsAtOnce(vectors * unpacking.parts, code.fours);
+  const most = columnsAtOnce(vectors * unpacking.parts, code.fours || words);
   const bytes = product(outerAxes(contraction)) * operand.length * operand.bits / 8;
   const atOnce = bytes < AHEAD.from ? Math.min(most, COLUMNS / 2) : most;
   // Whole turns are what a column takes, so that the last ones' lines end where the codes do.
@@ -65,11 +65,11 @@ export function planColumns(
 }
 
 /**
- * How many columns are used side by side: as many as keep their sums in registers. Without an instruction for fours sums in 16 bits
- * stand beside them, and more than two of each are better off one column after the other.
+ * How many columns are used side by side: as many as keep their sums in registers. Products of pairs have sums in 16 bits beside them,
+ * and more than two of each are better off one column after the other.
  */
-function columnsAtOnce(perColumn: number, fours: boolean): number {
-  if (!fours) return perColumn <= 2 ? COLUMNS : 1;
+function columnsAtOnce(perColumn: number, areAlone: boolean): number {
+  if (!areAlone) return perColumn <= 2 ? COLUMNS : 1;
   return [COLUMNS, COLUMNS / 2].find((columns) => columns * perColumn <= SUMS) ?? 1;
 }
 

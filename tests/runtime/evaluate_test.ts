@@ -38,26 +38,36 @@ type Logits = (ids: readonly number[]) => Promise<readonly Float64Array[]>;
 async function trueScore(
   model: Logits,
   reference: Logits,
-): Promise<{ perplexity: number; kl: number; error: number; tokens: number }> {
+): Promise<{ perplexity: number; kl: number; perplexityError: number; tokens: number }> {
   let loss = 0, kl = 0, tokens = 0;
-  const texts: { excess: number; tokens: number }[] = [];
+  const texts: { loss: number; original: number; tokens: number }[] = [];
   for (const ids of SEQUENCES.map((sequence) => [...sequence])) {
-    const [own, original] = [await model(ids), await reference(ids)], text = { excess: 0, tokens: ids.length - 1 };
+    const [own, original] = [await model(ids), await reference(ids)],
+      text = { loss: 0, original: 0, tokens: ids.length - 1 };
     if (text.tokens > 0) texts.push(text);
     for (let t = 0; t + 1 < ids.length; t++) {
       const p = logSoftmax(own[t] ?? []), q = logSoftmax(original[t] ?? []);
       const next = ids[t + 1] ?? 0;
       loss -= p[next] ?? NaN;
-      text.excess += (q[next] ?? NaN) - (p[next] ?? NaN);
+      text.loss -= p[next] ?? NaN;
+      text.original -= q[next] ?? NaN;
       kl += q.reduce((sum, value, v) => sum + Math.exp(value) * (value - (p[v] ?? NaN)), 0);
       tokens++;
     }
   }
-  // The standard error of a mean, of what each text adds to it: its tokens' share of them all times how far off it is.
-  const mean = texts.reduce((sum, { excess }) => sum + excess, 0) / tokens, n = texts.length;
-  const parts = texts.map((own) => n * own.tokens / tokens * (own.excess / own.tokens - mean));
-  const variance = parts.reduce((sum, part) => sum + part ** 2, 0) / (n - 1), error = Math.sqrt(variance / n);
-  return { perplexity: Math.exp(loss / tokens), kl: kl / tokens, error, tokens };
+  // The standard error of a mean of what each text adds to the distance: by how much it falls as the text's weight does.
+  const distance = (weights: readonly number[]) => {
+    const sum = (of: (text: typeof texts[number]) => number) =>
+      texts.reduce((total, text, i) => total + (weights[i] ?? 0) * of(text), 0);
+    const all = sum((text) => text.tokens);
+    return Math.exp(sum((text) => text.loss) / all) - Math.exp(sum((text) => text.original) / all);
+  };
+  const ones = texts.map(() => 1), n = texts.length, step = 1e-5;
+  const shares = texts.map((_, i) =>
+    (distance(ones.with(i, 1 + step)) - distance(ones.with(i, 1 - step))) / (2 * step)
+  );
+  const perplexityError = Math.sqrt(n / (n - 1) * shares.reduce((sum, share) => sum + share ** 2, 0));
+  return { perplexity: Math.exp(loss / tokens), kl: kl / tokens, perplexityError, tokens };
 }
 
 function logSoftmax(logits: ArrayLike<number>): number[] {
@@ -83,11 +93,11 @@ for (const [name, openBackend] of Object.entries(BACKENDS)) {
       for (const [i, config] of configs.entries()) {
         const logits: Logits = (ids) => trueLogits(truth, config, ids);
         const expected = await trueScore(logits, (ids) => trueLogits(truth, full, ids));
-        const { perplexity, kl, error, tokens, seconds } = scores[i] as Score;
+        const { perplexity, perplexityError, kl, tokens, seconds } = scores[i] as Score;
         assertEquals(tokens, expected.tokens);
         assertAlmostEquals(perplexity, expected.perplexity, 1e-4 * expected.perplexity, texts[i]);
         assertAlmostEquals(kl, expected.kl, 1e-5 + 1e-3 * expected.kl, texts[i]);
-        assertAlmostEquals(error, expected.error, 1e-5 + 1e-3 * expected.error, texts[i]);
+        assertAlmostEquals(perplexityError, expected.perplexityError, 1e-4 + 1e-3 * expected.perplexityError, texts[i]);
         assert(seconds > 0);
       }
     }
