@@ -181,9 +181,9 @@ Deno.test("sums in 16 bits hold the largest codes and activations there are", ()
 Deno.test("sums hold the largest codes and f32 activations there are, of any length", () => {
   // So many products of 8 bits are more than 32 bits hold.
   const long = 66_320;
-  for (const [width, group] of [...WIDTHS.map((width) => [width, 16_384] as const), [8, long] as const]) {
+  for (const [width, group] of [...WIDTHS.map((width) => [width, 2048] as const), [8, long] as const]) {
     for (const value of [1, -1]) {
-      const shape: ProductShape = { m: 1, n: 8, groups: 1, group, width }, spec = productKernel(shape);
+      const shape: ProductShape = { m: 1, n: 4, groups: 1, group, width }, spec = productKernel(shape);
       const buffers = productBuffers(spec, shape, random(1, "largest"));
       spec.buffers.forEach(({ name }, i) => {
         if (name === "x") buffers[i]?.fill(value);
