@@ -1,5 +1,5 @@
 /**
- * Products of few rows with packed codes, on bytes: codes are unpacked sixteen at a time and used at once, and scales and zero points
+ * Products of few rows with packed codes, on bytes, or on words where those do better (`word_sums.ts`): codes are unpacked sixteen at a time and used at once, and scales and zero points
  * are applied once per group of the last contracted axis, to sums of integers:
  * Σ (code - zero)·scale·x = scale·(Σ code·x - zero·Σ x). Integer settings give integers; f32 activations are digits of integers
  * (`activations.ts`), which takes two byte products where converting codes to f32 took four of f32 and more for the conversion.
