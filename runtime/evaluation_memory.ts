@@ -7,6 +7,7 @@ import { localWidths } from "../ir/sites.ts";
 import { type TensorType, tensorType } from "../ir/types.ts";
 import type { ProgramsOf, Scorer } from "./forward.ts";
 import { CHUNK, type LengthBatch } from "./length_batches.ts";
+import { NEXT_INPUT, SCORES } from "./logits.ts";
 import type { ScorePrograms } from "./score_batches.ts";
 import { callMemory, type WeightMemory } from "./session_memory.ts";
 
@@ -158,7 +159,7 @@ function score(ledger: Ledger, backend: Backend, heads: readonly PlannedCall[], 
   const free = heads.map(({ weights }) => configure(ledger, weights));
   for (const batch of wave) {
     const bytes = backend.bytesOf(tensorType("f32", [sizeOf(batch)]));
-    const results = ["loss", "divergence", "excess", "next"].map(() => ledger.take("hidden", bytes));
+    const results = [...SCORES, NEXT_INPUT].map(() => ledger.take("hidden", bytes));
     for (const give of results) give();
   }
   for (const give of free) give();

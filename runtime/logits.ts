@@ -33,6 +33,8 @@ export const oneTokenHeadOf = memoOf(oneTokenHead);
 
 /** Leaves of the reference model in `scoreGraph` are called this and their name. */
 export const REFERENCE_PREFIX = "reference.";
+/** Outputs of `scoreGraph`. */
+export const SCORES = ["loss", "divergence", "excess"] as const;
 /** Input i32[B,T] of `scoreGraph`: the token that follows each token. */
 export const NEXT_INPUT = "next";
 
@@ -61,11 +63,12 @@ export function scoreGraph(head: Graph, reference: Graph): Graph {
   const next = b.reshape(b.input(NEXT_INPUT, tensorType("i32", [batch, tokens])), [batch, tokens, 1]);
   const hit = b.compare(b.broadcast(next, shape), b.iota("i32", shape, 2), "eq");
   const perToken = (x: Node) => b.reshape(b.sum(x, [2]), [batch, tokens]);
-  return graphOf({
+  const scores: Readonly<Record<typeof SCORES[number], Node>> = {
     loss: b.mul(perToken(b.select(hit, model, 0)), -1),
     divergence: perToken(b.mul(b.exp(original), b.sub(original, model))),
     excess: perToken(b.select(hit, b.sub(original, model), 0)),
-  });
+  };
+  return graphOf(scores);
 }
 
 /** x - max x - ln Σ exp(x - max x) over the last axis. */

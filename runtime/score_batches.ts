@@ -1,12 +1,12 @@
 /** @file Losses and divergences of every token of some batches: both models' heads, run chunk by chunk over hidden states. */
-import type { Backend, Tensor } from "../backends/backend.ts";
+import type { Backend, HostArray, Tensor } from "../backends/backend.ts";
 import type { Tensors } from "../backends/runner.ts";
 import type { Call } from "../ir/module.ts";
 import { type Graph, leavesOf, nameOf } from "../ir/node.ts";
 import { sizeOf, tensorType } from "../ir/types.ts";
 import { type Hidden, type ProgramsOf, type Scorer, withCall } from "./forward.ts";
 import { CHUNK, type LengthBatch } from "./length_batches.ts";
-import { NEXT_INPUT, REFERENCE_PREFIX, scoreGraph } from "./logits.ts";
+import { NEXT_INPUT, REFERENCE_PREFIX, scoreGraph, SCORES } from "./logits.ts";
 
 /** A model with the hidden states that its last call reads. */
 export interface Scored {
@@ -77,15 +77,15 @@ export async function sumScores(
           const scores = await scoreBatch(backend, batch, inputsAt, run);
           for (const [t, predicts] of batch.predicts.entries()) {
             if (predicts === 0) continue;
-            const own = scores.loss[t] ?? NaN, source = batch.sources[Math.floor(t / batch.tokens)] ?? -1;
+            const own = scores.loss?.[t] ?? NaN, source = batch.sources[Math.floor(t / batch.tokens)] ?? -1;
             loss += own;
             const before = sequences.get(source) ?? { loss: 0, excess: 0, tokens: 0 };
             sequences.set(source, {
               loss: before.loss + own,
-              excess: before.excess + (scores.excess[t] ?? NaN),
+              excess: before.excess + (scores.excess?.[t] ?? NaN),
               tokens: before.tokens + 1,
             });
-            divergence += scores.divergence[t] ?? NaN;
+            divergence += scores.divergence?.[t] ?? NaN;
             tokens++;
           }
         }
@@ -102,19 +102,18 @@ async function scoreBatch(
   run: (leaves: Tensors, outputs: Tensors) => Promise<Tensors>,
 ) {
   const size = rows * tokens, all = tensorType("f32", [size]), chunk = tensorType("f32", [1, CHUNK]);
-  const sums = { loss: backend.allocate(all), divergence: backend.allocate(all), excess: backend.allocate(all) };
+  const scores = SCORES.map((name) => ({ name, tensor: backend.allocate(all) }));
   const following = backend.upload(tensorType("i32", [size]), next);
   for (let at = 0; at < size; at += CHUNK) {
     const leaves = { ...inputsAt(at), [NEXT_INPUT]: backend.view(following, at, tensorType("i32", [1, CHUNK])) };
-    const entries = Object.entries(sums).map(([name, tensor]) => [name, backend.view(tensor, at, chunk)] as const);
-    await run(leaves, Object.fromEntries(entries));
+    await run(
+      leaves,
+      Object.fromEntries(scores.map(({ name, tensor }) => [name, backend.view(tensor, at, chunk)] as const)),
+    );
   }
-  const values = {
-    loss: await backend.download(sums.loss),
-    divergence: await backend.download(sums.divergence),
-    excess: await backend.download(sums.excess),
-  };
-  for (const tensor of [...Object.values(sums), following]) backend.free(tensor);
+  const values: Partial<Record<typeof SCORES[number], HostArray>> = {};
+  for (const { name, tensor } of scores) values[name] = await backend.download(tensor);
+  for (const tensor of [...scores.map((score) => score.tensor), following]) backend.free(tensor);
   return values;
 }
 

@@ -1,9 +1,10 @@
 /**
- * The left operand of a product with codes, as signed bytes or words, prepared once for all columns. Integers are what they are. An f32 x of
- * a group (the last contracted axis) with largest magnitude M becomes the integer round(x / step), step = M / 127·2^8, in two
- * balanced digits of base 256. Its error is at most step / 2 = M·2^-16. Codes of 8 bits, rounded by up to half a unit of the grid
- * that spans their group, are 2^-8 of their range off where M is: what activations add to a product's error is about a hundredth of
- * what its weights have already, and sums of such integers are exact. (A third digit makes it f32, and takes half as long again.)
+ * The left operand of a product with codes, as signed bytes or words, prepared once for all columns. Integers are what they are. An
+ * f32 x of a group (the last contracted axis) with largest magnitude M becomes the integer round(x / step), step = M / 127·2^8: one
+ * word, or two balanced digits of base 256. Its error is at most step / 2 = M·2^-16. Codes of 8 bits, rounded by up to half a unit of
+ * the grid that spans their group, are 2^-8 of their range off where M is: what activations add to a product's error is about a
+ * hundredth of what its weights have already, and sums of such integers are exact. (A third digit makes it f32, and takes half as long
+ * again.)
  */
 import type { Access, Expr } from "../kernel.ts";
 import { f32x4, i16x8, i32, i32x4, i8x16, memory, v128 } from "./assembler.ts";
@@ -11,6 +12,7 @@ import { BATCH, COLUMN, type Contraction, outerAxes, ROW } from "./contraction.t
 import type { Emitter, Preparation } from "./emitter.ts";
 import { combineLanes, firstLanes } from "./lanes.ts";
 import { denseStrides, nestedLoops, vectorLoop } from "./nest.ts";
+import { VECTOR } from "./layout.ts";
 import { staysInside } from "./loads.ts";
 import { createPlace, type Index, type KernelCode, type Place, type Vector } from "./place.ts";
 
@@ -29,8 +31,6 @@ export interface Activations {
   readonly groups: number;
 }
 
-/** Bytes of a vector. */
-const VECTOR = 16;
 /** Digits of an f32. */
 const DIGITS = 2;
 /** The largest integer whose balanced digits are bytes with room for rounding. */

@@ -94,9 +94,10 @@ export function product(
   code: KernelCode,
   rows: readonly Local<"i32">[],
   panel: Index,
-  { vectors, kind, digits, fours }: ProductOptions,
+  options: ProductOptions,
 ): Vector[][][] {
-  if (kind.words) return productOfWords(code, rows, panel, { vectors, kind, digits, fours });
+  const { vectors, kind, digits, fours } = options;
+  if (kind.words) return productOfWords(code, rows, panel, options);
   const { b } = code, right = b.let("right", panel), width = 16 * vectors, { parts, largest, join } = kind.unpacking;
   const room = pairsInWord(largest);
   const zeros = (count: number) => Array.from({ length: count }, () => createByteSum(code, room));

@@ -17,9 +17,16 @@ export interface ByteSum {
   finish(): void;
 }
 
-/** Products of which as many as this are sure to fit 16 bits: two of them, of a byte of at most 128 and a code, are a pair. */
+/** The largest magnitude of a signed byte, which is what codes are multiplied by. */
+const LARGEST_BYTE = 128;
+
+/** Products of which as many as this are sure to fit 16 bits: two of them, of a byte and a code, are a pair. */
 export const pairsInWord = (largestCode: number): number =>
-  Math.max(1, Math.floor((2 ** 15 - 1) / (2 * 128 * largestCode)));
+  Math.max(1, Math.floor((2 ** 15 - 1) / (2 * LARGEST_BYTE * largestCode)));
+
+/** Whether 32 bits hold the sum of so many products of a byte and a code. */
+export const fitSum = (products: number, largestCode: number): boolean =>
+  products * LARGEST_BYTE * largestCode < 2 ** 31;
 
 /** Starts a sum of products; `room` says how many fit 16 bits, where no instruction adds fours. */
 export function createByteSum({ b, fours }: Pick<KernelCode, "b" | "fours">, room: number): ByteSum {

@@ -1,6 +1,7 @@
 /** Recognises what lets a product of codes be computed on bytes: a right operand linear in codes, a left one whose integers fit bytes. */
 import type { Access, DotKernel, Expr } from "../kernel.ts";
 import { isNarrow, rangeOf } from "../../ir/types.ts";
+import { fitSum } from "./byte_sums.ts";
 import { type Run, runOf, runStep } from "./codes_packing.ts";
 import { COLUMN, type Contraction } from "./contraction.ts";
 import type { Layout } from "./layout.ts";
@@ -26,9 +27,6 @@ export interface CodedOperand {
 /** Codes along the last axis below which bytes do not pay: there is one scale, one sum across lanes for so many. */
 const SHORTEST = 16;
 
-/** What a digit of an f32 comes to at most (`activations.ts`). */
-const LARGEST_DIGIT = 128;
-
 /** The right operand of a contraction as codes, or undefined where it is something else or not aligned to sixteen codes. */
 export function codedOperand(
   { lhs, rhs, axes, extents, scalar }: Contraction,
@@ -46,7 +44,7 @@ export function codedOperand(
   if (strides[last] !== 1 || (strides[COLUMN] ?? 0) === 0) return undefined;
   const bits = layout.storage === "byte" ? 8 : layout.bits;
   // Digits of f32 are added up in 32 bits.
-  if (scalar === "f32" && length * LARGEST_DIGIT * (2 ** bits - 1) >= 2 ** 31) return undefined;
+  if (scalar === "f32" && !fitSum(length, 2 ** bits - 1)) return undefined;
   const common = { buffer, access, layout, length, bits, scale: linear.scale, zero: linear.zero };
   if (layout.storage === "byte") return common;
   const split = splitAccess(access, layout.columns, extents);

@@ -6,14 +6,13 @@ import { createByteSum, pairsInWord } from "./byte_sums.ts";
 import { sweepCodes, TURN } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
+import { VECTOR } from "./layout.ts";
 import type { Index, KernelCode, Place, Vector } from "./place.ts";
 import { codesAsTheyAre, type Unpacking, unpackingInPlace, unpackingOf } from "./unpacking.ts";
 import { createWordSum, wordsOfBytes } from "./word_sums.ts";
 
 /** Most columns side by side: as many as become one vector. */
 export const COLUMNS = 4;
-/** Bytes of a vector. */
-const VECTOR = 16;
 /**
  * Elements of a sum from which on it is worth adding up parts, as many as keep so many sums up at one time: an instruction that adds
  * four products waits for the one before for some four cycles, and machines start two in each.

@@ -55,7 +55,7 @@ export function emitDot(spec: DotKernel, emitter: Emitter): number {
   const blocks: ChunkSize = { few, rows: Math.min(m, size.rows), columns: Math.min(n, size.columns) };
   const total = batch * Math.ceil(m / blocks.rows) * Math.ceil(n / blocks.columns);
   const operand = codedOperand(contraction, spec, code);
-  // Two digits by two parts of codes, or products of several instructions, take longer than f32 once codes are unpacked for many rows.
+  // Two digits by two parts of codes take longer than f32 once codes are unpacked for many rows, and panels of words take one digit.
   const floats = !few && spec.scalar === "f32" && operand && (unpackingOf(operand, code).parts > 1 || !code.relaxed);
   const linear = spec.groups && term && linearTerm(term, spec.groups.inner);
   const chunk = !operand || floats

@@ -19,14 +19,11 @@ import { type Arrangement, BATCH, COLUMN, outerAxes, ROW } from "./contraction.t
 import type { Emitter } from "./emitter.ts";
 import { createGroupTotals, type GroupTerm, termOfOperand } from "./group_totals.ts";
 import { sumLanes } from "./lanes.ts";
-import { LEAST_PAGES, PAGE_BYTES } from "./layout.ts";
+import { LEAST_PAGES, PAGE_BYTES, VECTOR } from "./layout.ts";
 import { nestedLoops, smaller, vectorLoop, withinAll, withinNeighbours } from "./nest.ts";
 import { createPlace, type Index, type Place, type Vector } from "./place.ts";
 import { emitStores } from "./stores.ts";
 import { takesWords } from "./word_sums.ts";
-
-/** Bytes of a vector. */
-const VECTOR = 16;
 
 /** A product with a coded right operand. */
 export interface CodedProduct extends Arrangement {

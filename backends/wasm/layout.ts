@@ -10,6 +10,8 @@ import { memoOf } from "../../ir/memo.ts";
 import { packingOf } from "./packing.ts";
 import { bitsOf, concreteShape, type DType, isNarrow, sizeOf, type TensorType } from "../../ir/types.ts";
 
+/** Bytes of a vector. */
+export const VECTOR = 16;
 /** Packed rows are padded to a multiple of this many elements. */
 export const BLOCK = 32;
 /** Bytes of a plane in the units of a row, in their order. */

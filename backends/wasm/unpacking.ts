@@ -4,6 +4,7 @@
  * bits hold that: a mask then does without the shift.
  */
 import { type ByteProducts, i16x8, i32x4, i8x16, v128 } from "./assembler.ts";
+import { fitSum } from "./byte_sums.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import type { Vector } from "./place.ts";
 
@@ -47,7 +48,7 @@ export function unpackingInPlace(
 ): Unpacking | undefined {
   const largest = (2 ** bits - 1) << PART_BITS,
     join = ([low = i32x4.const(0), high = low]: readonly Vector[]) => i32x4.add(low, i32x4.shr_s(high, PART_BITS));
-  const fits = fours && bits <= PART_BITS && (largest < 128 || unsigned) && elements * largest * 128 < 2 ** 31;
+  const fits = fours && bits <= PART_BITS && (largest < 128 || unsigned) && fitSum(elements, largest);
   return fits ? { parts: 2, largest, join, inPlace: true } : undefined;
 }
 
