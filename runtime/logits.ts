@@ -1,5 +1,6 @@
 /** @file The last call of a language model, reduced to what is asked of it: logits of one token, or scores of many. */
-import { type Builder, createBuilder } from "../ir/builder.ts";
+import { createBuilder } from "../ir/builder.ts";
+import { divergenceOf, logProbabilities } from "../ir/composites/divergence.ts";
 import { memoOf } from "../ir/memo.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../ir/node.ts";
 import { inline } from "../ir/rewrite.ts";
@@ -65,16 +66,10 @@ export function scoreGraph(head: Graph, reference: Graph): Graph {
   const perToken = (x: Node) => b.reshape(b.sum(x, [2]), [batch, tokens]);
   const scores: Readonly<Record<typeof SCORES[number], Node>> = {
     loss: b.mul(perToken(b.select(hit, model, 0)), -1),
-    divergence: perToken(b.mul(b.exp(original), b.sub(original, model))),
+    divergence: b.reshape(divergenceOf(b, original, model), [batch, tokens]),
     excess: perToken(b.select(hit, b.sub(original, model), 0)),
   };
   return graphOf(scores);
-}
-
-/** x - max x - ln Σ exp(x - max x) over the last axis. */
-function logProbabilities(b: Builder, logits: Node): Node {
-  const shifted = b.sub(logits, b.max(logits, [2]));
-  return b.sub(shifted, b.log(b.sum(b.exp(shifted), [2])));
 }
 
 function onlyOutput(outputs: Readonly<Record<string, Node>>): Node {

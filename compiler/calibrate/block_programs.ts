@@ -6,6 +6,7 @@ import { bindSymbols } from "../../ir/symbols.ts";
 import type { Width } from "../../ir/types.ts";
 import { trainFunction } from "../pipeline.ts";
 import type { Recipe } from "../recipe.ts";
+import { logitsLoss, reconstructionLoss } from "./block_losses.ts";
 import type { Programs } from "./programs.ts";
 import type { CalibrationSettings } from "./settings.ts";
 import { lossProgram, trainInPlace, trainProgram, withLearnedInputs } from "./train_program.ts";
@@ -19,6 +20,8 @@ export interface BlockFunction {
   readonly settings: Pick<CalibrationSettings, "lossPower">;
   /** Sequences and tokens of a run. */
   readonly batches: { readonly batch: number; readonly tokens: number };
+  /** The graph of the `Ending` by whose logits the block learns; it learns by its own output without. */
+  readonly ending?: Graph;
 }
 
 /** What a program computes: the block's output, its loss, or loss and gradients. */
@@ -27,17 +30,19 @@ export type BlockProgramKind = "forward" | "loss" | "train";
 /** The program of a block at some widths; widths of equal ranks and group sizes, and their mixtures, share them. */
 export function blockProgram(
   programs: Programs,
-  { graph, name, recipe, settings, batches: { batch, tokens } }: BlockFunction,
+  { graph, name, recipe, settings, batches: { batch, tokens }, ending }: BlockFunction,
   kind: BlockProgramKind,
   widths: LocalWidths,
 ): Promise<Executable> {
-  const key = `${name} ${kind} ${sitesOf(graph).map((site) => shapeAt(site, widths, recipe)).join(" ")}`;
+  const by = ending && kind !== "forward" ? " by logits" : "";
+  const key = `${name} ${kind}${by} ${sitesOf(graph).map((site) => shapeAt(site, widths, recipe)).join(" ")}`;
   const symbols = { B: batch, T: tokens };
   const build = () => withLearnedInputs(trainFunction(graph, widths, recipe.scheme));
   if (kind === "forward") return programs.get(key, build, symbols);
+  const lossOf = () => ending ? logitsLoss(bindSymbols(ending, symbols)) : reconstructionLoss(settings.lossPower);
   return programs.get(
     key,
-    () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), settings.lossPower),
+    () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), lossOf()),
     {},
     (bound) => ({ inPlace: trainInPlace(bound) }),
   );

@@ -1,6 +1,7 @@
 /**
  * Block-wise calibration (quept-method 1.4, 8): walks a module's calls in order. The target of a block is the output of the
- * original weights on full-precision inputs; what it learns on are the inputs that quantized predecessors leave.
+ * original weights on full-precision inputs; what it learns on are the inputs that quantized predecessors leave. The last block's
+ * target is what follows from that output: the original logits (`ending.ts`).
  */
 import type { HostArray } from "../../backends/backend.ts";
 import { quote, UserError } from "../../ir/errors.ts";
@@ -15,13 +16,14 @@ import { asFloats, batchesOf, type Values } from "./batches.ts";
 import { openBlock } from "./block.ts";
 import { columnScales } from "./column_scales.ts";
 import type { MixtureOfBits } from "./draw.ts";
+import { endingOf, openEnding } from "./ending.ts";
 import { openExact } from "./exact_call.ts";
 import { BASIS_BATCHES, startAdapters } from "./input_bases.ts";
 import { type InputStatistics, inputStatistics } from "./input_statistics.ts";
 import { initialLearned, learnedLayout, restoredLearned, storedLearned } from "./learned.ts";
 import type { LoadParameter } from "./prepare_call.ts";
 import { type Programs, within } from "./programs.ts";
-import type { CalibrationSettings } from "./settings.ts";
+import { type CalibrationSettings, lastEpochs } from "./settings.ts";
 import { type BlockStart, findClips, findScales } from "./start_block.ts";
 import type { CallStore } from "./store.ts";
 import { openHolds } from "./stored_holds.ts";
@@ -32,7 +34,9 @@ export interface CalibrationProgress {
   readonly blocks: number;
   readonly step: number;
   readonly steps: number;
-  /** Mean balanced loss per bit group since the last report. */
+  /** Part of the steps of all blocks that are over, from 0 to 1. */
+  readonly part: number;
+  /** Mean balanced loss per bit group since the last report; the last block's is another than the others' (`logits`). */
   readonly loss: number;
 }
 
@@ -78,6 +82,9 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
   let tracks: readonly Track[] = [];
   const quantized = elastic.calls.map((call) => sitesOf(functionOf(elastic, call)).length > 0);
   const blocks = quantized.filter(Boolean).length, last = quantized.lastIndexOf(true);
+  const ending = settings.logits > 0 && blocks > 0 ? endingOf(structure, last) : undefined;
+  const epochsOf = (index: number) => ending && index === last ? lastEpochs(settings) : settings.epochs;
+  const epochs = (blocks - 1) * settings.epochs + epochsOf(last);
   let block = 0;
 
   for (const [index, call] of elastic.calls.entries()) {
@@ -158,21 +165,27 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     const at = block++;
     await within(await openHolds(input, elastic, call), async (held) => {
       if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);
-      await within(openBlock(programs, { ...bound, held: held.tensors }, learned), async (opened) => {
-        if (!saved) {
-          const steps = settings.epochs * batches.list.length;
-          await opened.train(tracks, targets, rng("bits"), (step, loss) => {
-            checkLoss(loss, call.prefix || call.function, step);
-            report?.({ block: at, blocks, step, steps, loss });
-          });
-          const learnt = storedLearned(layout, call.prefix, await opened.learned());
-          await input.store.save(index, only ? learnt : [...await held.stored(), ...scales.stored(call), ...learnt]);
-          // What goes on to the next block is what is stored.
-          opened.restore(restoredLearned(layout, call.prefix, learnt));
-        }
-        if (index < last) {
-          await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));
-        }
+      const by = index === last && !saved ? ending : undefined, own = epochsOf(index);
+      const learner = by ? { ...bound, settings: { ...settings, epochs: own }, ending: by.graph } : bound;
+      await within(await openEnding(input, structure, by), async (end) => {
+        const tensors = { ...held.tensors, ...end.tensors };
+        await within(openBlock(programs, { ...learner, held: tensors }, learned), async (opened) => {
+          if (!saved) {
+            const steps = own * batches.list.length;
+            await opened.train(tracks, targets, rng("bits"), (step, loss) => {
+              checkLoss(loss, call.prefix || call.function, step);
+              const part = (at * settings.epochs + own * step / steps) / epochs;
+              report?.({ block: at, blocks, step, steps, part, loss });
+            });
+            const learnt = storedLearned(layout, call.prefix, await opened.learned());
+            await input.store.save(index, only ? learnt : [...await held.stored(), ...scales.stored(call), ...learnt]);
+            // What goes on to the next block is what is stored.
+            opened.restore(restoredLearned(layout, call.prefix, learnt));
+          }
+          if (index < last) {
+            await advanceTracks(opened, { recipe, settings, batches, output, tracks, programs }, rng("tracks"));
+          }
+        });
       });
     });
   }

@@ -2,7 +2,7 @@
 import type { Executable } from "../../backends/backend.ts";
 import type { Symbols } from "../../ir/dim.ts";
 import { type Call, functionOf, type Module } from "../../ir/module.ts";
-import { leavesOf, nameOf } from "../../ir/node.ts";
+import { type Graph, leavesOf, nameOf } from "../../ir/node.ts";
 import { sitesOf } from "../../ir/sites.ts";
 import { bindSymbols } from "../../ir/symbols.ts";
 import { sizeOf, type TensorType, tensorType } from "../../ir/types.ts";
@@ -11,6 +11,7 @@ import { hasAdapters } from "../adapters.ts";
 import type { Recipe } from "../recipe.ts";
 import { batchesOf } from "./batches.ts";
 import { type BlockFunction, blockProgram, type BlockProgramKind, widthsAt } from "./block_programs.ts";
+import { type Ending, endingOf, heldNames } from "./ending.ts";
 import { BASIS_BATCHES, basisRows, mostRows, namedBasisRound } from "./input_bases.ts";
 import { namedStatistics } from "./input_statistics.ts";
 import { learnedLayout } from "./learned.ts";
@@ -82,11 +83,12 @@ export interface CalibrationMemory {
  *                  with 4·P·4 + batch in addition, where columns' scales are searched; for starts of adapters of rank r
  *                  4·N + batch + 2·4·(r + 8)·q for every value of q columns that linears read, instead
  *     training     N·(1 + 1/4 + 2/64) + 4·P·(4 + mean)   + batch  + arena
+ *                  with 4·V·h for a vocabulary of V in addition, where the last block learns by logits
  *     host         ((groups + 1)·tokens + 8·b)·4·h + ids, positions, weights, rotary tables + the block itself
  *
  * with mean = 1 where the last steps are averaged, batch = 4·b·(2·h + rotary tables + 1), and the arena of the largest program, which
  * is about 3·4·N_max for the weight in hand, its product and its gradient, 4·b·(6·h + 2·f) for what the backward pass reads, and 12·b·f
- * between. Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The programs are compiled for it, and
+ * between; by logits some 4·4·b·V. Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The programs are compiled for it, and
  * found again by the calibration.
  *
  * Without a folder to write to, finished blocks, those of a rehearsal, too, stay on the host beside this.
@@ -101,8 +103,10 @@ export async function calibrationMemory(input: CalibrationMemoryInput): Promise<
   const symbols = { B: batch, T: tokens };
   const phases: Omit<PhaseMemory, "arena" | "scratch" | "total">[] = [], known = new Set<string>();
   const last = elastic.calls.findLastIndex((call) => isQuantized(elastic, call));
+  const ending = settings.logits > 0 && last >= 0 ? endingOf(structure, last) : undefined;
   let stored = 0;
   for (const [index, call] of elastic.calls.entries()) {
+    if (ending && index === last) phases.push(...await lastBlock(input, call, ending, { batch, tokens }));
     if (known.has(call.function)) continue;
     known.add(call.function);
     const { peak, held } = await preparation(programs, elastic, call);
@@ -175,16 +179,34 @@ async function exactCall(programs: Programs, module: Module, call: Call, symbols
   return { ...prepared, batch };
 }
 
+/** What the last block takes beside the others, as it learns by logits: the calls behind it. */
+async function lastBlock(input: CalibrationMemoryInput, call: Call, ending: Ending, batches: BlockFunction["batches"]) {
+  const { programs, structure, elastic } = input, { held } = await preparation(programs, elastic, call);
+  let end = 0, peak = 0;
+  for (const own of ending.calls) {
+    const prepared = await preparation(programs, structure, own);
+    peak = Math.max(peak, end + prepared.peak);
+    end += prepared.held;
+  }
+  const block = await quantizedCall(input, call, batches, ending.graph);
+  const common = { function: call.function, learned: 0, batch: 0 };
+  return [
+    { ...common, phase: "preparation", weights: held + peak },
+    { ...common, phase: "training", weights: held + end, learned: block.training, batch: block.batch },
+  ] as const;
+}
+
 /** A call at any width: what is learned, and what one batch brings. */
 async function quantizedCall(
   { programs, elastic, recipe, settings }: CalibrationMemoryInput,
   call: Call,
   batches: BlockFunction["batches"],
+  ending?: Graph,
 ) {
   const { backend } = programs, graph = functionOf(elastic, call), widths = recipe.bitGroups.flat();
   const layout = learnedLayout(graph, recipe.scheme, widths),
     flat = backend.bytesOf(tensorType("f32", [layout.length]));
-  const block: BlockFunction = { graph, name: call.function, recipe, settings, batches };
+  const block: BlockFunction = { graph, name: call.function, recipe, settings, batches, ...(ending ? { ending } : {}) };
   const judged = settings.balance || recipe.scaleColumns;
   const kinds: readonly BlockProgramKind[] = judged ? ["forward", "loss", "train"] : ["forward", "train"];
   const compiled: Executable[] = [];
@@ -198,7 +220,7 @@ async function quantizedCall(
     for (const width of widths) compiled.push(await compileClips(clips, width));
   }
   const held = prepareGraph(graph).outputs,
-    names = new Set(held.map(({ name }) => name)),
+    names = new Set([...held.map(({ name }) => name), ...heldNames(ending)]),
     own = new Map<string, TensorType>();
   for (const { leaves } of compiled) {
     for (const [name, type] of Object.entries(leaves)) {

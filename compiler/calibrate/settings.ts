@@ -34,6 +34,11 @@ export interface CalibrationSettings {
   readonly adapterStart: "inputs" | "random";
   /** p of the reconstruction loss Σ|P - Y|^p. */
   readonly lossPower: 1 | 2;
+  /**
+   * The last block learns by the divergence of the logits that follow it, for so many times the epochs; 0: by its outputs, as the
+   * others do and as published.
+   */
+  readonly logits: number;
   /** `fused`: all bit groups share merged inputs, as published; `tracks`: each group carries its own from block to block. */
   readonly inputs: "fused" | "tracks";
   /** Part of the steps whose sites take mixed widths; see draw.ts. 0, or a single epoch: one width per step, as published. */
@@ -62,6 +67,9 @@ export interface CalibrationSettings {
   };
 }
 
+/** Epochs of the last block, where it learns by logits. */
+export const lastEpochs = ({ epochs, logits }: CalibrationSettings): number => Math.round(epochs * logits);
+
 /** The range of a number. */
 interface Limit {
   readonly least: number;
@@ -81,6 +89,7 @@ const LIMITS: Readonly<Partial<Record<keyof CalibrationSettings, Limit>>> = {
   adapterRate: { least: 0 },
   rateSlope: { least: 0 },
   average: PART,
+  logits: { least: 0 },
   mixtures: PART,
   refine: { least: 0 },
   weightOnly: PART,
@@ -128,6 +137,7 @@ export function publishedSettings(track: Exclude<Track, "both">): CalibrationSet
     clipSearch: false,
     adapterStart: "random",
     lossPower: 1,
+    logits: 0,
     inputs: "fused",
     mixtures: 0,
     refine: 0,
@@ -165,6 +175,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     clipSearch: track !== "activations",
     adapterStart: "inputs",
     lossPower: 1,
+    logits: 2,
     inputs: "tracks",
     // Widths of quantized activations have few mixtures, and a rehearsal of theirs costs W4A4 a tenth of its divergence.
     mixtures: track === "activations" ? 0 : 0.3,

@@ -1,15 +1,14 @@
 /** The program of one optimiser step of one bit group: forward at one width, loss, gradients added to what is there. */
 import { gradients } from "../../ir/autodiff.ts";
-import { type Builder, createBuilder } from "../../ir/builder.ts";
+import { createBuilder } from "../../ir/builder.ts";
 import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../ir/node.ts";
 import { inline, rewrite } from "../../ir/rewrite.ts";
 import { tensorType } from "../../ir/types.ts";
+import { type BlockLoss, LOSS_LEAVES } from "./block_losses.ts";
 
 /** Names of what a train program takes beside the function's own leaves. */
 export const TRAIN_LEAVES = {
-  target: "target",
-  /** Weight of each token in the loss, f32[B,T,1]; 0 for padding. */
-  tokenWeights: "token.weights",
+  ...LOSS_LEAVES,
   /** Factor of this group's loss in the gradients, f32[1]. */
   lossWeight: "loss.weight",
   /** Sum of losses so far, f32[1]; the program adds to it. */
@@ -42,19 +41,17 @@ export const isLearned = (name: string): boolean => isClip(name) || isFactor(nam
 /**
  * Loss and gradients of a function with learned inputs (concrete shapes).
  *
- * The loss is that of the published code: mean over batch and channels of the sum over tokens of |P - Y|^p, tokens weighted.
  * Outputs: `loss.sum` and `gradient.<learned>` for every learned input, each the leaf of that name plus this step's share.
  *
  * @param graph a function with one output [B,T,C], from `withLearnedInputs`
  */
-export function trainProgram(graph: Graph, power: 1 | 2): Graph {
+export function trainProgram(graph: Graph, lossOf: BlockLoss): Graph {
   const b = createBuilder();
   const [output, ...others] = graph.outputs;
   if (!output || others.length > 0) {
     throw new TypeError(`Expected a function with one output but found ${graph.outputs.length}`);
   }
-  const forward = inline(b, graph, () => undefined)[output.name] as Node;
-  const { loss } = lossOf(b, forward, power);
+  const loss = lossOf(b, inline(b, graph, () => undefined)[output.name] as Node);
   const learned = leavesOf(graph, "input").filter((node) => isLearned(nameOf(node))).map((node) => b.adopt(node));
   const lossWeight = b.reshape(b.input(TRAIN_LEAVES.lossWeight, tensorType("f32", [1])), loss.type.shape);
   const slopes = gradients(b, graphOf({ loss }), { loss: lossWeight }, learned);
@@ -67,22 +64,11 @@ export function trainProgram(graph: Graph, power: 1 | 2): Graph {
 }
 
 /** The loss alone, added to `loss.sum`: what each group starts from. */
-export function lossProgram(graph: Graph, power: 1 | 2): Graph {
-  const b = createBuilder(), forward = Object.values(inline(b, graph, () => undefined))[0] as Node;
-  const { loss } = lossOf(b, forward, power);
+export function lossProgram(graph: Graph, lossOf: BlockLoss): Graph {
+  const b = createBuilder(), loss = lossOf(b, Object.values(inline(b, graph, () => undefined))[0] as Node);
   return graphOf({
     [TRAIN_LEAVES.lossSum]: b.add(b.input(TRAIN_LEAVES.lossSum, tensorType("f32", [1])), b.reshape(loss, [1])),
   });
-}
-
-function lossOf(b: Builder, forward: Node, power: 1 | 2): { loss: Node } {
-  const [batch, tokens = 1, channels] = forward.type.shape;
-  const target = b.input(TRAIN_LEAVES.target, forward.type);
-  const weights = b.input(TRAIN_LEAVES.tokenWeights, tensorType("f32", [batch ?? 1, tokens, 1]));
-  const difference = b.sub(forward, target);
-  const distance = power === 1 ? b.abs(difference) : b.mul(difference, difference);
-  const sum = b.sum(b.mul(distance, weights), [0, 1, 2]);
-  return { loss: b.mul(sum, 1 / (Number(batch) * Number(channels))) };
 }
 
 /** Which outputs of a train program overwrite which leaves. */

@@ -9,6 +9,7 @@ import { type Graph, graphOf, leavesOf, nameOf, type Node } from "../../../ir/no
 import { random } from "../../../ir/random.ts";
 import { sizeOf, tensorType } from "../../../ir/types.ts";
 import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
+import { reconstructionLoss } from "../../../compiler/calibrate/block_losses.ts";
 import { trainInPlace, trainProgram, withLearnedInputs } from "../../../compiler/calibrate/train_program.ts";
 import { contractIntegers } from "../../../compiler/passes/contract_integers.ts";
 import { specialize } from "../../../compiler/passes/quantize/specialize.ts";
@@ -215,7 +216,7 @@ function blockKernels(track: "weights" | "activations"): Record<string, number> 
   const recipe = defaultRecipe(track, 1);
   const block = elasticModule(decoderModule(VARIANTS["tied, grouped queries"]), recipe).functions.block as Graph;
   const forward = withLearnedInputs(trainFunction(block, widthsAt(block, recipe, 4), recipe.scheme));
-  const graph = trainProgram(bindSymbols(forward, { B: 2, T: 16 }), 1);
+  const graph = trainProgram(bindSymbols(forward, { B: 2, T: 16 }), reconstructionLoss(1));
   const counts: Record<string, number> = {};
   for (const { kernel } of lowerGraph(graph, { maxBuffers: 64, inPlace: trainInPlace(graph) }).steps) {
     counts[kernel.kind] = (counts[kernel.kind] ?? 0) + 1;

@@ -6,6 +6,7 @@ import { PORTABLE } from "../../../backends/webgpu/traits.ts";
 import { createBackend } from "../../../backends/webgpu/backend.ts";
 import { describeAdapter } from "../../../backends/webgpu/device.ts";
 import { widthsAt } from "../../../compiler/calibrate/block_programs.ts";
+import { reconstructionLoss } from "../../../compiler/calibrate/block_losses.ts";
 import { trainInPlace, trainProgram, withLearnedInputs } from "../../../compiler/calibrate/train_program.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
 import { contractIntegers } from "../../../compiler/passes/contract_integers.ts";
@@ -83,7 +84,7 @@ Deno.test("a train program equals the reference: quantizers, attention and their
   const recipe = defaultRecipe("weights", 1),
     block = elasticModule(decoderModule(VARIANTS["tied, grouped queries"]), recipe).functions.block;
   const forward = withLearnedInputs(trainFunction(block as Graph, widthsAt(block as Graph, recipe, 4), recipe.scheme));
-  const graph = trainProgram(bindSymbols(forward, { B: 2, T: 5 }), 2);
+  const graph = trainProgram(bindSymbols(forward, { B: 2, T: 5 }), reconstructionLoss(2));
   const tops = Object.fromEntries(sitesOf(block as Graph).map(({ name }) => [topName(name), Float64Array.of(15)]));
   const leaves = typedLeaves(graph, tops), isScale = (name: string) => name.endsWith(".master.scales");
   // Weights around 0.3: with those of ten, softmax makes a thousandth of what is a rounding error in the scores.

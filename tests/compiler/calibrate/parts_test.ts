@@ -3,6 +3,7 @@ import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { batchesOf, pickRows } from "../../../compiler/calibrate/batches.ts";
 import { MERGE_INPUTS, mergeProgram } from "../../../compiler/calibrate/merge.ts";
 import { adamProgram, stepScalars } from "../../../compiler/calibrate/optimizer.ts";
+import { reconstructionLoss } from "../../../compiler/calibrate/block_losses.ts";
 import { TRAIN_LEAVES, trainProgram } from "../../../compiler/calibrate/train_program.ts";
 import { createBuilder } from "../../../ir/builder.ts";
 import { graphOf } from "../../../ir/node.ts";
@@ -53,7 +54,7 @@ Deno.test("mergeProgram() gives equal outputs back, breaks ties by index and doe
 Deno.test("trainProgram() computes the loss as coded: a sum over tokens, a mean over the rest (golden of section 12.1)", () => {
   const b = createBuilder(), graph = graphOf({ h: b.input("h", tensorType("f32", [1, 3, 2])) });
   for (const [power, expected] of [[1, 3.5], [2, 7.5]] as const) {
-    const { [TRAIN_LEAVES.lossSum]: loss } = evaluate(trainProgram(graph, power), {
+    const { [TRAIN_LEAVES.lossSum]: loss } = evaluate(trainProgram(graph, reconstructionLoss(power)), {
       h: Float64Array.of(1, 2, 3, 4, 0, 0),
       [TRAIN_LEAVES.target]: Float64Array.of(0, 2, 1, 7, 1, 0),
       [TRAIN_LEAVES.tokenWeights]: Float64Array.of(1, 1, 1),
