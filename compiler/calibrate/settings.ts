@@ -68,7 +68,8 @@ export interface CalibrationSettings {
 }
 
 /** Epochs of the last block, where it learns by logits. */
-export const lastEpochs = ({ epochs, logits }: CalibrationSettings): number => Math.round(epochs * logits);
+export const lastEpochs = ({ epochs, logits }: CalibrationSettings): number =>
+  epochs > 0 ? Math.max(1, Math.round(epochs * logits)) : 0;
 
 /** The range of a number. */
 interface Limit {

@@ -78,6 +78,7 @@ Deno.test("changePlan() changes one thing at a time, in order", () => {
     weights: [0.1, 0.2, 0.3, 0.4],
   });
   assertEquals(change("loss=2", "loss=1").settings.lossPower, 1);
+  assertEquals(change("logits=1.5").settings.logits, 1.5);
   assertEquals(change("clip-start=8:9").settings.clipStart[8], 9);
   assertEquals(change("inputs=tracks", "balance=on").settings.inputs, "tracks");
 });

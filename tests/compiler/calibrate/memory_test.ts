@@ -69,6 +69,7 @@ const CASES: readonly (readonly [name: string, sizes: Omit<Sizes, "layers">, Tra
   ["weights", {}, "weights", {}],
   ["weights, wide", { hiddenSize: 64, intermediateSize: 160, tokens: 64 }, "weights", {}],
   ["weights, the last step's values", {}, "weights", { average: 0, balance: false }],
+  ["weights, every block by its output", {}, "weights", { logits: 0 }],
   ["activations", {}, "activations", {}],
   ["fused inputs", {}, "weights", { inputs: "fused" }],
 ];

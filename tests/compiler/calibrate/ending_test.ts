@@ -1,0 +1,144 @@
+import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { evaluate } from "../../../backends/reference/evaluate.ts";
+import { openReference } from "../../../backends/reference/backend.ts";
+import { logitsLoss, LOSS_LEAVES } from "../../../compiler/calibrate/block_losses.ts";
+import { calibrate, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
+import { ENDING_INPUT, endingOf, heldNames, openEnding } from "../../../compiler/calibrate/ending.ts";
+import { createPrograms } from "../../../compiler/calibrate/programs.ts";
+import { defaultSettings } from "../../../compiler/calibrate/settings.ts";
+import { memoryStore } from "../../../compiler/calibrate/store.ts";
+import { decoderModule } from "../../../compiler/frontends/decoder.ts";
+import { elasticModule, structureModule } from "../../../compiler/pipeline.ts";
+import { defaultRecipe } from "../../../compiler/recipe.ts";
+import { createBuilder } from "../../../ir/builder.ts";
+import { type Call, functionOf, type Module } from "../../../ir/module.ts";
+import { type Graph, graphOf, leavesOf, nameOf } from "../../../ir/node.ts";
+import { random } from "../../../ir/random.ts";
+import { bindSymbols } from "../../../ir/symbols.ts";
+import { sizeOf, tensorType } from "../../../ir/types.ts";
+import { assertGradients } from "../../support/finite_differences.ts";
+import { randomParameters, VARIANTS } from "../../support/random_decoder.ts";
+
+const CONFIG = { ...VARIANTS["untied, heads of 8"], hiddenSize: 8, intermediateSize: 12, heads: 2, kvHeads: 1 };
+const recipe = { ...defaultRecipe("weights", 1), rotate: true };
+const structure = structureModule(decoderModule(CONFIG), recipe), last = structure.calls.length - 2;
+const head = structure.calls.at(-1) as Call;
+const doubles = (n: number, seed: string) => {
+  const rng = random(7, seed);
+  return Float64Array.from({ length: n }, () => rng.normal());
+};
+
+/** An ending with concrete shapes, and random values for all of its leaves. */
+function randomEnding(batch: number, tokens: number): { graph: Graph; leaves: Record<string, Float64Array> } {
+  const graph = bindSymbols(endingOf(structure, last).graph, { B: batch, T: tokens });
+  const leaves = Object.fromEntries(
+    leavesOf(graph, "input").map((node) => [nameOf(node), doubles(sizeOf(node.type.shape), nameOf(node))]),
+  );
+  return { graph, leaves };
+}
+
+/** ln p of rows of logits. */
+const logsOf = (logits: Float64Array, width: number): number[][] =>
+  Array.from({ length: logits.length / width }, (_, row) => {
+    const own = [...logits.subarray(row * width, (row + 1) * width)];
+    const total = Math.log(own.reduce((sum, x) => sum + Math.exp(x), 0));
+    return own.map((x) => x - total);
+  });
+
+Deno.test("endingOf() computes the logits that the module does", async () => {
+  const load = randomParameters(3), backend = openReference();
+  const ending = endingOf(structure, last),
+    input = {
+      programs: createPrograms(backend),
+      load: async (...asked: Parameters<typeof load>) => Float32Array.from(await load(...asked)),
+    };
+  const held = await openEnding(input, structure, ending);
+  assertEquals(Object.keys(held.tensors).toSorted(), [...heldNames(ending.graph)].toSorted());
+  const hidden = doubles(2 * 3 * CONFIG.hiddenSize, "hidden");
+  const leaves: Record<string, Float64Array> = { [ENDING_INPUT]: hidden };
+  for (const [name, tensor] of Object.entries(held.tensors)) {
+    leaves[name] = Float64Array.from(await backend.download(tensor));
+  }
+  held.release();
+  const { logits } = evaluate(bindSymbols(ending.graph, { B: 2, T: 3 }), leaves);
+
+  const graph = bindSymbols(functionOf(structure, head), { B: 2, T: 3 }), own: Record<string, Float64Array> = {};
+  for (const node of leavesOf(graph, "input")) own[nameOf(node)] = hidden;
+  for (const node of leavesOf(graph, "param")) {
+    const derived = structure.derived[head.prefix + nameOf(node)];
+    own[nameOf(node)] = derived ? Float64Array.from(derived.generate()) : await load(nameOf(node), node.type);
+  }
+  const [expected] = Object.values(evaluate(graph, own));
+  assertEquals(logits?.length, 2 * 3 * CONFIG.vocabSize);
+  logits?.forEach((x, i) => assertAlmostEquals(x, expected?.[i] ?? NaN, 1e-4));
+});
+
+Deno.test("endingOf() refuses calls that read anything but the value before", () => {
+  const calls = structure.calls.slice(0, -1);
+  const reading = (inputs: Record<string, string>): Module => ({
+    ...structure,
+    calls: [...calls, { ...head, inputs }],
+  });
+  assertThrows(() => endingOf(reading({ ...head.inputs, ids: "ids" }), last), TypeError, "one value");
+  assertThrows(() => endingOf(reading({ h: "ids" }), last), TypeError, "one value");
+  assertThrows(() => endingOf(structure, structure.calls.length - 1), TypeError, "behind the last block");
+});
+
+Deno.test("logitsLoss() is the divergence of the logits: a sum over tokens with weights, a mean over the batch", () => {
+  const { graph, leaves } = randomEnding(2, 3),
+    b = createBuilder(),
+    type = tensorType("f32", [2, 3, CONFIG.hiddenSize]);
+  const loss = graphOf({ loss: logitsLoss(graph)(b, b.input("h", type)) }),
+    weights = Float64Array.of(1, 0.5, 0, 1, 1, 2);
+  const h = doubles(48, "h"), target = doubles(48, "target");
+  const given = { ...leaves, [LOSS_LEAVES.tokenWeights]: weights };
+  const lossAt = (x: Float64Array) =>
+    evaluate(loss, { ...given, h: x, [LOSS_LEAVES.target]: target }, { precision: "f64" }).loss?.[0] ?? NaN;
+  const [original, model] = [target, h].map((x) => {
+    const { logits = new Float64Array() } = evaluate(graph, { ...leaves, [ENDING_INPUT]: x }, { precision: "f64" });
+    return logsOf(Float64Array.from(logits), CONFIG.vocabSize);
+  });
+  let expected = 0;
+  original?.forEach((row, t) =>
+    row.forEach((p, v) => expected += (weights[t] ?? 0) * Math.exp(p) * (p - (model?.[t]?.[v] ?? NaN)) / 2)
+  );
+  assert(expected > 0.1);
+  assertAlmostEquals(lossAt(h), expected, 1e-9);
+  assertAlmostEquals(lossAt(target), 0, 1e-12);
+  const leavesNow = { ...given, h, [LOSS_LEAVES.target]: target };
+  assertGradients(
+    { graph: loss, leaves: leavesNow },
+    leavesOf(loss, "input").filter((x) => nameOf(x) === "h"),
+    "logits",
+  );
+});
+
+Deno.test("calibrate() by logits has the last block learn longer, and changes no other", async () => {
+  const module = decoderModule({ ...CONFIG, layers: 2 }), parameters = randomParameters(3);
+  const run = async (logits: number) => {
+    const reports: CalibrationProgress[] = [], store = memoryStore();
+    await calibrate({
+      programs: createPrograms(openReference()),
+      structure: structureModule(module, recipe),
+      elastic: elasticModule(module, recipe),
+      recipe,
+      settings: { ...defaultSettings("weights"), tokens: 6, epochs: 2, clipSearch: false, logits },
+      load: async (name, type) => Float32Array.from(await parameters(name, type)),
+      sequences: [0, 1, 2, 3].map((i) => {
+        const rng = random(i, "ids");
+        return Int32Array.from({ length: 6 }, () => rng.int(CONFIG.vocabSize));
+      }),
+      seed: 5,
+      store,
+      report: (progress) => reports.push(progress),
+    });
+    const stored = await Promise.all([1, 2].map((call) => store.load(call)));
+    return { reports, values: stored.map((all) => (all ?? []).map(({ name, values }) => `${name} ${values.join()}`)) };
+  };
+  const outputs = await run(0), logits = await run(3);
+  assertEquals(outputs.reports.map(({ steps }) => steps), [4, 4]);
+  assertEquals(logits.reports.map(({ steps }) => steps), [4, 12]);
+  assertEquals(logits.reports.map(({ part }) => part), [0.25, 1]);
+  assertEquals(outputs.values[0], logits.values[0]);
+  assert(outputs.values[1]?.join() !== logits.values[1]?.join());
+});
