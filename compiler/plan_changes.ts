@@ -221,9 +221,9 @@ export const PLAN_CHANGES = {
     (text) => text === "1" || text === "2" ? { lossPower: text === "1" ? 1 : 2 } : undefined,
   ),
   logits: setting(
-    "TIMES",
-    "the last block learns by the logits behind it, for so many times the epochs; 0: by its own output",
-    (text) => defined("logits", numberIn(text, { most: 100 })),
+    "WEIGHT",
+    "what logits count, beside its output, for what the last block learns; 0: its output alone",
+    (text) => defined("logits", numberIn(text, { most: 1e6 })),
   ),
   "clip-start": setting("4|8:9,7:9", "clip logits before training; for all widths or some", (text, now) => {
     const clipStart = perWidth(text, now.clipStart, (part) => numberIn(part, { least: -20, most: 20 }));

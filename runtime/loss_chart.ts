@@ -10,6 +10,8 @@ export interface LossPoint {
   /** Optimiser steps of this block so far. */
   readonly step: number;
   readonly loss: number;
+  /** That of the logits, where a block learns by them, too. */
+  readonly divergence?: number;
 }
 
 /** The curves of one calibration. */
@@ -21,6 +23,8 @@ export interface LossPanel {
 /** Size of a panel, and its margins. */
 const WIDTH = 720, HEIGHT = 400, LEFT = 64, RIGHT = 96, TOP = 24, BOTTOM = 44;
 const INNER = { width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM };
+/** The curve of the logits' divergence, behind those of the blocks. */
+const LOGITS = Infinity;
 /** Room between two entries of the legend, and how many of them fit. */
 const LINE = 16, MOST_NAMES = Math.floor(INNER.height / LINE);
 
@@ -41,7 +45,11 @@ export const lossChart = (panels: readonly LossPanel[]): string =>
  * have no place on it and are left out.
  */
 function panelLines({ title, points }: LossPanel): readonly string[] {
-  const shown = points.filter(({ loss }) => Number.isFinite(loss) && loss > 0);
+  const all = points.flatMap(({ block, step, loss, divergence }) => [
+    { curve: block, step, loss },
+    ...(divergence === undefined ? [] : [{ curve: LOGITS, step, loss: divergence }]),
+  ]);
+  const shown = all.filter(({ loss }) => Number.isFinite(loss) && loss > 0);
   const steps = shown.reduce((most, { step }) => Math.max(most, step), 1);
   const low = Math.floor(Math.log10(shown.reduce((least, { loss }) => Math.min(least, loss), Infinity)));
   const high = Math.ceil(Math.log10(shown.reduce((most, { loss }) => Math.max(most, loss), 0)));
@@ -57,20 +65,20 @@ function panelLines({ title, points }: LossPanel): readonly string[] {
   const ticks = [0, steps / 2, steps].map((step) =>
     `<text x="${x(step)}" y="${TOP + INNER.height + 16}" text-anchor="middle">${Math.round(step)}</text>`
   );
-  const blocks = [...new Set(shown.map(({ block }) => block))].sort((a, b) => a - b);
-  const colour = (i: number) => `hsl(${Math.round(i / Math.max(blocks.length, 1) * 300)} 65% 42%)`;
-  const every = Math.max(1, Math.ceil(blocks.length / MOST_NAMES));
-  const curves = blocks.map((block, i) => {
-    const line = shown.filter((point) => point.block === block).map(({ step, loss }) => `${x(step)},${y(loss)}`);
-    return `<polyline points="${line.join(" ")}" fill="none" stroke="${colour(i)}" stroke-width="1.5"/>`;
+  const drawn = [...new Set(shown.map(({ curve }) => curve))].sort((a, b) => a - b);
+  const colour = (i: number) => `hsl(${Math.round(i / Math.max(drawn.length, 1) * 300)} 65% 42%)`;
+  const every = Math.max(1, Math.ceil(drawn.length / MOST_NAMES));
+  const curves = drawn.map((curve, i) => {
+    const line = shown.filter((point) => point.curve === curve).map(({ step, loss }) => `${x(step)},${y(loss)}`);
+    const dashes = curve === LOGITS ? ' stroke-dasharray="4 3"' : "";
+    return `<polyline points="${line.join(" ")}" fill="none" stroke="${colour(i)}" stroke-width="1.5"${dashes}/>`;
   });
-  const names = blocks.flatMap((block, i) =>
-    i % every > 0 ? [] : [
-      `<text x="${WIDTH - RIGHT + 8}" y="${TOP + (i / every + 1) * LINE}" fill="${colour(i)}">block ${
-        block + 1
-      }</text>`,
-    ]
-  );
+  const names = drawn.flatMap((curve, i) => {
+    if (i % every > 0 && curve !== LOGITS) return [];
+    const name = curve === LOGITS ? "logits" : `block ${curve + 1}`;
+    const at = `x="${WIDTH - RIGHT + 8}" y="${(TOP + (i / every + 1) * LINE).toFixed(1)}"`;
+    return [`<text ${at} fill="${colour(i)}">${name}</text>`];
+  });
   return [
     `<text x="${LEFT}" y="16" font-weight="bold">${title}</text>`,
     ...grid,

@@ -81,11 +81,11 @@ export async function openLossLog(folder: string): Promise<LossLog> {
       curves.set(key, current);
       learns = false;
     },
-    add: ({ block, step, loss }) => {
+    add: ({ block, step, loss, divergence }) => {
       if (!current) throw new Error("Internal error in openLossLog: a point before its curve");
       if (!learns) startAt(current, block);
       learns = true;
-      const point = { block, step, loss };
+      const point = pointOf({ block, step, loss, divergence });
       current.points.push(point);
       if (!appends) writeAll();
       else writing(() => Deno.writeTextFileSync(path, lineOf(current as Curve, point), { append: true }));
@@ -107,6 +107,10 @@ export async function openLossLog(folder: string): Promise<LossLog> {
 /** What stays the same from run to run: which other settings a mixture stands for need not. */
 const keyOf = ({ stage, candidate }: LossCurve): string => `${stage} ${candidate}`;
 
+const pointOf = (
+  { divergence, ...point }: Omit<LossPoint, "divergence"> & { readonly divergence: number | undefined },
+): LossPoint => divergence === undefined ? point : { ...point, divergence };
+
 const lineOf = ({ of }: Curve, point: LossPoint): string => `${JSON.stringify({ ...of, ...point })}\n`;
 
 const linesOf = (curve: Curve): readonly string[] => curve.points.map((point) => lineOf(curve, point));
@@ -116,10 +120,10 @@ function parse(text: string): Map<string, Curve> {
   const curves = new Map<string, Curve>();
   for (const line of text.split("\n")) {
     try {
-      const { block, step, loss, ...of } = JSON.parse(line) as Partial<LossPoint> & LossCurve;
+      const { block, step, loss, divergence, ...of } = JSON.parse(line) as Partial<LossPoint> & LossCurve;
       if (block === undefined || step === undefined || loss === undefined) continue;
       const key = keyOf(of), curve = curves.get(key) ?? { of, points: [] };
-      curve.points.push({ block, step, loss });
+      curve.points.push(pointOf({ block, step, loss, divergence }));
       curves.set(key, curve);
     } catch {
       continue;

@@ -6,7 +6,7 @@ import { type TensorType, tensorType, type Width } from "../../ir/types.ts";
 import { topName } from "../passes/quantize/specialize.ts";
 import type { Recipe } from "../recipe.ts";
 import type { Batches, Values } from "./batches.ts";
-import { type BlockFunction, blockProgram, type BlockProgramKind, widthsAt } from "./block_programs.ts";
+import { type BlockFunction, blockProgram, type BlockProgramKind, type Objective, widthsAt } from "./block_programs.ts";
 import type { LearnedLayout } from "./learned.ts";
 import { openAverage } from "./average.ts";
 import { drawWidths, takesPart } from "./draw.ts";
@@ -26,7 +26,7 @@ export interface BlockInput extends BlockFunction {
   readonly mixtureOf?: (bits: number) => LocalWidths;
   /** What every draw gives, where one configuration is learned. */
   readonly only?: LocalWidths;
-  /** Checkpoint holds by local name. */
+  /** Checkpoint holds by local name, and what the ending reads. */
   readonly held: Readonly<Record<string, Tensor>>;
 }
 
@@ -43,12 +43,18 @@ export interface ElasticBlock {
     inputs: readonly (readonly Values[])[],
     targets: readonly Float32Array[],
     rng: Random,
-    report: (step: number, loss: number) => void,
+    report: (step: number, losses: Losses) => void,
   ): Promise<void>;
   learned(): Promise<Float32Array>;
   /** Puts other learned values in place of those that there are. */
   restore(learned: Float32Array): void;
   release(): void;
+}
+
+/** Mean losses per bit group over some steps: of the output, and of logits where a block learns by them. */
+export interface Losses {
+  readonly loss: number;
+  readonly divergence?: number;
 }
 
 /** A program and what it runs on. */
@@ -73,8 +79,10 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   const learned = flat(learnedValues), gradient = flat(), moment1 = flat(), moment2 = flat();
   const scalar = (value = 0) => pool.upload(tensorType("f32", [1]), Float32Array.of(value));
   const weights = pool.allocate(tensorType("f32", [batches.batch, batches.tokens, 1])),
-    lossSum = scalar(),
     lossWeight = scalar(1);
+  /** What the block learns by, each with the sum of its losses so far. */
+  const objectives: readonly Objective[] = block.ending ? ["output", "logits"] : ["output"];
+  const lossSums = new Map(objectives.map((by) => [by, scalar()]));
   const values = new Map<string, Tensor>(), views = new Map<string, Tensor>(), tops = new Map<number, Tensor>();
   const sites = sitesOf(block.graph), uniforms = new Map<Width, LocalWidths>();
   const uniform = (width: Width): LocalWidths => {
@@ -89,21 +97,21 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   const program = async (
     kind: BlockProgramKind,
     widths: LocalWidths,
+    by: Objective = "output",
   ): Promise<BoundProgram> => {
-    const known = bound.get(widths) ?? new Map<string, BoundProgram>();
+    const known = bound.get(widths) ?? new Map<string, BoundProgram>(), key = `${kind} ${by}`;
     bound.set(widths, known);
-    const before = known.get(kind);
+    const before = known.get(key);
     if (before) return before;
-    const run = await blockProgram(programs, block, kind, widths);
-    const made = { run, leaves: bindLeaves(run, widths) };
-    known.set(kind, made);
+    const run = await blockProgram(programs, block, kind, widths, by);
+    const made = { run, leaves: bindLeaves(run, widths, by) };
+    known.set(key, made);
     return made;
   };
 
   const fixed: Readonly<Record<string, Tensor>> = {
     ...block.held,
     [TRAIN_LEAVES.tokenWeights]: weights,
-    [TRAIN_LEAVES.lossSum]: lossSum,
     [TRAIN_LEAVES.lossWeight]: lossWeight,
   };
   const topOf = (top: number): Tensor => {
@@ -130,8 +138,10 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   };
 
   /** Every leaf of a program. */
-  const bindLeaves = (run: Executable, widths: LocalWidths): Record<string, Tensor> => {
-    const known = { ...fixed, ...siteTops(widths) }, leaves: Record<string, Tensor> = {};
+  const bindLeaves = (run: Executable, widths: LocalWidths, by: Objective): Record<string, Tensor> => {
+    const sum = { [TRAIN_LEAVES.lossSum]: sumOf(by) };
+    const known: Readonly<Record<string, Tensor>> = { ...fixed, ...sum, ...siteTops(widths) },
+      leaves: Record<string, Tensor> = {};
     for (const [name, type] of Object.entries(run.leaves)) {
       leaves[name] = known[name] ??
         (isLearned(name.replace(/^gradient\./, "")) ? viewOf(name, type, widths) : valueTensor(name, type));
@@ -154,9 +164,10 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     if (target && targets) backend.write(targets, target);
     if (tokenWeights) backend.write(weights, tokenWeights);
   };
-  const takeLoss = async (): Promise<number> => {
-    const [sum = NaN] = await backend.download(lossSum);
-    backend.write(lossSum, new Float32Array(1));
+  const sumOf = (by: Objective) => lossSums.get(by) as Tensor;
+  const takeLoss = async (by: Objective): Promise<number> => {
+    const [sum = NaN] = await backend.download(sumOf(by));
+    backend.write(sumOf(by), new Float32Array(1));
     return sum;
   };
 
@@ -173,27 +184,35 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     return Float32Array.from(host);
   };
 
-  const loss: ElasticBlock["loss"] = async (width, inputs, targets, count) => {
-    const { run, leaves } = await program("loss", uniform(width)), used = Math.min(count, batches.list.length);
-    await takeLoss();
+  const lossBy = async (
+    by: Objective,
+    width: Width,
+    inputs: readonly Values[],
+    targets: readonly Float32Array[],
+    count: number,
+  ): Promise<number> => {
+    const { run, leaves } = await program("loss", uniform(width), by), used = Math.min(count, batches.list.length);
+    await takeLoss(by);
     for (let i = 0; i < used; i++) {
       load(inputs[i] as Values, targets[i], batches.list[i]?.weights);
       backend.run(run, leaves);
     }
-    return await takeLoss() / used;
+    return await takeLoss(by) / used;
   };
 
   const train: ElasticBlock["train"] = async (inputs, targets, rng, report) => {
     const groups = recipe.bitGroups, steps = settings.epochs * batches.list.length;
-    const balance = groups.map(() => 1);
-    if (settings.balance) {
-      for (const [g, widths] of groups.entries()) {
+    const weightsBy = new Map<Objective, readonly number[]>();
+    for (const by of objectives) {
+      const own = groups.map(() => by === "logits" ? settings.logits : 1);
+      for (const [g, widths] of settings.balance ? groups.entries() : []) {
         let sum = 0;
-        for (const width of widths) sum += await loss(width, inputs[g] ?? [], targets, BALANCE_BATCHES);
-        balance[g] = widths.length / Math.max(sum, 1e-12);
+        for (const width of widths) sum += await lossBy(by, width, inputs[g] ?? [], targets, BALANCE_BATCHES);
+        own[g] = (own[g] ?? 1) * widths.length / Math.max(sum, 1e-12);
       }
+      weightsBy.set(by, own);
+      await takeLoss(by);
     }
-    await takeLoss();
     const adam = await openOptimizer(programs, pool, block, { learned, moment1, moment2, gradient });
     const average = await openAverage(programs, layout.length, learned);
     try {
@@ -201,17 +220,21 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
         const i = step % batches.list.length, epoch = Math.floor(step / batches.list.length);
         for (const [g, widths] of groups.entries()) {
           if (!takesPart(widths, { batch: i, epoch, every: settings.every })) continue;
-          const { run, leaves } = await program("train", draw(widths, rng));
+          const drawn = draw(widths, rng), bound: (readonly [Objective, BoundProgram])[] = [];
+          for (const by of objectives) bound.push([by, await program("train", drawn, by)]);
           load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
-          backend.write(lossWeight, Float32Array.of(balance[g] ?? 1));
-          backend.run(run, leaves);
+          for (const [by, { run, leaves }] of bound) {
+            backend.write(lossWeight, Float32Array.of(weightsBy.get(by)?.[g] ?? 1));
+            backend.run(run, leaves);
+          }
           passes++;
         }
         adam(step + 1, steps);
         average.add(step + 1, steps, settings.average);
         since++;
         if (since === REPORT_EVERY || step + 1 === steps) {
-          report(step + 1, await takeLoss() / Math.max(1, passes));
+          const mean = async (by: Objective) => await takeLoss(by) / Math.max(1, passes), loss = await mean("output");
+          report(step + 1, { loss, ...(block.ending ? { divergence: await mean("logits") } : {}) });
           since = passes = 0;
         }
       }
@@ -224,7 +247,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   return {
     forward,
     draw,
-    loss,
+    loss: (...asked) => lossBy("output", ...asked),
     train,
     learned: async () => Float32Array.from(await backend.download(learned)),
     restore: (values) => backend.write(learned, values),

@@ -20,9 +20,12 @@ export interface BlockFunction {
   readonly settings: Pick<CalibrationSettings, "lossPower">;
   /** Sequences and tokens of a run. */
   readonly batches: { readonly batch: number; readonly tokens: number };
-  /** The graph of the `Ending` by whose logits the block learns; it learns by its own output without. */
+  /** The graph of the `Ending` by whose logits the block learns, too. */
   readonly ending?: Graph;
 }
+
+/** What a block learns by: its output, or the logits behind it. */
+export type Objective = "output" | "logits";
 
 /** What a program computes: the block's output, its loss, or loss and gradients. */
 export type BlockProgramKind = "forward" | "loss" | "train";
@@ -33,13 +36,17 @@ export function blockProgram(
   { graph, name, recipe, settings, batches: { batch, tokens }, ending }: BlockFunction,
   kind: BlockProgramKind,
   widths: LocalWidths,
+  by: Objective = "output",
 ): Promise<Executable> {
-  const by = ending && kind !== "forward" ? " by logits" : "";
-  const key = `${name} ${kind}${by} ${sitesOf(graph).map((site) => shapeAt(site, widths, recipe)).join(" ")}`;
+  const key = `${name} ${kind} ${by} ${sitesOf(graph).map((site) => shapeAt(site, widths, recipe)).join(" ")}`;
   const symbols = { B: batch, T: tokens };
   const build = () => withLearnedInputs(trainFunction(graph, widths, recipe.scheme));
   if (kind === "forward") return programs.get(key, build, symbols);
-  const lossOf = () => ending ? logitsLoss(bindSymbols(ending, symbols)) : reconstructionLoss(settings.lossPower);
+  const lossOf = () => {
+    if (by === "output") return reconstructionLoss(settings.lossPower);
+    if (!ending) throw new Error(`Internal error in calibration: nothing follows "${name}"`);
+    return logitsLoss(bindSymbols(ending, symbols));
+  };
   return programs.get(
     key,
     () => (kind === "loss" ? lossProgram : trainProgram)(bindSymbols(build(), symbols), lossOf()),

@@ -1,7 +1,7 @@
 /**
  * Block-wise calibration (quept-method 1.4, 8): walks a module's calls in order. The target of a block is the output of the
- * original weights on full-precision inputs; what it learns on are the inputs that quantized predecessors leave. The last block's
- * target is what follows from that output: the original logits (`ending.ts`).
+ * original weights on full-precision inputs; what it learns on are the inputs that quantized predecessors leave. The last block
+ * learns by the logits behind it, too (`ending.ts`).
  */
 import type { HostArray } from "../../backends/backend.ts";
 import { quote, UserError } from "../../ir/errors.ts";
@@ -13,7 +13,7 @@ import { hasAdapters } from "../adapters.ts";
 import type { Recipe } from "../recipe.ts";
 import { advanceTracks, type Track } from "./advance_tracks.ts";
 import { asFloats, batchesOf, type Values } from "./batches.ts";
-import { openBlock } from "./block.ts";
+import { type Losses, openBlock } from "./block.ts";
 import { columnScales } from "./column_scales.ts";
 import type { MixtureOfBits } from "./draw.ts";
 import { endingOf, openEnding } from "./ending.ts";
@@ -23,7 +23,7 @@ import { type InputStatistics, inputStatistics } from "./input_statistics.ts";
 import { initialLearned, learnedLayout, restoredLearned, storedLearned } from "./learned.ts";
 import type { LoadParameter } from "./prepare_call.ts";
 import { type Programs, within } from "./programs.ts";
-import { type CalibrationSettings, lastEpochs } from "./settings.ts";
+import type { CalibrationSettings } from "./settings.ts";
 import { type BlockStart, findClips, findScales } from "./start_block.ts";
 import type { CallStore } from "./store.ts";
 import { openHolds } from "./stored_holds.ts";
@@ -34,10 +34,10 @@ export interface CalibrationProgress {
   readonly blocks: number;
   readonly step: number;
   readonly steps: number;
-  /** Part of the steps of all blocks that are over, from 0 to 1. */
-  readonly part: number;
-  /** Mean balanced loss per bit group since the last report; the last block's is another than the others' (`logits`). */
+  /** Mean loss of the output per bit group since the last report. */
   readonly loss: number;
+  /** The same of the logits' divergence per sequence, in nats, where a block learns by that, too. */
+  readonly divergence?: number;
 }
 
 /** What a calibration works on. */
@@ -83,8 +83,6 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
   const quantized = elastic.calls.map((call) => sitesOf(functionOf(elastic, call)).length > 0);
   const blocks = quantized.filter(Boolean).length, last = quantized.lastIndexOf(true);
   const ending = settings.logits > 0 && blocks > 0 ? endingOf(structure, last) : undefined;
-  const epochsOf = (index: number) => ending && index === last ? lastEpochs(settings) : settings.epochs;
-  const epochs = (blocks - 1) * settings.epochs + epochsOf(last);
   let block = 0;
 
   for (const [index, call] of elastic.calls.entries()) {
@@ -165,17 +163,19 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
     const at = block++;
     await within(await openHolds(input, elastic, call), async (held) => {
       if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);
-      const by = index === last && !saved ? ending : undefined, own = epochsOf(index);
-      const learner = by ? { ...bound, settings: { ...settings, epochs: own }, ending: by.graph } : bound;
-      await within(await openEnding(input, structure, by), async (end) => {
-        const tensors = { ...held.tensors, ...end.tensors };
-        await within(openBlock(programs, { ...learner, held: tensors }, learned), async (opened) => {
+      const behind = index === last && !saved ? ending : undefined;
+      await within(await openEnding(input, structure, behind), async (end) => {
+        const full = {
+          ...bound,
+          ...(behind ? { ending: behind.graph } : {}),
+          held: { ...held.tensors, ...end.tensors },
+        };
+        await within(openBlock(programs, full, learned), async (opened) => {
           if (!saved) {
-            const steps = own * batches.list.length;
-            await opened.train(tracks, targets, rng("bits"), (step, loss) => {
-              checkLoss(loss, call.prefix || call.function, step);
-              const part = (at * settings.epochs + own * step / steps) / epochs;
-              report?.({ block: at, blocks, step, steps, part, loss });
+            const steps = settings.epochs * batches.list.length;
+            await opened.train(tracks, targets, rng("bits"), (step, losses) => {
+              checkLoss(losses, call.prefix || call.function, step);
+              report?.({ block: at, blocks, step, steps, ...losses });
             });
             const learnt = storedLearned(layout, call.prefix, await opened.learned());
             await input.store.save(index, only ? learnt : [...await held.stored(), ...scales.stored(call), ...learnt]);
@@ -195,10 +195,11 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
 /** A calibration whose loss is not finite any more. */
 export class DivergedError extends UserError {}
 
-function checkLoss(loss: number, call: string, step: number): void {
-  if (Number.isFinite(loss)) return;
+function checkLoss({ loss, divergence = 0 }: Losses, call: string, step: number): void {
+  const found = [loss, divergence].find((value) => !Number.isFinite(value));
+  if (found === undefined) return;
   throw new DivergedError({
-    what: `Expected a calibration that converges but found a loss of ${loss} at step ${step} of ${quote(call)}`,
+    what: `Expected a calibration that converges but found a loss of ${found} at step ${step} of ${quote(call)}`,
     mend: "learn more slowly, for example with --set adapter-rate=1e-4 --set clip-rate=0.01",
   });
 }

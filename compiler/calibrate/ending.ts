@@ -1,7 +1,8 @@
 /**
- * @file What follows the last block that is calibrated, in full precision: its output becomes logits there, and by those it learns.
- * Blocks learn to put out what they did before, every value alike; of the last one's output only what shows in logits matters, and
- * what earlier blocks did wrong can be made good where it shows most (docs/quality.md).
+ * @file What follows the last block that is calibrated, in full precision: its output becomes logits there, and by those it learns,
+ * too. Blocks learn to put out what they did before, every value alike; of the last one's output only what shows in logits matters,
+ * and what earlier blocks did wrong can be made good where it shows most. By logits alone it would learn the calibration texts too
+ * well (docs/quality.md).
  */
 import type { Tensor } from "../../backends/backend.ts";
 import { createBuilder } from "../../ir/builder.ts";

@@ -83,12 +83,12 @@ export interface CalibrationMemory {
  *                  with 4·P·4 + batch in addition, where columns' scales are searched; for starts of adapters of rank r
  *                  4·N + batch + 2·4·(r + 8)·q for every value of q columns that linears read, instead
  *     training     N·(1 + 1/4 + 2/64) + 4·P·(4 + mean)   + batch  + arena
- *                  with 4·V·h for a vocabulary of V in addition, where the last block learns by logits
+ *                  with 4·V·h for a vocabulary of V in addition, where the last block learns by logits, too
  *     host         ((groups + 1)·tokens + 8·b)·4·h + ids, positions, weights, rotary tables + the block itself
  *
  * with mean = 1 where the last steps are averaged, batch = 4·b·(2·h + rotary tables + 1), and the arena of the largest program, which
  * is about 3·4·N_max for the weight in hand, its product and its gradient, 4·b·(6·h + 2·f) for what the backward pass reads, and 12·b·f
- * between; by logits some 4·4·b·V. Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The programs are compiled for it, and
+ * between; for logits some 4·4·b·V. Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The programs are compiled for it, and
  * found again by the calibration.
  *
  * Without a folder to write to, finished blocks, those of a rehearsal, too, stay on the host beside this.
@@ -179,7 +179,7 @@ async function exactCall(programs: Programs, module: Module, call: Call, symbols
   return { ...prepared, batch };
 }
 
-/** What the last block takes beside the others, as it learns by logits: the calls behind it. */
+/** The last block, which learns by logits, too: beside it are the calls behind it. */
 async function lastBlock(input: CalibrationMemoryInput, call: Call, ending: Ending, batches: BlockFunction["batches"]) {
   const { programs, structure, elastic } = input, { held } = await preparation(programs, elastic, call);
   let end = 0, peak = 0;
@@ -210,9 +210,12 @@ async function quantizedCall(
   const judged = settings.balance || recipe.scaleColumns;
   const kinds: readonly BlockProgramKind[] = judged ? ["forward", "loss", "train"] : ["forward", "train"];
   const compiled: Executable[] = [];
-  for (const kind of kinds) {
-    for (const width of widths) {
-      compiled.push(await blockProgram(programs, block, kind, widthsAt(graph, recipe, width)));
+  for (const by of ending ? ["output", "logits"] as const : ["output"] as const) {
+    for (const kind of kinds) {
+      if (kind === "forward" && by === "logits") continue;
+      for (const width of widths) {
+        compiled.push(await blockProgram(programs, block, kind, widthsAt(graph, recipe, width), by));
+      }
     }
   }
   if (settings.clipSearch) {

@@ -35,8 +35,8 @@ export interface CalibrationSettings {
   /** p of the reconstruction loss Σ|P - Y|^p. */
   readonly lossPower: 1 | 2;
   /**
-   * The last block learns by the divergence of the logits that follow it, for so many times the epochs; 0: by its outputs, as the
-   * others do and as published.
+   * The last block learns by the divergence of the logits behind it, too, with so many times the weight that its outputs have; 0: by
+   * its outputs alone, as published.
    */
   readonly logits: number;
   /** `fused`: all bit groups share merged inputs, as published; `tracks`: each group carries its own from block to block. */
@@ -66,10 +66,6 @@ export interface CalibrationSettings {
     readonly weights: readonly number[];
   };
 }
-
-/** Epochs of the last block, where it learns by logits. */
-export const lastEpochs = ({ epochs, logits }: CalibrationSettings): number =>
-  epochs > 0 ? Math.max(1, Math.round(epochs * logits)) : 0;
 
 /** The range of a number. */
 interface Limit {
@@ -176,7 +172,7 @@ export function defaultSettings(track: Track): CalibrationSettings {
     clipSearch: track !== "activations",
     adapterStart: "inputs",
     lossPower: 1,
-    logits: 2,
+    logits: 1,
     inputs: "tracks",
     // Widths of quantized activations have few mixtures, and a rehearsal of theirs costs W4A4 a tenth of its divergence.
     mixtures: track === "activations" ? 0 : 0.3,

@@ -81,10 +81,10 @@ function reporter(
   let measuring = createClock();
   const learning = (
     what: string,
-    { block, blocks, step, steps, part, loss }: CalibrationProgress,
+    { block, blocks, step, steps, loss }: CalibrationProgress,
     leftOf: (done: number) => string | undefined,
   ): void => {
-    const left = leftOf(part);
+    const left = leftOf((block + step / steps) / blocks);
     const words = [
       `${what} block ${block + 1} of ${blocks}`,
       `step ${step} of ${steps}`,

@@ -42,7 +42,7 @@ async function openTraining(plan: Plan) {
     let loss = 0, reports = 0;
     const start = performance.now(), inputs = plan.recipe.bitGroups.map(() => block.inputs);
     await block.opened.train(inputs, block.targets, random(SEED, "bench.draw"), (_, mean) => {
-      loss += mean;
+      loss += mean.loss;
       reports++;
     });
     return { seconds: (performance.now() - start) / 1000, loss: loss / reports };

@@ -118,6 +118,19 @@ const curvesIn = (svg: string): readonly (readonly (readonly number[])[])[] =>
     ([, points = ""]) => points.split(" ").map((point) => point.split(",").map(Number)),
   );
 
+Deno.test("openLossLog() keeps what logits add to a point", () =>
+  inFolder(async (folder, read) => {
+    const log = await openLossLog(folder), text = `{"block":0,"step":16,"loss":2,"divergence":0.5}\n`;
+    log.begin({});
+    log.add({ ...point(0, 16, 2), divergence: 0.5 });
+    assertEquals(await read(), text);
+    // Another run reads it and writes it again.
+    const again = await openLossLog(folder);
+    again.begin({});
+    again.close();
+    assertEquals(await read(), text);
+  }));
+
 Deno.test("lossChart() draws one falling line per block within its axes", () => {
   const points = [0, 1].flatMap((block) => [1, 2, 3].map((step) => point(block, step, 10 ** (1 - step))));
   const svg = lossChart([{ title: "all widths", points }]), curves = curvesIn(svg);
@@ -126,6 +139,14 @@ Deno.test("lossChart() draws one falling line per block within its axes", () => 
   // Losses 1, 0.1 and 0.01 are one decade apart, from the top of the plot to its bottom.
   assertEquals(curves[0]?.map(([, y]) => y), [24, 190, 356]);
   assertEquals(svg.match(/>block \d</g), [">block 1<", ">block 2<"]);
+});
+
+Deno.test("lossChart() draws the divergence of logits beside the loss of the block that learns by it", () => {
+  const points = [1, 2, 3].map((step) => ({ ...point(0, step, 10 ** (1 - step)), divergence: 10 ** (2 - step) }));
+  const svg = lossChart([{ title: "all widths", points }]), [loss, logits, ...others] = curvesIn(svg);
+  assertEquals(others, []);
+  assertEquals(loss?.slice(0, 2).map(([, y]) => y), logits?.slice(1).map(([, y]) => y));
+  assertEquals(svg.match(/>(block \d|logits)</g), [">block 1<", ">logits<"]);
 });
 
 Deno.test("lossChart() gives every panel its title and its own axes, one below the other", () => {
