@@ -9,6 +9,7 @@ import type { Batches, Values } from "./batches.ts";
 import { type BlockFunction, blockProgram, type BlockProgramKind, type Objective, widthsAt } from "./block_programs.ts";
 import type { LearnedLayout } from "./learned.ts";
 import { openAverage } from "./average.ts";
+import { LOSS_LEAVES, rowsAt } from "./block_losses.ts";
 import { drawWidths, takesPart } from "./draw.ts";
 import { openOptimizer } from "./optimizer.ts";
 import { createPool, type Programs } from "./programs.ts";
@@ -155,7 +156,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     values.set(name, found);
     return found;
   };
-  const load = (input: Values, target?: Float32Array, tokenWeights?: Float32Array): void => {
+  const load = (input: Values, target?: Float32Array, tokenWeights?: Float32Array, step = 0): void => {
     for (const [name, value] of Object.entries(block.inputs)) {
       const tensor = values.get(name), host = input.get(value);
       if (tensor && host) backend.write(tensor, host);
@@ -163,6 +164,8 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     const targets = values.get(TRAIN_LEAVES.target);
     if (target && targets) backend.write(targets, target);
     if (tokenWeights) backend.write(weights, tokenWeights);
+    const rows = values.get(LOSS_LEAVES.rows);
+    if (rows) backend.write(rows, rowsAt(step, Number(rows.type.shape[1]), batches.batch * batches.tokens));
   };
   const sumOf = (by: Objective) => lossSums.get(by) as Tensor;
   const takeLoss = async (by: Objective): Promise<number> => {
@@ -194,7 +197,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     const { run, leaves } = await program("loss", uniform(width), by), used = Math.min(count, batches.list.length);
     await takeLoss(by);
     for (let i = 0; i < used; i++) {
-      load(inputs[i] as Values, targets[i], batches.list[i]?.weights);
+      load(inputs[i] as Values, targets[i], batches.list[i]?.weights, i);
       backend.run(run, leaves);
     }
     return await takeLoss(by) / used;
@@ -222,7 +225,8 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
           if (!takesPart(widths, { batch: i, epoch, every: settings.every })) continue;
           const drawn = draw(widths, rng), bound: (readonly [Objective, BoundProgram])[] = [];
           for (const by of objectives) bound.push([by, await program("train", drawn, by)]);
-          load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights);
+          // Another batch in the next step, other tokens of this one in the next epoch.
+          load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights, i + epoch);
           for (const [by, { run, leaves }] of bound) {
             backend.write(lossWeight, Float32Array.of(weightsBy.get(by)?.[g] ?? 1));
             backend.run(run, leaves);

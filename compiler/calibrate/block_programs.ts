@@ -45,7 +45,7 @@ export function blockProgram(
   const lossOf = () => {
     if (by === "output") return reconstructionLoss(settings.lossPower);
     if (!ending) throw new Error(`Internal error in calibration: nothing follows "${name}"`);
-    return logitsLoss(bindSymbols(ending, symbols));
+    return logitsLoss(ending);
   };
   return programs.get(
     key,

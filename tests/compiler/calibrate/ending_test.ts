@@ -2,7 +2,7 @@ import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/ass
 import { evaluate } from "../../../backends/reference/evaluate.ts";
 import { openReference } from "../../../backends/reference/backend.ts";
 import { openWasm } from "../../../backends/wasm/backend.ts";
-import { logitsLoss, LOSS_LEAVES } from "../../../compiler/calibrate/block_losses.ts";
+import { logitsLoss, LOSS_LEAVES, rowsAt, rowsOfLogits } from "../../../compiler/calibrate/block_losses.ts";
 import { calibrate, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
 import { ENDING_INPUT, endingOf, heldNames, openEnding } from "../../../compiler/calibrate/ending.ts";
 import { createPrograms } from "../../../compiler/calibrate/programs.ts";
@@ -112,6 +112,37 @@ Deno.test("logitsLoss() is the divergence of the logits: a sum over tokens with 
     leavesOf(loss, "input").filter((x) => nameOf(x) === "h"),
     "logits",
   );
+});
+
+Deno.test("logitsLoss() of part of the tokens is that of all of them in the mean, and so is its gradient", () => {
+  const { graph } = endingOf(structure, last), { [ENDING_INPUT]: _, ...leaves } = randomEnding(2, 3).leaves;
+  const type = tensorType("f32", [2, 3, CONFIG.hiddenSize]), h = doubles(48, "h"), target = doubles(48, "target");
+  const weights = Float64Array.of(1, 0.5, 0, 1, 1, 2);
+  const at = (most: number, step: number) => {
+    const b = createBuilder(), loss = graphOf({ loss: logitsLoss(graph, most)(b, b.input("h", type)) });
+    const rows = Float64Array.from(rowsAt(step, most, 6));
+    const given = { ...leaves, h, [LOSS_LEAVES.target]: target, [LOSS_LEAVES.tokenWeights]: weights };
+    const all = { ...given, ...(most < 6 ? { [LOSS_LEAVES.rows]: rows } : {}) };
+    assertEquals(leavesOf(loss, "input").map(nameOf).toSorted(), Object.keys(all).toSorted());
+    assertGradients({ graph: loss, leaves: all }, leavesOf(loss, "input").filter((x) => nameOf(x) === "h"), "part");
+    return evaluate(loss, all, { precision: "f64" }).loss?.[0] ?? NaN;
+  };
+  const whole = at(6, 0);
+  for (const most of [1, 2, 3]) {
+    const steps = 6 / most, parts = Array.from({ length: steps }, (_, step) => at(most, step));
+    assertEquals(new Set(parts.map(String)).size > 1, true);
+    assertAlmostEquals(parts.reduce((x, y) => x + y) / steps, whole, 1e-9);
+  }
+});
+
+Deno.test("rowsOfLogits() bounds what logits take, and rowsAt() comes to all tokens", () => {
+  assertEquals(rowsOfLogits(512, 128_256), 512);
+  assertEquals(rowsOfLogits(4096, 128_256), 523);
+  for (const [count, tokens] of [[3, 7], [523, 4096], [5, 5]] as const) {
+    const seen = new Set(Array.from({ length: tokens }, (_, step) => [...rowsAt(step, count, tokens)]).flat());
+    assertEquals(seen.size, tokens);
+    assertEquals(new Set(rowsAt(1, count, tokens)).size, count);
+  }
 });
 
 Deno.test("calibrate() by logits, too, has the last block learn something else, and changes no other", async () => {
