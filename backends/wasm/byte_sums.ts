@@ -41,6 +41,36 @@ export function createByteSum({ b, fours }: Pick<KernelCode, "b" | "fours">, roo
   return pairwise(b, total, room);
 }
 
+/**
+ * Starts two sums of products that are one: of codes as they are, and of codes 2^above times what they are. They are added up in 16
+ * bits apart, `room` of each at most, and the second comes down where they are widened: both have the one total.
+ */
+export function createPartSums(
+  { b }: Pick<KernelCode, "b">,
+  above: number,
+  room: number,
+): readonly [ByteSum, ByteSum] {
+  const total = b.let("sum", i32x4.const(0)), low = b.local("words", "v128"), high = b.local("words", "v128");
+  const counts = new Map([[low, 0], [high, 0]]), isEmpty = (words: Local<"v128">) => counts.get(words) === 0;
+  const finish = () => {
+    const down = i16x8.shr_s(high, above);
+    const words = isEmpty(high) ? low : isEmpty(low) ? down : i16x8.add(low, down);
+    if (!isEmpty(low) || !isEmpty(high)) b.set(total, i32x4.add(total, i32x4.extadd_pairwise_i16x8_s(words)));
+    for (const own of [low, high]) counts.set(own, 0);
+  };
+  const part = (words: Local<"v128">): ByteSum => ({
+    total,
+    add(x, codes) {
+      const product = i16x8.relaxed_dot_i8x16_i7x16_s(x, codes), count = (counts.get(words) ?? 0) + 1;
+      b.set(words, isEmpty(words) ? product : i16x8.add(words, product));
+      counts.set(words, count);
+      if (count === room) finish();
+    },
+    finish,
+  });
+  return [part(low), part(high)];
+}
+
 function pairwise(b: FunctionBuilder, total: Local<"v128">, room: number): ByteSum {
   const words = room > 1 ? b.local("words", "v128") : undefined;
   let count = 0;

@@ -12,6 +12,9 @@ import { halvesOfBytes, type Unpacking } from "./unpacking.ts";
 /** Elements of a turn that is written out: the codes of a wide unit of any width. */
 export const TURN = 128;
 
+/** Columns side by side beside whose sums there are registers for planes that are used twice. */
+const KEPT = 2;
+
 /** The vectors of a column in a step. */
 type Codes = readonly Vector[];
 
@@ -31,7 +34,7 @@ export interface Sweep {
 export function sweepCodes(
   places: readonly Place[],
   operand: CodedOperand,
-  { inPlace, parts }: Unpacking,
+  { stays, parts }: Unpacking,
   { x, step: xStep, apart }: Sweep,
   step: (codes: readonly (() => Codes)[], sixteens: readonly Sixteen[], last: boolean) => void,
 ): void {
@@ -88,7 +91,9 @@ export function sweepCodes(
       const unit = unitLength(bits, plane) / 16, sixteens = Math.min(left, units * unit);
       const perTurn = sixteens % (TURN / 16) === 0 ? TURN / 16 : Math.max(1, unit);
       const body = (count: number) => (columns: readonly Index[]) => {
-        const reads = plane === 16 ? readsOfUnits(b, bits, count, inPlace) : readsOfNarrow(b, bits, plane, count);
+        const reads = plane === 16
+          ? readsOfUnits(b, bits, count, { stays, keeps: places.length <= KEPT })
+          : readsOfNarrow(b, bits, plane, count);
         reads.forEach(({ sixteens, read }, i) => {
           step(columns.map((at) => () => read(at)), sixteens, i === reads.length - 1);
         });

@@ -2,7 +2,7 @@
 import type { LeftBytes } from "./activations.ts";
 import type { Ahead } from "./ahead.ts";
 import { i32x4, type Local, v128 } from "./assembler.ts";
-import { createByteSum, pairsInWord } from "./byte_sums.ts";
+import { createByteSum, createPartSums, pairsInWord } from "./byte_sums.ts";
 import { sweepCodes, TURN } from "./code_sweep.ts";
 import type { CodedOperand } from "./coded_operand.ts";
 import { COLUMN, type Contraction, outerAxes, ROW } from "./contraction.ts";
@@ -130,7 +130,7 @@ interface Sums {
 function byteSums(
   rows: number,
   operand: CodedOperand,
-  { atOnce, unpacking: { parts, largest, join } }: ColumnPlan,
+  { atOnce, unpacking: { parts, largest, join, stays, inWords } }: ColumnPlan,
   { digits }: LeftBytes,
   code: KernelCode,
 ): Sums {
@@ -139,14 +139,15 @@ function byteSums(
   const ways = code.fours && operand.length >= LONG ? Math.max(1, Math.floor(SUMS / (atOnce * vectors * parts))) : 1;
   const room = pairsInWord(largest);
   const several = (count: number) => Array.from({ length: count }, () => createByteSum(code, room));
-  const sums = Array.from(
-    { length: atOnce },
-    () => Array.from({ length: vectors }, () => Array.from({ length: parts }, () => several(ways))),
-  );
+  const own = () =>
+    inWords
+      ? createPartSums(code, stays, room).map((sum) => [sum])
+      : Array.from({ length: parts }, () => several(ways));
+  const sums = Array.from({ length: atOnce }, () => Array.from({ length: vectors }, own));
   const all = sums.flat(3);
   let way = 0;
   return {
-    all: all.map(({ total }) => total),
+    all: [...new Set(all.map(({ total }) => total))],
     next() {
       way = (way + 1) % ways;
     },

@@ -3,7 +3,6 @@ import { type FunctionBuilder, i32 } from "./assembler.ts";
 import { codesOfUnits, sixteenLanes } from "./codes.ts";
 import { codeOf, type Packing, packingOf, planeOf } from "./packing.ts";
 import type { Index, Vector } from "./place.ts";
-import { PART_BITS } from "./unpacking.ts";
 
 /**
  * Bytes by which an address differs that reads a plane again: no tensor lies as low. Engines keep what is read twice from one address,
@@ -24,13 +23,26 @@ export interface Read {
   read(units: Index): readonly Vector[];
 }
 
+/** How the codes of units are read. */
+export interface UnitReading {
+  /** See `Unpacking`. */
+  readonly stays: number;
+  /** Whether planes that are used more than once stay in registers meanwhile: where few columns stand side by side. */
+  readonly keeps: boolean;
+}
+
 /** Reads of the first `count` sixteens of units with planes of a vector: of one unit after the other, of one plane after the other. */
-export function readsOfUnits(b: FunctionBuilder, bits: number, count: number, inPlace: boolean): readonly Read[] {
+export function readsOfUnits(
+  b: FunctionBuilder,
+  bits: number,
+  count: number,
+  { stays, keeps }: UnitReading,
+): readonly Read[] {
   const packing = packingOf(bits), { slots, planes } = packing, units = Math.ceil(count / slots.length);
   return Array.from({ length: units }, (_, unit) => {
     const means: Means = new Map();
-    const readers = groupsOf(packing, inPlace).map((group) =>
-      readerOf(b, packing, group, { inPlace, offset: 16 * unit * planes, means })
+    const readers = groupsOf(packing, stays).map((group) =>
+      readerOf(b, packing, keeps ? { ...group, again: false } : group, { stays, offset: 16 * unit * planes, means })
     );
     return readers.flatMap(({ sixteens, read }) => {
       const moved = sixteens.map(({ at, part }) => ({ at: at + unit * slots.length, part }));
@@ -67,12 +79,13 @@ const TOGETHER = 2;
  */
 const runsMean = ({ hasMean, whole, planes }: Packing): boolean => hasMean && whole === planes;
 
-function groupsOf(packing: Packing, inPlace: boolean): readonly Group[] {
+function groupsOf(packing: Packing, stays: number): readonly Group[] {
   const { slots, planes, step } = packing;
   const groups = new Map<string, Group & { readonly slots: number[] }>(), seen = new Set<number>();
   slots.forEach((pieces, slot) => {
     const [piece] = pieces, { plane = 0, shift = 0 } = piece ?? {};
-    const shifted = inPlace ? shift % PART_BITS : 0, from = inPlace ? shifted : Math.floor(shift / (TOGETHER * step));
+    const shifted = stays > 0 ? shift - (shift & stays) : 0;
+    const from = stays > 0 ? shifted : Math.floor(shift / (TOGETHER * step));
     const key = pieces.length > 1 ? `slot ${slot}` : `plane ${plane} from ${from}`;
     const last = Math.min(planes - 1, Math.max(...pieces.map((own) => own.plane)));
     // A running mean starts with the last plane, and comes last.
@@ -90,11 +103,11 @@ function readerOf(
   b: FunctionBuilder,
   packing: Packing,
   { slots, shifted, again }: Group,
-  { inPlace, offset, means }: { readonly inPlace: boolean; readonly offset: number; readonly means: Means },
+  { stays, offset, means }: { readonly stays: number; readonly offset: number; readonly means: Means },
 ): Read {
   const lanes = sixteenLanes(b), mask = 2 ** packing.bits - 1, runs = runsMean(packing);
   const pieces = slots.map((slot) => packing.slots[slot] ?? []);
-  const isUpper = pieces.map(([piece]) => inPlace && (piece?.shift ?? 0) >= PART_BITS);
+  const isUpper = pieces.map(([piece]) => ((piece?.shift ?? 0) & stays) > 0);
   return {
     sixteens: slots.map((at, i) => ({ at, part: isUpper[i] ? 1 : 0 })),
     read(units) {
@@ -107,7 +120,7 @@ function readerOf(
       if (runs && !isMean) means.set(units, lanes.keep(lanes.mean(plane, mean)));
       const bytes = lanes.keep(shifted > 0 ? lanes.shiftRight(plane, shifted) : plane);
       return pieces.map(([piece], i) => {
-        if (isUpper[i]) return lanes.mask(bytes, mask << PART_BITS);
+        if (isUpper[i]) return lanes.mask(bytes, mask << stays);
         const by = (piece?.shift ?? 0) - shifted;
         return lanes.mask(by > 0 ? lanes.shiftRight(bytes, by) : bytes, mask);
       });

@@ -27,7 +27,7 @@ export const PARTS: Readonly<Record<string, readonly Variant[]>> = {
   groups: each("groups", ["8,7/6,5/4,3/2", "8,7,6,5/4/3/2", "8/7/6/5/4/3/2"]),
   draws: [...each("mixtures", ["0", "0.6"]), ...each("every", ["1"])],
   refine: each("refine", ["0.75"]),
-  loss: each("loss", ["2"]),
+  loss: [...each("loss", ["2"]), ...each("logits", ["0", "4"])],
   optimiser: [
     ...each("average", ["0"]),
     ...each("rate-slope", ["0"], "adapter-space=weight"),
