@@ -66,6 +66,8 @@ interface BoundProgram {
 
 /** Steps between two looks at the loss: a readback costs about 10 ms on some GPUs. */
 const REPORT_EVERY = 16;
+/** Losses per token below which a loss is taken for as much: differences of nearly equal logits are noise of f32. */
+const LEAST: Readonly<Record<Objective, number>> = { output: 1e-14, logits: 1e-6 };
 /** Batches whose loss before training sets the balance of bit groups. */
 const BALANCE_BATCHES = 8;
 
@@ -156,7 +158,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     values.set(name, found);
     return found;
   };
-  const load = (input: Values, target?: Float32Array, tokenWeights?: Float32Array, step = 0): void => {
+  const load = (input: Values, target?: Float32Array, tokenWeights?: Float32Array, turn = 0): void => {
     for (const [name, value] of Object.entries(block.inputs)) {
       const tensor = values.get(name), host = input.get(value);
       if (tensor && host) backend.write(tensor, host);
@@ -165,7 +167,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     if (target && targets) backend.write(targets, target);
     if (tokenWeights) backend.write(weights, tokenWeights);
     const rows = values.get(LOSS_LEAVES.rows);
-    if (rows) backend.write(rows, rowsAt(step, Number(rows.type.shape[1]), batches.batch * batches.tokens));
+    if (rows) backend.write(rows, rowsAt(turn, Number(rows.type.shape[1]), batches.batch * batches.tokens));
   };
   const sumOf = (by: Objective) => lossSums.get(by) as Tensor;
   const takeLoss = async (by: Objective): Promise<number> => {
@@ -189,12 +191,12 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
 
   const lossBy = async (
     by: Objective,
-    width: Width,
+    widths: LocalWidths,
     inputs: readonly Values[],
     targets: readonly Float32Array[],
     count: number,
   ): Promise<number> => {
-    const { run, leaves } = await program("loss", uniform(width), by), used = Math.min(count, batches.list.length);
+    const { run, leaves } = await program("loss", widths, by), used = Math.min(count, batches.list.length);
     await takeLoss(by);
     for (let i = 0; i < used; i++) {
       load(inputs[i] as Values, targets[i], batches.list[i]?.weights, i);
@@ -203,19 +205,33 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     return await takeLoss(by) / used;
   };
 
+  /** Weights of the bit groups in the gradients, by objective. */
+  const sharesOf = async (
+    inputs: readonly (readonly Values[])[],
+    targets: readonly Float32Array[],
+  ): Promise<ReadonlyMap<Objective, readonly number[]>> => {
+    const shares = new Map<Objective, number[]>(objectives.map((by) => [by, recipe.bitGroups.map(() => 1)]));
+    if (!settings.balance && objectives.length === 1) return shares;
+    for (const [g, widths] of recipe.bitGroups.entries()) {
+      const starts = block.only ? [block.only] : widths.map(uniform);
+      const sumOfStarts = async (by: Objective): Promise<number> => {
+        let sum = 0;
+        for (const start of starts) sum += await lossBy(by, start, inputs[g] ?? [], targets, BALANCE_BATCHES);
+        return Math.max(sum, LEAST[by] * batches.tokens * starts.length);
+      };
+      const output = await sumOfStarts("output");
+      if (settings.balance) shares.get("output")?.splice(g, 1, starts.length / output);
+      if (!block.ending) continue;
+      // Outputs have any scale: logits are weighed against them even where groups are not weighed against each other.
+      const logits = await sumOfStarts("logits"), whole = settings.balance ? starts.length : output;
+      shares.get("logits")?.splice(g, 1, settings.logits * whole / logits);
+    }
+    return shares;
+  };
+
   const train: ElasticBlock["train"] = async (inputs, targets, rng, report) => {
     const groups = recipe.bitGroups, steps = settings.epochs * batches.list.length;
-    const weightsBy = new Map<Objective, readonly number[]>();
-    for (const by of objectives) {
-      const own = groups.map(() => by === "logits" ? settings.logits : 1);
-      for (const [g, widths] of settings.balance ? groups.entries() : []) {
-        let sum = 0;
-        for (const width of widths) sum += await lossBy(by, width, inputs[g] ?? [], targets, BALANCE_BATCHES);
-        own[g] = (own[g] ?? 1) * widths.length / Math.max(sum, 1e-12);
-      }
-      weightsBy.set(by, own);
-      await takeLoss(by);
-    }
+    const shares = await sharesOf(inputs, targets);
     const adam = await openOptimizer(programs, pool, block, { learned, moment1, moment2, gradient });
     const average = await openAverage(programs, layout.length, learned);
     try {
@@ -223,12 +239,12 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
         const i = step % batches.list.length, epoch = Math.floor(step / batches.list.length);
         for (const [g, widths] of groups.entries()) {
           if (!takesPart(widths, { batch: i, epoch, every: settings.every })) continue;
-          const drawn = draw(widths, rng), bound: (readonly [Objective, BoundProgram])[] = [];
-          for (const by of objectives) bound.push([by, await program("train", drawn, by)]);
+          const own = draw(widths, rng), runs: (readonly [Objective, BoundProgram])[] = [];
+          for (const by of objectives) runs.push([by, await program("train", own, by)]);
           // Another batch in the next step, other tokens of this one in the next epoch.
           load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights, i + epoch);
-          for (const [by, { run, leaves }] of bound) {
-            backend.write(lossWeight, Float32Array.of(weightsBy.get(by)?.[g] ?? 1));
+          for (const [by, { run, leaves }] of runs) {
+            backend.write(lossWeight, Float32Array.of(shares.get(by)?.[g] ?? 1));
             backend.run(run, leaves);
           }
           passes++;
@@ -251,7 +267,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
   return {
     forward,
     draw,
-    loss: (...asked) => lossBy("output", ...asked),
+    loss: (width, ...asked) => lossBy("output", uniform(width), ...asked),
     train,
     learned: async () => Float32Array.from(await backend.download(learned)),
     restore: (values) => backend.write(learned, values),

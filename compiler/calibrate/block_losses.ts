@@ -24,18 +24,16 @@ const MOST_LOGITS = 2 ** 26;
 export const rowsOfLogits = (tokens: number, vocabulary: number): number =>
   Math.min(tokens, Math.max(1, Math.floor(MOST_LOGITS / vocabulary)));
 
-/** Which ones, evenly spread; others in the next step, until all had their turn. */
-export function rowsAt(step: number, count: number, tokens: number): Int32Array {
-  const apart = Math.floor(tokens / count);
-  return Int32Array.from({ length: count }, (_, i) => (i * apart + step) % tokens);
-}
+/** Which ones, evenly spread; others in the next turn, and all of them equally often. */
+export const rowsAt = (turn: number, count: number, tokens: number): Int32Array =>
+  Int32Array.from({ length: count }, (_, i) => (Math.floor(i * tokens / count) + turn) % tokens);
 
 /** The loss of a block's output f32[B,T,C], as f32 of one element. */
 export type BlockLoss = (b: Builder, output: Node) => Node;
 
 /** That of the published code: mean over batch and channels of the sum over tokens of |P - Y|^p. */
 export const reconstructionLoss = (power: 1 | 2): BlockLoss => (b, output) => {
-  const { target, weights } = leavesOf(b, output), [batch, , channels] = output.type.shape;
+  const { target, weights } = heldAgainst(b, output), [batch, , channels] = output.type.shape;
   const difference = b.sub(output, target);
   const distance = power === 1 ? b.abs(difference) : b.mul(difference, difference);
   return b.mul(b.sum(b.mul(distance, weights), [0, 1, 2]), 1 / (Number(batch) * Number(channels)));
@@ -49,7 +47,7 @@ export const reconstructionLoss = (power: 1 | 2): BlockLoss => (b, output) => {
  * @param most as many as this have their logits computed; default: what `rowsOfLogits` says
  */
 export const logitsLoss = (ending: Graph, most?: number): BlockLoss => (b, output) => {
-  const { target, weights } = leavesOf(b, output),
+  const { target, weights } = heldAgainst(b, output),
     [batch = 1, tokens = 1, channels = 1] = output.type.shape.map(Number);
   const vocabulary = Number(ending.outputs[0]?.node.type.shape.at(-1)), all = batch * tokens;
   const count = Math.min(all, most ?? rowsOfLogits(all, vocabulary)), isPart = count < all;
@@ -65,7 +63,7 @@ export const logitsLoss = (ending: Graph, most?: number): BlockLoss => (b, outpu
   return b.mul(b.sum(divergences, [0, 1, 2]), all / count / batch);
 };
 
-function leavesOf(b: Builder, output: Node): { target: Node; weights: Node } {
+function heldAgainst(b: Builder, output: Node): { target: Node; weights: Node } {
   const [batch = 1, tokens = 1] = output.type.shape;
   return {
     target: b.input(LOSS_LEAVES.target, output.type),

@@ -165,12 +165,12 @@ export async function calibrate(given: CalibrationInput): Promise<LoadParameter>
       if (settings.clipSearch && !before) await findClips(beginning, scales, held.tensors, learned);
       const behind = index === last && !saved ? ending : undefined;
       await within(await openEnding(input, structure, behind), async (end) => {
-        const full = {
+        const taught = {
           ...bound,
           ...(behind ? { ending: behind.graph } : {}),
           held: { ...held.tensors, ...end.tensors },
         };
-        await within(openBlock(programs, full, learned), async (opened) => {
+        await within(openBlock(programs, taught, learned), async (opened) => {
           if (!saved) {
             const steps = settings.epochs * batches.list.length;
             await opened.train(tracks, targets, rng("bits"), (step, losses) => {

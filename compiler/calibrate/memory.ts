@@ -207,7 +207,7 @@ async function quantizedCall(
   const layout = learnedLayout(graph, recipe.scheme, widths),
     flat = backend.bytesOf(tensorType("f32", [layout.length]));
   const block: BlockFunction = { graph, name: call.function, recipe, settings, batches, ...(ending ? { ending } : {}) };
-  const judged = settings.balance || recipe.scaleColumns;
+  const judged = settings.balance || recipe.scaleColumns || ending !== undefined;
   const kinds: readonly BlockProgramKind[] = judged ? ["forward", "loss", "train"] : ["forward", "train"];
   const compiled: Executable[] = [];
   for (const by of ending ? ["output", "logits"] as const : ["output"] as const) {

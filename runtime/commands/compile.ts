@@ -81,7 +81,7 @@ function reporter(
   let measuring = createClock();
   const learning = (
     what: string,
-    { block, blocks, step, steps, loss }: CalibrationProgress,
+    { block, blocks, step, steps, loss, divergence }: CalibrationProgress,
     leftOf: (done: number) => string | undefined,
   ): void => {
     const left = leftOf((block + step / steps) / blocks);
@@ -89,6 +89,7 @@ function reporter(
       `${what} block ${block + 1} of ${blocks}`,
       `step ${step} of ${steps}`,
       `loss ${loss.toPrecision(4)}`,
+      divergence === undefined ? undefined : `of logits ${divergence.toPrecision(4)}`,
     ];
     status([...words, left].filter(Boolean).join(", "));
   };
