@@ -73,11 +73,10 @@ function panelLines({ title, points }: LossPanel): readonly string[] {
     const dashes = curve === LOGITS ? ' stroke-dasharray="4 3"' : "";
     return `<polyline points="${line.join(" ")}" fill="none" stroke="${colour(i)}" stroke-width="1.5"${dashes}/>`;
   });
-  const names = drawn.flatMap((curve, i) => {
-    if (i % every > 0 && curve !== LOGITS) return [];
-    const name = curve === LOGITS ? "logits" : `block ${curve + 1}`;
-    const at = `x="${WIDTH - RIGHT + 8}" y="${(TOP + (i / every + 1) * LINE).toFixed(1)}"`;
-    return [`<text ${at} fill="${colour(i)}">${name}</text>`];
+  const named = drawn.flatMap((curve, i) => i % every === 0 || curve === LOGITS ? [{ curve, i }] : []);
+  const names = named.map(({ curve, i }, at) => {
+    const place = `x="${WIDTH - RIGHT + 8}" y="${TOP + (at + 1) * LINE}"`;
+    return `<text ${place} fill="${colour(i)}">${curve === LOGITS ? "logits" : `block ${curve + 1}`}</text>`;
   });
   return [
     `<text x="${LEFT}" y="16" font-weight="bold">${title}</text>`,

@@ -1,8 +1,8 @@
 /**
  * Sums of products of bytes. Where an engine adds four products to 32 bits in one instruction, that is what is used. With other relaxed
  * SIMD such a sum is made of one that multiplies and adds up pairs in 16 bits, one that widens those, and one that adds: then pairs are
- * added up in 16 bits for as long as codes are small enough, and widened once (4 bits: once in eight products). What takes more than
- * that, codes of 8 bits by few rows and everything without relaxed SIMD, goes by words (`word_sums.ts`).
+ * added up in 16 bits for as long as codes are small enough, and widened once (4 bits: once in eight products); codes that stay where
+ * they lie (`unpacking.ts`) have 16 bits of their own until then. What takes more than that, codes of 8 bits by few rows and everything without relaxed SIMD, goes by words (`word_sums.ts`).
  */
 import { type FunctionBuilder, i16x8, i32x4, type Local } from "./assembler.ts";
 import type { KernelCode, Vector } from "./place.ts";

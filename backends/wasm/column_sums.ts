@@ -65,7 +65,7 @@ export function planColumns(
 
 /**
  * How many columns are used side by side: as many as keep their sums in registers. Products of pairs have sums in 16 bits beside them,
- * and more than two of each are better off one column after the other.
+ * or two of them for one sum, and what takes more than two per column is better off one column after the other.
  */
 function columnsAtOnce(perColumn: number, areAlone: boolean): number {
   if (!areAlone) return perColumn <= 2 ? COLUMNS : 1;

@@ -37,7 +37,7 @@ export function endingOf(module: Module, last: number): Ending {
     const [input, ...more] = Object.values(call.inputs), outputs = Object.values(before?.outputs ?? {});
     if (input === undefined || more.length > 0 || outputs.length !== 1 || outputs[0] !== input) {
       throw new TypeError(
-        `Cannot calibrate by logits: expected "${call.function}" to take one value, of the call before`,
+        `Cannot calibrate by logits: expected "${call.function}" to take one value, of the call before; logits=0 does without`,
       );
     }
     const previous: Node | undefined = value;

@@ -88,8 +88,8 @@ export interface CalibrationMemory {
  *
  * with mean = 1 where the last steps are averaged, batch = 4·b·(2·h + rotary tables + 1), and the arena of the largest program, which
  * is about 3·4·N_max for the weight in hand, its product and its gradient, 4·b·(6·h + 2·f) for what the backward pass reads, and 12·b·f
- * between; for logits some 4·4·b·V. Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The programs are compiled for it, and
- * found again by the calibration.
+ * between; for logits some 4·4·min(b·V, 2^26). Exact sizes are those of the backend's layouts, the arena is the compiler's plan. The
+ * programs are compiled for it, and found again by the calibration.
  *
  * Without a folder to write to, finished blocks, those of a rehearsal, too, stay on the host beside this.
  */
