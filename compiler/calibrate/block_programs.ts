@@ -22,6 +22,8 @@ export interface BlockFunction {
   readonly batches: { readonly batch: number; readonly tokens: number };
   /** The graph of the `Ending` by whose logits the block learns, too. */
   readonly ending?: Graph;
+  /** As many tokens of a step have their logits looked at; default: what `rowsOfLogits` says. */
+  readonly logitsRows?: number;
 }
 
 /** What a block learns by: its output, or the logits behind it. */
@@ -33,7 +35,7 @@ export type BlockProgramKind = "forward" | "loss" | "train";
 /** The program of a block at some widths; widths of equal ranks and group sizes, and their mixtures, share them. */
 export function blockProgram(
   programs: Programs,
-  { graph, name, recipe, settings, batches: { batch, tokens }, ending }: BlockFunction,
+  { graph, name, recipe, settings, batches: { batch, tokens }, ending, logitsRows }: BlockFunction,
   kind: BlockProgramKind,
   widths: LocalWidths,
   by: Objective = "output",
@@ -45,7 +47,7 @@ export function blockProgram(
   const lossOf = () => {
     if (by === "output") return reconstructionLoss(settings.lossPower);
     if (!ending) throw new Error(`Internal error in calibration: nothing follows "${name}"`);
-    return logitsLoss(ending);
+    return logitsLoss(ending, logitsRows);
   };
   return programs.get(
     key,

@@ -4,8 +4,13 @@ import { openReference } from "../../../backends/reference/backend.ts";
 import { openWasm } from "../../../backends/wasm/backend.ts";
 import { logitsLoss, LOSS_LEAVES, rowsAt, rowsOfLogits } from "../../../compiler/calibrate/block_losses.ts";
 import { calibrate, type CalibrationProgress } from "../../../compiler/calibrate/calibrate.ts";
+import { batchesOf } from "../../../compiler/calibrate/batches.ts";
+import { openBlock } from "../../../compiler/calibrate/block.ts";
+import { columnScales } from "../../../compiler/calibrate/column_scales.ts";
+import { initialLearned, learnedLayout } from "../../../compiler/calibrate/learned.ts";
+import { prepareCall } from "../../../compiler/calibrate/prepare_call.ts";
 import { ENDING_INPUT, endingOf, heldNames, openEnding } from "../../../compiler/calibrate/ending.ts";
-import { createPrograms } from "../../../compiler/calibrate/programs.ts";
+import { createPool, createPrograms } from "../../../compiler/calibrate/programs.ts";
 import { defaultSettings } from "../../../compiler/calibrate/settings.ts";
 import { memoryStore } from "../../../compiler/calibrate/store.ts";
 import { decoderModule } from "../../../compiler/frontends/decoder.ts";
@@ -149,6 +154,46 @@ Deno.test("rowsOfLogits() bounds what logits take, and rowsAt() comes to all tok
     const mean = turns * count / tokens;
     assert(Math.min(...times) > 0.85 * mean && Math.max(...times) < 1.15 * mean, `${count} of ${tokens}`);
   }
+});
+
+Deno.test("train() looks at the logits of some tokens, others in every turn", async () => {
+  await using backend = await openWasm({ threads: 1 });
+  const elastic = elasticModule(decoderModule(CONFIG), recipe), call = elastic.calls[last] as Call;
+  const parameters = randomParameters(3), programs = createPrograms(backend), pool = createPool(backend);
+  const { load } = columnScales(structure, async (name, type) => Float32Array.from(await parameters(name, type)));
+  const ending = endingOf(structure, last), end = await openEnding({ programs, load }, structure, ending);
+  const { held } = await prepareCall({ programs, load }, elastic, call, pool);
+  const graph = functionOf(elastic, call), layout = learnedLayout(graph, recipe.scheme, [2]);
+  const batches = batchesOf([0, 1].map(() => new Int32Array(6)), 2, 6),
+    settings = { ...defaultSettings("weights"), epochs: 6 };
+  const angles = (x: number) => new Float32Array(2 * 6 * CONFIG.headDim).fill(x);
+  const inputs = [new Map([["h", Float32Array.from(doubles(96, "h"))], ["cos", angles(1)], ["sin", angles(0)]])];
+  const targets = [Float32Array.from(doubles(96, "target"))];
+  /** The divergence over all steps, where values hardly move. */
+  const divergenceOf = async (logitsRows: number): Promise<number> => {
+    const block = openBlock(programs, {
+      graph,
+      name: `${call.function} of ${logitsRows}`,
+      recipe: { ...recipe, bitGroups: [[2]] },
+      settings: { ...settings, adapterRate: 1e-9, clipRate: 1e-9, average: 0 },
+      layout,
+      batches,
+      inputs: call.inputs,
+      held: { ...held, ...end.tensors },
+      ending: ending.graph,
+      logitsRows,
+    }, initialLearned(layout, settings.clipStart, random(1, "start")));
+    let found = NaN;
+    await block.train([inputs], targets, random(2, "bits"), (_, { divergence = NaN }) => found = divergence);
+    block.release();
+    return found;
+  };
+  const whole = await divergenceOf(12);
+  // In six turns two of twelve tokens have been all of them, and one has not.
+  assertAlmostEquals(await divergenceOf(2), whole, 1e-3 * whole);
+  assert(Math.abs(await divergenceOf(1) - whole) > 1e-2 * whole);
+  end.release();
+  pool.release();
 });
 
 Deno.test("calibrate() by logits, too, has the last block learn something else, and changes no other", async () => {
