@@ -11,7 +11,7 @@ export interface LossPoint {
   readonly step: number;
   readonly loss: number;
   /** That of the logits, where a block learns by them, too. */
-  readonly divergence?: number;
+  readonly divergence?: number | undefined;
 }
 
 /** The curves of one calibration. */

@@ -85,7 +85,7 @@ export async function openLossLog(folder: string): Promise<LossLog> {
       if (!current) throw new Error("Internal error in openLossLog: a point before its curve");
       if (!learns) startAt(current, block);
       learns = true;
-      const point = pointOf({ block, step, loss, divergence });
+      const point = { block, step, loss, divergence };
       current.points.push(point);
       if (!appends) writeAll();
       else writing(() => Deno.writeTextFileSync(path, lineOf(current as Curve, point), { append: true }));
@@ -107,10 +107,6 @@ export async function openLossLog(folder: string): Promise<LossLog> {
 /** What stays the same from run to run: which other settings a mixture stands for need not. */
 const keyOf = ({ stage, candidate }: LossCurve): string => `${stage} ${candidate}`;
 
-const pointOf = (
-  { divergence, ...point }: Omit<LossPoint, "divergence"> & { readonly divergence: number | undefined },
-): LossPoint => divergence === undefined ? point : { ...point, divergence };
-
 const lineOf = ({ of }: Curve, point: LossPoint): string => `${JSON.stringify({ ...of, ...point })}\n`;
 
 const linesOf = (curve: Curve): readonly string[] => curve.points.map((point) => lineOf(curve, point));
@@ -123,7 +119,7 @@ function parse(text: string): Map<string, Curve> {
       const { block, step, loss, divergence, ...of } = JSON.parse(line) as Partial<LossPoint> & LossCurve;
       if (block === undefined || step === undefined || loss === undefined) continue;
       const key = keyOf(of), curve = curves.get(key) ?? { of, points: [] };
-      curve.points.push(pointOf({ block, step, loss, divergence }));
+      curve.points.push({ block, step, loss, divergence });
       curves.set(key, curve);
     } catch {
       continue;

@@ -2,7 +2,8 @@
  * Sums of products of bytes. Where an engine adds four products to 32 bits in one instruction, that is what is used. With other relaxed
  * SIMD such a sum is made of one that multiplies and adds up pairs in 16 bits, one that widens those, and one that adds: then pairs are
  * added up in 16 bits for as long as codes are small enough, and widened once (4 bits: once in eight products); codes that stay where
- * they lie (`unpacking.ts`) have 16 bits of their own until then. What takes more than that, codes of 8 bits by few rows and everything without relaxed SIMD, goes by words (`word_sums.ts`).
+ * they lie (`unpacking.ts`) have 16 bits of their own until then. What takes more than that, codes of 8 bits by few rows and everything
+ * without relaxed SIMD, goes by words (`word_sums.ts`).
  */
 import { type FunctionBuilder, i16x8, i32x4, type Local } from "./assembler.ts";
 import type { KernelCode, Vector } from "./place.ts";
@@ -50,21 +51,20 @@ export function createPartSums(
   above: number,
   room: number,
 ): readonly [ByteSum, ByteSum] {
-  const total = b.let("sum", i32x4.const(0)), low = b.local("words", "v128"), high = b.local("words", "v128");
-  const counts = new Map([[low, 0], [high, 0]]), isEmpty = (words: Local<"v128">) => counts.get(words) === 0;
+  const total = b.let("sum", i32x4.const(0)), start = () => ({ words: b.local("words", "v128"), count: 0 });
+  const low = start(), high = start();
   const finish = () => {
-    const down = i16x8.shr_s(high, above);
-    const words = isEmpty(high) ? low : isEmpty(low) ? down : i16x8.add(low, down);
-    if (!isEmpty(low) || !isEmpty(high)) b.set(total, i32x4.add(total, i32x4.extadd_pairwise_i16x8_s(words)));
-    for (const own of [low, high]) counts.set(own, 0);
+    const down = i16x8.shr_s(high.words, above);
+    const words = high.count === 0 ? low.words : low.count === 0 ? down : i16x8.add(low.words, down);
+    if (low.count + high.count > 0) b.set(total, i32x4.add(total, i32x4.extadd_pairwise_i16x8_s(words)));
+    low.count = high.count = 0;
   };
-  const part = (words: Local<"v128">): ByteSum => ({
+  const part = (own: typeof low): ByteSum => ({
     total,
     add(x, codes) {
-      const product = i16x8.relaxed_dot_i8x16_i7x16_s(x, codes), count = (counts.get(words) ?? 0) + 1;
-      b.set(words, isEmpty(words) ? product : i16x8.add(words, product));
-      counts.set(words, count);
-      if (count === room) finish();
+      const product = i16x8.relaxed_dot_i8x16_i7x16_s(x, codes);
+      b.set(own.words, own.count === 0 ? product : i16x8.add(own.words, product));
+      if (++own.count === room) finish();
     },
     finish,
   });

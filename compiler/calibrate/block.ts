@@ -9,7 +9,7 @@ import type { Batches, Values } from "./batches.ts";
 import { type BlockFunction, blockProgram, type BlockProgramKind, type Objective, widthsAt } from "./block_programs.ts";
 import type { LearnedLayout } from "./learned.ts";
 import { openAverage } from "./average.ts";
-import { LOSS_LEAVES, rowsAt } from "./block_losses.ts";
+import { rowsAt } from "./block_losses.ts";
 import { drawWidths, takesPart } from "./draw.ts";
 import { openOptimizer } from "./optimizer.ts";
 import { createPool, type Programs } from "./programs.ts";
@@ -166,7 +166,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     const targets = values.get(TRAIN_LEAVES.target);
     if (target && targets) backend.write(targets, target);
     if (tokenWeights) backend.write(weights, tokenWeights);
-    const rows = values.get(LOSS_LEAVES.rows);
+    const rows = values.get(TRAIN_LEAVES.rows);
     if (rows) backend.write(rows, rowsAt(turn, Number(rows.type.shape[1]), batches.batch * batches.tokens));
   };
   const sumOf = (by: Objective) => lossSums.get(by) as Tensor;
@@ -205,13 +205,13 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
     return await takeLoss(by) / used;
   };
 
-  /** Weights of the bit groups in the gradients, by objective. */
+  /** What each bit group's losses weigh in the gradients. */
   const sharesOf = async (
     inputs: readonly (readonly Values[])[],
     targets: readonly Float32Array[],
-  ): Promise<ReadonlyMap<Objective, readonly number[]>> => {
-    const shares = new Map<Objective, number[]>(objectives.map((by) => [by, recipe.bitGroups.map(() => 1)]));
-    if (!settings.balance && objectives.length === 1) return shares;
+  ): Promise<readonly Readonly<Record<Objective, number>>[]> => {
+    if (!settings.balance && !block.ending) return recipe.bitGroups.map(() => ({ output: 1, logits: 0 }));
+    const shares: Record<Objective, number>[] = [];
     for (const [g, widths] of recipe.bitGroups.entries()) {
       const starts = block.only ? [block.only] : widths.map(uniform);
       const sumOfStarts = async (by: Objective): Promise<number> => {
@@ -219,12 +219,10 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
         for (const start of starts) sum += await lossBy(by, start, inputs[g] ?? [], targets, BALANCE_BATCHES);
         return Math.max(sum, LEAST[by] * batches.tokens * starts.length);
       };
-      const output = await sumOfStarts("output");
-      if (settings.balance) shares.get("output")?.splice(g, 1, starts.length / output);
-      if (!block.ending) continue;
       // Outputs have any scale: logits are weighed against them even where groups are not weighed against each other.
-      const logits = await sumOfStarts("logits"), whole = settings.balance ? starts.length : output;
-      shares.get("logits")?.splice(g, 1, settings.logits * whole / logits);
+      const output = await sumOfStarts("output"), whole = settings.balance ? starts.length : output;
+      const logits = block.ending ? settings.logits * whole / await sumOfStarts("logits") : 0;
+      shares.push({ output: whole / output, logits });
     }
     return shares;
   };
@@ -244,7 +242,7 @@ export function openBlock(programs: Programs, block: BlockInput, learnedValues: 
           // Another batch in the next step, other tokens of this one in the next epoch.
           load(inputs[g]?.[i] as Values, targets[i], batches.list[i]?.weights, i + epoch);
           for (const [by, { run, leaves }] of runs) {
-            backend.write(lossWeight, Float32Array.of(shares.get(by)?.[g] ?? 1));
+            backend.write(lossWeight, Float32Array.of(shares[g]?.[by] ?? 1));
             backend.run(run, leaves);
           }
           passes++;
